@@ -1,0 +1,84 @@
+"""What one training run is made of: plain frozen dataclasses, the only place where their defaults and bounds stand.
+
+``loss``, ``model`` and ``data`` are mappings ``{name: ..., <parameter>: ...}`` whose parameters are those of the
+builder's signature (`tune_lt.registry`); the rest is spelled out here. Nothing here needs Ray, MLflow or pydantic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+Fraction = Annotated[float, Ge(0), Le(1)]
+_STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}  # how a study file is checked against these classes
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The optimizer; defaults are the CIFAR-LT recipe (FIELD.md §3, LDAM-DRW)."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Gt(0)] = 0.1
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    weight_decay: Annotated[float, Ge(0)] = 2e-4
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate by epoch, in fractions of the training length.
+
+    ``warmup``: the first part, over which the rate rises linearly; then ``step`` multiplies the base rate by
+    ``factors[i]`` from ``milestones[i]`` on, and ``cosine`` falls to zero. Defaults: warm-up over 5 of 200 epochs,
+    x 0.01 after 160, x 0.0001 after 180.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    name: Literal["step", "cosine"] = "step"
+    warmup: Fraction = 0.025
+    milestones: tuple[Fraction, ...] = (0.8, 0.9)
+    factors: tuple[Annotated[float, Gt(0)], ...] = (0.01, 0.0001)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crop after padding by ``crop`` pixels on each side, random horizontal flip."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    crop: Annotated[int, Ge(0), Le(64)] = 4
+    flip: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: ResNet-32 on CIFAR-LT unless told otherwise."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    epochs: Annotated[int, Ge(1)] = 200
+    batch_size: Annotated[int, Ge(1)] = 128
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    augment: Augment = field(default_factory=Augment)
+    clip_norm: Annotated[float, Gt(0)] | None = None
+    posthoc_tau: Annotated[float, Ge(0)] = 0.0
+
+
+@dataclass(frozen=True)
+class CellConfig:
+    """One cell: everything that determines a trained network's result, apart from the images themselves.
+
+    ``fold`` is ``full`` (train on the whole training split, score the sealed test once) or ``holdout`` (train on all
+    but a stratified ``holdout`` fraction of the training split, and score that).
+    """
+
+    data: Mapping[str, Any]
+    model: Mapping[str, Any]
+    loss: Mapping[str, Any]
+    recipe: Recipe = field(default_factory=Recipe)
+    data_seed: int = 0
+    init_seed: int = 0
+    fold: Literal["full", "holdout"] = "full"
+    holdout: Annotated[float, Gt(0), Lt(1)] | None = None

@@ -1,0 +1,107 @@
+"""Building a loss, model or data set by name, checked against the builder's own signature.
+
+A builder's keyword-only parameters are the only place where a parameter, its default and its bounds are written
+down: ``alpha: Annotated[float, Gt(0), Le(2)] = 0.9``. ``build`` checks them here for Python users; the study file is
+checked against the same annotations.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import annotated_types
+
+from tune_lt.errors import InputError
+
+_COMPARISONS: dict[type, tuple[str, str, Callable[[Any, Any], bool]]] = {
+    annotated_types.Ge: ("ge", ">=", lambda value, bound: value >= bound),
+    annotated_types.Gt: ("gt", ">", lambda value, bound: value > bound),
+    annotated_types.Le: ("le", "<=", lambda value, bound: value <= bound),
+    annotated_types.Lt: ("lt", "<", lambda value, bound: value < bound),
+}
+
+
+def names(valid: Iterable[str], found: str | None = None) -> str:
+    """The valid names as a readable list, the one closest to ``found`` suggested first."""
+    valid = sorted(valid)
+    listed = ", ".join(valid) if valid else "none"
+    close = difflib.get_close_matches(found, valid, n=1) if found else []
+    return f"did you mean {close[0]!r}? valid: {listed}" if close else f"valid: {listed}"
+
+
+def lookup(registry: Mapping[str, Callable[..., Any]], kind: str, name: str) -> Callable[..., Any]:
+    """The builder called ``name``; raises InputError naming the valid ones."""
+    if name not in registry:
+        raise InputError(f"unknown {kind} {name!r}; {names(registry, name)}")
+    return registry[name]
+
+
+def parameters(builder: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Keyword-only parameters of a builder: name -> (annotation with its bounds, default).
+
+    The default is ``inspect.Parameter.empty`` where there is none.
+    """
+    function = builder.__init__ if inspect.isclass(builder) else builder
+    hints = get_type_hints(function, include_extras=True)
+    return {
+        name: (hints.get(name, Any), parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def build(registry: Mapping[str, Callable[..., Any]], kind: str, name: str, *args: Any, **params: Any) -> Any:
+    """``registry[name](*args, **params)`` after checking the name, the parameters' names and their bounds.
+
+    Raises InputError saying what was found and what is valid.
+    """
+    builder = lookup(registry, kind, name)
+    known = parameters(builder)
+    for key, value in params.items():
+        if key not in known:
+            raise InputError(f"{kind} {name!r} has no parameter {key!r}; {names(known, key)}")
+        problem = violation(known[key][0], value)
+        if problem:
+            raise InputError(f"{kind} {name!r}: {key} = {value!r}, but {problem}")
+    return builder(*args, **params)
+
+
+def register(registry: dict[str, Any], kind: str, name: str) -> Callable[[Any], Any]:
+    """Decorator that adds a user's own builder to a registry; an existing name is never replaced."""
+
+    def add(builder: Any) -> Any:
+        if registry.get(name, builder) is not builder:
+            raise InputError(f"a {kind} called {name!r} exists already")
+        registry[name] = builder
+        return builder
+
+    return add
+
+
+def violation(annotation: Any, value: Any) -> str | None:
+    """What of the annotation's bounds or literal choices the value breaks, or None. Types are not checked here."""
+    if get_origin(annotation) is Literal:
+        choices = get_args(annotation)
+        return None if value in choices else f"valid: {', '.join(map(repr, choices))}"
+    if get_origin(annotation) is not Annotated:  # an optional bound, ``Annotated[...] | None``
+        if value is None:
+            return None
+        problems = [violation(member, value) for member in get_args(annotation) if get_origin(member) is Annotated]
+        return next((problem for problem in problems if problem), None)
+    for bound in _flatten(get_args(annotation)[1:]):
+        attribute, symbol, holds = _COMPARISONS[type(bound)]
+        limit = getattr(bound, attribute)
+        if not holds(value, limit):
+            return f"it must be {symbol} {limit}"
+    return None
+
+
+def _flatten(metadata: Iterable[Any]) -> Iterable[Any]:
+    for item in metadata:
+        if isinstance(item, annotated_types.GroupedMetadata):
+            yield from _flatten(item)
+        elif type(item) in _COMPARISONS:
+            yield item
