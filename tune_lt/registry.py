@@ -16,6 +16,8 @@ import annotated_types
 
 from tune_lt.errors import InputError
 
+REQUIRED = inspect.Parameter.empty  # the default of a parameter that has none
+
 _COMPARISONS: dict[type, tuple[str, str, Callable[[Any, Any], bool]]] = {
     annotated_types.Ge: ("ge", ">=", lambda value, bound: value >= bound),
     annotated_types.Gt: ("gt", ">", lambda value, bound: value > bound),
@@ -42,7 +44,7 @@ def lookup(registry: Mapping[str, Callable[..., Any]], kind: str, name: str) -> 
 def parameters(builder: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Keyword-only parameters of a builder: name -> (annotation with its bounds, default).
 
-    The default is ``inspect.Parameter.empty`` where there is none.
+    The default is ``REQUIRED`` where there is none.
     """
     function = builder.__init__ if inspect.isclass(builder) else builder
     hints = get_type_hints(function, include_extras=True)

@@ -1,0 +1,37 @@
+"""Where a result comes from: the code's commit, the versions of what computed it, the device."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas", "numpy", "scikit-learn")
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, ``-dirty`` with uncommitted changes; the package version outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not some other repository around an installed package
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.SubprocessError):
+        return f"tune-lt {metadata.version('tune-lt')}"
+
+
+def versions() -> dict[str, str]:
+    """Package -> installed version, Python's among them; "missing" where a package is not installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "missing"
+    return found

@@ -1,0 +1,275 @@
+"""Training one cell: a generator of epoch results. Knows neither Ray, MLflow nor pydantic.
+
+    for result in run_epochs(cell):
+        print(result.epoch, result.train_loss, result.val)
+
+Everything random is keyed by the cell's seeds: the sub-sample by the data seed; initialisation, the order of the
+images and their augmentation by the init seed. On one machine with one number of threads, equal cells give equal
+numbers on the CPU, interrupted and resumed or not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tune_lt import checkpoint, data, losses, metrics, models
+from tune_lt.config import CellConfig, Optimizer, Schedule
+from tune_lt.errors import InputError, TrainingFailed
+
+EVALUATION_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies in [0, 1] over one set of images; NaN where a class or group has none."""
+
+    top1: float
+    balanced: float
+    groups: Mapping[str, float]
+    per_class: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch gave. ``val`` where the cell holds images out, ``test`` only after the last epoch, if asked for."""
+
+    epoch: int
+    epochs: int
+    lr: float
+    train_loss: float
+    seconds: float
+    val: Scores | None = None
+    test: Scores | None = None
+    class_counts: tuple[int, ...] = field(default=())
+
+    @property
+    def final(self) -> bool:
+        return self.epoch == self.epochs
+
+    def as_metrics(self) -> dict[str, float]:
+        """The numbers to record, by the names of DESIGN §6; groups without classes are left out."""
+        named = {"train/loss": self.train_loss}
+        if self.val:
+            named |= {"val/top1": self.val.top1, "val/balanced": self.val.balanced}
+        if self.test:
+            groups = {f"test/{group}": value for group, value in self.test.groups.items() if not math.isnan(value)}
+            named |= {"test/top1": self.test.top1, "test/balanced": self.test.balanced} | groups
+        return named
+
+
+def run_epochs(
+    cell: CellConfig,
+    *,
+    dataset: data.Dataset | None = None,
+    device: str = "auto",
+    score_test: bool = False,
+    save_to: Path | None = None,
+    save_every: int = 1,
+) -> Iterator[EpochResult]:
+    """Train ``cell`` and yield an EpochResult after each epoch.
+
+    ``dataset`` spares loading it again; ``device`` is ``auto``, ``cpu``, ``cuda``, ``mps`` or ``cuda:1``. The sealed
+    test is scored after the last epoch, and only with ``score_test``. With ``save_to`` the state is written there every
+    ``save_every`` epochs and after the last, and a state found there is continued (the last epoch's is scored again).
+
+    Raises InputError for a configuration or data that cannot be trained, TrainingFailed when the loss is no longer finite.
+    """
+    run = _Run(cell, dataset or load_dataset(cell), pick_device(device), score_test)
+    epochs = cell.recipe.epochs
+    done = 0
+    if save_to is not None and (saved := checkpoint.load(save_to, run.identity)):
+        done = run.restore(saved)
+        if done == epochs:
+            yield run.result(done)
+    for epoch in range(done + 1, epochs + 1):
+        run.train_epoch(epoch)
+        if save_to is not None and (epoch % save_every == 0 or epoch == epochs):
+            checkpoint.save(save_to, run.identity, run.state(epoch))
+        yield run.result(epoch)
+
+
+class _Run:
+    """The parts of one training run and its mutable state."""
+
+    def __init__(self, cell: CellConfig, dataset: data.Dataset, place: torch.device, score_test: bool) -> None:
+        split = data.cell_data(
+            dataset,
+            imbalance=cell.data.get("imbalance"),
+            profile=cell.data.get("profile", "exponential"),
+            data_seed=cell.data_seed,
+            holdout=cell.holdout if cell.fold == "holdout" else None,
+        )
+        self.cell, self.place = cell, place
+        self.identity = json.dumps([asdict(cell), dataset.content_hash], sort_keys=True)
+        torch.manual_seed(cell.init_seed)
+        self.model, self.loss = build(cell, dataset, split.class_counts, place)
+        self.optimizer = _optimizer(cell.recipe.optimizer, self.model)
+        self.train_loss, self.seconds = math.nan, 0.0
+
+        def batches(images: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, training: bool) -> data.Batches:
+            return data.Batches(
+                images,
+                labels,
+                index,
+                batch_size=cell.recipe.batch_size if training else EVALUATION_BATCH,
+                augment=cell.recipe.augment if training else None,
+                mean=dataset.mean,
+                std=dataset.std,
+                seed=cell.init_seed,
+                device=place,
+            )
+
+        images, labels = dataset.train_images, dataset.train_labels
+        self.train = batches(images, labels, split.train_index, True)
+        self.held_out = None if split.val_index is None else batches(images, labels, split.val_index, False)
+        everything = torch.arange(len(dataset.test_labels))
+        self.test = batches(dataset.test_images, dataset.test_labels, everything, False) if score_test else None
+        self.class_counts = tuple(split.class_counts)
+        self.groups = metrics.groups(split.split_counts)
+        prior = torch.tensor(split.class_counts, device=place).clamp(min=1).log()
+        self.offset = cell.recipe.posthoc_tau * prior
+
+    def train_epoch(self, epoch: int) -> None:
+        """One pass over the training images, ``epoch`` counted from 1; leaves the mean loss per image."""
+        began = time.perf_counter()
+        recipe = self.cell.recipe
+        self.model.train()
+        self.loss.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.optimizer.lr * lr_factor(recipe.schedule, epoch - 1, recipe.epochs)
+        total, images = torch.zeros((), device=self.place), 0
+        for x, y in self.train.epoch(epoch):
+            value = self.loss(self.model(x), y)
+            self.optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            if recipe.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+            self.optimizer.step()
+            total += value.detach() * len(y)
+            images += len(y)
+        self.loss.end_epoch()
+        self.train_loss = float(total) / images  # the only read-back of the epoch
+        self.seconds = time.perf_counter() - began
+        if not math.isfinite(self.train_loss):
+            raise TrainingFailed(
+                f"the training loss became {self.train_loss} in epoch {epoch} of {recipe.epochs}; "
+                f"a lower recipe.optimizer.lr or a recipe.clip_norm may help"
+            )
+
+    def result(self, epoch: int) -> EpochResult:
+        last = epoch == self.cell.recipe.epochs
+        return EpochResult(
+            epoch=epoch,
+            epochs=self.cell.recipe.epochs,
+            lr=self.optimizer.param_groups[0]["lr"],
+            train_loss=self.train_loss,
+            seconds=self.seconds,
+            val=self._score(self.held_out) if self.held_out else None,
+            test=self._score(self.test) if self.test and last else None,
+            class_counts=self.class_counts,
+        )
+
+    def _score(self, batches: data.Batches) -> Scores:
+        return evaluate(self.model, batches, self.groups, len(self.class_counts), self.offset)
+
+    def state(self, epoch: int) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "train_loss": self.train_loss,
+            "model": self.model.state_dict(),
+            "loss": self.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.place) if self.place.type == "cuda" else None,
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> int:
+        """Take over a saved state; the number of epochs it has had."""
+        self.model.load_state_dict(saved["model"])
+        self.loss.load_state_dict(saved["loss"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["random"])
+        if self.place.type == "cuda" and saved["random_cuda"] is not None:
+            torch.cuda.set_rng_state(saved["random_cuda"], self.place)
+        self.train_loss = saved["train_loss"]
+        return int(saved["epoch"])
+
+
+def load_dataset(cell: CellConfig) -> data.Dataset:
+    """The cell's data set, decoded and whole; raises InputError naming the file that is missing or damaged."""
+    params = {key: value for key, value in cell.data.items() if key not in ("name", "imbalance", "profile")}
+    return data.build(cell.data["name"], **params)
+
+
+def build(
+    cell: CellConfig, dataset: data.Dataset, class_counts: list[int], place: torch.device
+) -> tuple[nn.Module, losses.Loss]:
+    """The cell's network and loss on ``place``, initialised from torch's global generator."""
+    model = models.build(**cell.model, classes=len(dataset.class_names), channels=dataset.train_images.shape[1])
+    loss = losses.build(**cell.loss, class_counts=class_counts, epochs=cell.recipe.epochs)
+    return model.to(place, memory_format=torch.channels_last), loss.to(place)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: data.Batches, groups: Mapping[str, list[int]], classes: int, offset: torch.Tensor
+) -> Scores:
+    """Accuracies of ``model`` over ``batches``; ``offset`` (C,) is subtracted from the logits.
+
+    With ``offset`` = tau times the log of the training counts this is post-hoc logit adjustment (Menon et al. 2021, Eq. 9).
+    """
+    model.eval()
+    table = sum(metrics.confusion((model(x) - offset).argmax(dim=1), y, classes) for x, y in batches.epoch(0))
+    assert isinstance(table, torch.Tensor)
+    table = table.cpu()  # the only read-back of the evaluation
+    whole = metrics.scores(table)
+    return Scores(
+        top1=whole["top1"],
+        balanced=whole["balanced"],
+        groups=metrics.group_scores(table, groups),
+        per_class=tuple(metrics.per_class(table)),
+    )
+
+
+def lr_factor(schedule: Schedule, epoch: int, epochs: int) -> float:
+    """The factor on the base learning rate in ``epoch`` (counted from 0) of ``epochs``."""
+    warmup = round(schedule.warmup * epochs)
+    if epoch < warmup:
+        return (epoch + 1) / warmup
+    if schedule.name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
+    passed = [factor for at, factor in zip(schedule.milestones, schedule.factors, strict=True) if epoch >= at * epochs]
+    return passed[-1] if passed else 1.0
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first of CUDA, MPS, CPU that is there; raises InputError for one that is not."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        place = torch.device(name)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto or cpu"
+        ) from None
+    if place.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # equal cells give equal numbers
+        torch.backends.cudnn.benchmark = False
+    return place
+
+
+def _optimizer(config: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    if config.name == "adamw":
+        betas = (config.momentum, 0.999)
+        return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+    return torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
