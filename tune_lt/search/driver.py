@@ -69,9 +69,10 @@ def run_study(study: Study, store: Store, display: Display) -> None:
     parent = store.open_parent(study.name, study.text, _parent_tags(study))
     status = "FAILED"
     try:
-        runner = _Runner(study, store, display, dataset, parent.info.run_id)
-        found = runner.search() if study.search else {}
-        runner.train(planned_cells(study, found, dataset.content_hash), found)
+        with _ray_session(display):
+            runner = _Runner(study, store, display, dataset, parent.info.run_id)
+            found = runner.search() if study.search else {}
+            runner.train(planned_cells(study, found, dataset.content_hash), found)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -147,12 +148,7 @@ class _Runner:
         missing = {cell.fingerprint: cell for cell in cells if cell.fingerprint not in have}
         names = {cell.fingerprint for cell in cells}
         self.display.say(f"tables: {len(names)} cells, {len(names) - len(missing)} reused, {len(missing)} to train")
-        content = {"found": dict(found), "rows": {row: [] for row in self.study.rows}, "searched": self.study.loss["name"]}
-        for planned in cells:
-            config = planned.cell
-            entry = {"fingerprint": planned.fingerprint, "data_seed": config.data_seed, "init_seed": config.init_seed}
-            content["rows"][planned.row].append(entry)
-        self.store.log_json(self.parent_id, "cells.json", content)
+        self.store.log_json(self.parent_id, "cells.json", _table_of_contents(self.study, cells, found))
         if not missing:
             return
         configs = [{"row": c.row, "fingerprint": name, "cell": dataclasses.asdict(c.cell)} for name, c in missing.items()]
@@ -170,7 +166,7 @@ class _Runner:
         names = self.dataset.class_names
         metric = {"metric": search.metric, "mode": search.mode} if searcher and search else {}
         recorder = Recorder(writer, self.display, total, self._describe, class_names=names, **metric)
-        with _ray_session(self.display), tempfile.TemporaryDirectory(prefix="tune_lt_") as scratch:
+        with tempfile.TemporaryDirectory(prefix="tune_lt_") as scratch:
             trainable = tune.with_parameters(
                 train_cell,
                 dataset=self.dataset,
@@ -216,6 +212,16 @@ class _Runner:
         return name, flattened(params), tags
 
 
+def _table_of_contents(study: Study, cells: list[PlannedCell], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the reporter needs to assemble the tables from the store alone: each row's cells by fingerprint."""
+    rows: dict[str, list[dict[str, Any]]] = {row: [] for row in study.rows}
+    for planned in cells:
+        seeds = {"data_seed": planned.cell.data_seed, "init_seed": planned.cell.init_seed}
+        rows[planned.row].append({"fingerprint": planned.fingerprint, **seeds})
+    losses = {planned.row: planned.cell.loss["name"] for planned in cells}
+    return {"found": dict(found), "searched": study.loss["name"], "rows": rows, "losses": losses}
+
+
 def _parent_tags(study: Study) -> dict[str, str]:
     return {f"{TAG}dataset": str(study.data["name"]), f"{TAG}git": provenance.git_commit()}
 
@@ -223,9 +229,6 @@ def _parent_tags(study: Study) -> dict[str, str]:
 @contextmanager
 def _ray_session(display: Display) -> Iterator[None]:
     """A Ray of our own on this machine for as long as the block runs."""
-    if ray.is_initialized():
-        yield
-        return
     display.say("starting Ray ...")
     for noisy in ("ray.tune", "ray.tune.tuner", "ray._private", "ray.train"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)

@@ -1,0 +1,118 @@
+"""Batches of small images: they live on the device as bytes, and are cropped, flipped and normalised there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tune_lt.config import Augment
+from tune_lt.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The randomness of one epoch for n images: ``rank`` (n,) orders them, crop offsets (n, 2) are (down, right)."""
+
+    rank: Tensor
+    offsets: Tensor
+    flips: Tensor
+
+
+def draw(seed: int, epoch: int, images: int, crop: int) -> Draw:
+    """What happens to each of ``images`` images in an epoch, from a CPU generator of its own.
+
+    Offsets are uniform over 0 … 2·crop, flips have probability one half. Nothing but the arguments matters, so neither
+    batch size, nor the order of an index, nor the device changes what is done to an image.
+    """
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    rank = torch.randperm(images, generator=generator)
+    offsets = torch.randint(0, 2 * crop + 1, (images, 2), generator=generator)
+    return Draw(rank, offsets, torch.rand(images, generator=generator) < 0.5)
+
+
+class Batches:
+    """The images at ``index``, once per epoch, in batches that are ready for the network.
+
+    ``images`` uint8 (n, C, H, W), ``labels`` int64 (n,), ``index`` int64 (m,) positions in them. ``mean``, ``std``:
+    per channel, pixels in [0, 1]. The last batch may be short; none is dropped. With ``augment`` the order, the crops
+    (after padding with black, as torchvision's RandomCrop on raw pixels) and the flips of each epoch follow from
+    ``seed``; without it images come in the order of the index, untouched. Nothing is read back to the host.
+
+    Raises InputError if there is no image, or the batch size is below 1.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        *,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Augment | None,
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size = {batch_size!r}, but it must be at least 1")
+        if len(index) == 0:
+            raise InputError("no images to make batches of: the index is empty")
+        self.batch_size, self.augment, self.seed, self.device = batch_size, augment, seed, torch.device(device)
+        self._index, self._total = index.cpu(), len(images)
+        here = images.device.type == self.device.type  # sent elsewhere, only the images of the index are
+        self._rows = self._index.to(self.device) if here else torch.arange(len(index), device=self.device)
+        self._images = (images if here else images[index]).to(self.device)
+        self._labels = labels[index.to(labels.device)].to(self.device)
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) * 255
+        self._std = torch.tensor(std, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) * 255
+
+    def __len__(self) -> int:
+        """Number of batches per epoch."""
+        return -(-len(self._index) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (x, y): x float32 (b, C, H, W) normalised, y int64 (b,), both on the device."""
+        if self.augment is None:
+            order = torch.arange(len(self._index), device=self.device)
+            for part in order.split(self.batch_size):
+                yield self._normalised(self._images[self._rows[part]]), self._labels[part]
+            return
+        drawn = draw(self.seed, epoch, self._total, self.augment.crop)
+        order = drawn.rank[self._index].argsort(stable=True)  # positions in the index
+        chosen = self._index[order]
+        flips = drawn.flips[chosen] & self.augment.flip
+        order, offsets, flips = (
+            values.to(self.device, non_blocking=True) for values in (order, drawn.offsets[chosen], flips)
+        )
+        for start in range(0, len(order), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            x = self._images[self._rows[order[part]]]
+            x = crop_and_flip(x, offsets[part], flips[part], self.augment.crop)
+            yield self._normalised(x), self._labels[order[part]]
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return x.float().sub_(self._mean).div_(self._std)
+
+
+def crop_and_flip(x: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
+    """Pad images (b, C, H, W) with zeros, cut (H, W) out at each image's own offset, mirror those to be flipped.
+
+    ``offsets`` (b, 2): rows and columns, 0 … 2·padding; ``flips`` bool (b,). As torchvision's pad, crop and hflip,
+    in that order, image by image.
+    """
+    batch, channels, height, width = x.shape
+    rows = torch.arange(height, device=x.device) + offsets[:, :1]
+    columns = torch.arange(width, device=x.device).expand(batch, -1)
+    columns = torch.where(flips[:, None], width - 1 - columns, columns) + offsets[:, 1:]
+    padded = pad(x, (padding,) * 4)
+    stride = width + 2 * padding
+    pixels = (rows[:, :, None] * stride + columns[:, None, :]).flatten(1)
+    cut = padded.flatten(2).gather(2, pixels[:, None].expand(-1, channels, -1))
+    return cut.view(batch, channels, height, width)

@@ -1,0 +1,119 @@
+"""What every loader returns: a data set whole and decoded, before any long tail is laid over it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tune_lt.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images in memory, on the CPU, with everything that later stages ask about them.
+
+    ``train_images``, ``test_images``: uint8 (n, C, H, W). ``train_labels``, ``test_labels``: int64 (n,), the index
+    of the class in ``class_names``. ``mean``, ``std``: per channel over the training images, pixels in [0, 1].
+    ``largest``: how many images the head of a long-tailed profile may have, None for all that class 0 has.
+    ``skipped``: files left out because they could not be read. ``content_hash``: sha256 (hex) over the images, labels
+    and class names of both splits. The test images are sealed: scored once, never used to choose anything.
+
+    Make one with `Dataset.of`. Raises InputError if the pieces do not fit together.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    largest: int | None
+    skipped: tuple[str, ...]
+    content_hash: str
+
+    def __post_init__(self) -> None:
+        """Catch the mistakes of a user's own loader here, not in the middle of a training."""
+        _check_split("training", self.train_images, self.train_labels, self.class_names)
+        _check_split("test", self.test_images, self.test_labels, self.class_names)
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            shapes = tuple(self.train_images.shape[1:]), tuple(self.test_images.shape[1:])
+            raise InputError("data set: training images are {} but test images are {}".format(*shapes))
+        empty = [name for name, count in zip(self.class_names, self.available, strict=True) if count == 0]
+        if empty:
+            raise InputError(f"data set: no training image of class {', '.join(map(repr, empty))}")
+        if self.largest is not None and self.largest < 1:
+            raise InputError(f"data set: largest = {self.largest!r}, but it must be at least 1 or None")
+
+    @classmethod
+    def of(
+        cls,
+        train_images: Tensor,
+        train_labels: Tensor,
+        test_images: Tensor,
+        test_labels: Tensor,
+        class_names: Sequence[str],
+        *,
+        largest: int | None = None,
+        skipped: Sequence[str] = (),
+    ) -> Dataset:
+        """A data set from its images and labels (shapes as above); mean, std and the hash are computed here."""
+        names = tuple(class_names)
+        _check_split("training", train_images, train_labels, names)
+        mean, std = moments(train_images)
+        digest = content_hash(train_images, train_labels, test_images, test_labels, class_names=names)
+        return cls(
+            train_images, train_labels, test_images, test_labels, names, mean, std, largest, tuple(skipped), digest
+        )
+
+    @property
+    def available(self) -> list[int]:
+        """Training images of each class, before any sub-sampling."""
+        return torch.bincount(self.train_labels, minlength=len(self.class_names)).tolist()
+
+
+def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and (population) standard deviation per channel of uint8 images (n, C, H, W), pixels in [0, 1].
+
+    Exact, from counts of the 256 values, so no copy of the images in floating point is made. A channel that never
+    varies has standard deviation 1, so that normalising by it is harmless.
+    """
+    values = np.arange(256) / 255
+    means, deviations = [], []
+    for channel in range(images.shape[1]):
+        counts = np.zeros(256, dtype=np.int64)
+        for part in images[:, channel].split(4096):
+            counts += torch.bincount(part.flatten().int(), minlength=256).numpy()
+        share = counts / counts.sum()
+        mean = float(share @ values)
+        deviation = float(np.sqrt(share @ (values - mean) ** 2))
+        means.append(mean)
+        deviations.append(deviation if np.count_nonzero(counts) > 1 else 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def content_hash(*tensors: Tensor, class_names: Sequence[str]) -> str:
+    """sha256 (hex) over the tensors, types and shapes included, and the class names."""
+    digest = hashlib.sha256(json.dumps(list(class_names)).encode())
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _check_split(split: str, images: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.numel() == 0:
+        found = f"{images.dtype} {tuple(images.shape)}"
+        raise InputError(f"data set: {split} images must be uint8 (n, C, H, W) and not empty, found {found}")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        found = f"{labels.dtype} {tuple(labels.shape)}"
+        raise InputError(f"data set: {split} labels must be int64 ({len(images)},), found {found}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(class_names):
+        raise InputError(f"data set: {split} labels run from {low} to {high}, but there are {len(class_names)} classes")

@@ -1,0 +1,76 @@
+"""Losses that add a class's log-prior to its logit while training, and nothing when predicting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from annotated_types import Ge
+from torch import Tensor
+from torch.nn import functional as F
+
+from tune_lt.losses.base import Loss
+from tune_lt.losses.formulas import sizes
+
+
+class BalancedSoftmax(Loss):
+    """CE(z + log n, y): the softmax of a balanced test set, learned on the training set (Ren et al. 2020).
+
+    Logits (B, C), targets (B,).
+    """
+
+    log_counts: Tensor  # (C,)
+
+    def __init__(self, class_counts: Sequence[int]) -> None:
+        super().__init__(class_counts)
+        self.register_constant("log_counts", sizes(self.class_counts).log())
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        return F.cross_entropy(logits + self.log_counts, targets, reduction="none"), None
+
+
+class LogitAdjustment(Loss):
+    """CE(z + τ · log π, y) with π_c = n_c / Σ n (Menon et al. 2021, Eq. 10). Logits (B, C), targets (B,).
+
+    ``tau``: 1 is Balanced Softmax; larger favours the tail more, 0 is cross-entropy.
+    """
+
+    log_prior: Tensor  # (C,)
+
+    def __init__(self, class_counts: Sequence[int], *, tau: Annotated[float, Ge(0)] = 1.0) -> None:
+        super().__init__(class_counts)
+        self.tau = tau
+        n = sizes(self.class_counts)
+        self.register_constant("log_prior", (n / n.sum()).log())
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        return F.cross_entropy(logits + self.tau * self.log_prior, targets, reduction="none"), None
+
+
+class VS(Loss):
+    """CE(Δ · z + τ · log π, y) with Δ_c = (n_c / n_max)^γ and π_c = n_c / Σ n (Kini et al. 2021, VS-loss).
+
+    Logits (B, C), targets (B,).
+
+    - ``gamma``: larger shrinks rare classes' logits more, so that training must make them larger; 0 leaves them.
+    - ``tau``: as in logit adjustment; 0 has no additive term.
+    """
+
+    scale: Tensor  # (C,)
+    log_prior: Tensor  # (C,)
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        *,
+        gamma: Annotated[float, Ge(0)] = 0.3,
+        tau: Annotated[float, Ge(0)] = 1.0,
+    ) -> None:
+        super().__init__(class_counts)
+        self.tau = tau
+        n = sizes(self.class_counts)
+        self.register_constant("scale", (n / n.max()) ** gamma)
+        self.register_constant("log_prior", (n / n.sum()).log())
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        return F.cross_entropy(self.scale * logits + self.tau * self.log_prior, targets, reduction="none"), None

@@ -1,0 +1,133 @@
+"""GHM-CWAP: gradient harmonizing with category-wise adaptive precision, the paper's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+import torch.distributed as dist
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+from torch.nn import functional as F
+
+from tune_lt.losses.base import Loss
+from tune_lt.losses.formulas import log_odds, margin_rows, sizes
+from tune_lt.losses.histogram import UnitRegions
+
+
+class GHMCWAP(Loss):
+    """W[y, i] · CE(z + M[y], y), with the unit regions i of each class's gradient norms g (paper, Eq. 1-3, Alg. 1).
+
+        M[m, n] = γ · log min(1, S_n / S_m)    inter-category margin
+        g       = 1 − softmax(z + M[y])_y      gradient norm, in [0, 1]; i is its region among the N of class y
+        v[c, i]                                examples of class c in region i during the last epoch, ÷ (N · width)
+        S_c     = Σ_i v[c, i]^α                effective sample size
+        W[c, i] = v[c, i]^(α−1)                intra-category weight
+
+    Logits (B, C), targets (B,). Only the cross-entropy is differentiated. Two histograms: the ``frozen`` one of the
+    last complete epoch is looked up, the ``live`` one counts in training mode; `end_epoch` turns one into the other.
+    In the first epoch W = 1 and the margin comes from the class counts; a class without examples in an epoch keeps its
+    last histogram, one never seen has W = 1 and S_c = max(n_c, 1).
+
+    - ``alpha``: smaller treats similar examples as more redundant: gentler margins, stronger weights. Above 1 favours
+      the head under ``effective``.
+    - ``gamma``: larger margins lift the tail at the head's cost; 0 has none.
+    - ``regions``: N; more are finer and noisier.
+    - ``aura``: widths follow the last histogram, in classes with at least N images; else they stay equal.
+    - ``weight``: ``effective`` v^(α−1); ``reciprocal`` S_c / v^α, Eq. 1 to the letter; ``none`` 1. A v below 1 counts
+      as 1 here.
+    - ``normalization``: ``batch_mean`` divides by the batch's mean weight; ``class_mean`` gives each class's examples
+      of the last epoch the mean weight 1; ``none``.
+    - ``weight_cap``: the largest weight, after the class mean and before the batch mean.
+    - ``gradient_norm``: ``margin_softmax`` as above; ``softmax`` 1 − softmax(z)_y.
+    - ``margin_counts``: the margin from ``effective`` S_c or ``raw`` n_c.
+    - ``size``: S_c from ``counts``, v · N · width, which widths do not warp; ``density`` from v, Alg. 1 to the letter.
+
+    Raises InputError for impossible class counts.
+    """
+
+    adaptive: Tensor  # (C,) bool: whether the class's widths follow its histogram
+    raw_size: Tensor  # (C,): max(n_c, 1)
+    weights: Tensor  # (C, N): W, in the units of ``frozen``
+    log_size: Tensor  # (C,): log S
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        *,
+        alpha: Annotated[float, Gt(0), Le(2)] = 0.9,
+        gamma: Annotated[float, Ge(0)] = 0.8,
+        regions: Annotated[int, Ge(2)] = 30,
+        aura: bool = True,
+        weight: Literal["effective", "reciprocal", "none"] = "effective",
+        normalization: Literal["batch_mean", "class_mean", "none"] = "batch_mean",
+        weight_cap: Annotated[float, Gt(0)] | None = None,
+        gradient_norm: Literal["margin_softmax", "softmax"] = "margin_softmax",
+        margin_counts: Literal["effective", "raw"] = "effective",
+        size: Literal["counts", "density"] = "counts",
+    ) -> None:
+        super().__init__(class_counts)
+        self.alpha, self.gamma = alpha, gamma
+        self.weight, self.normalization, self.weight_cap = weight, normalization, weight_cap
+        self.gradient_norm, self.margin_counts, self.size = gradient_norm, margin_counts, size
+        classes = len(self.class_counts)
+        self.frozen = UnitRegions(classes, regions)
+        self.live = UnitRegions(classes, regions)
+        self.register_buffer("adaptive", (self.class_counts >= regions) & aura, persistent=False)
+        self.register_constant("raw_size", sizes(self.class_counts))
+        self.register_buffer("weights", torch.ones(classes, regions))
+        self.register_buffer("log_size", self.raw_size.log())
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        adjusted = logits + margin_rows(self.log_size, targets, self.gamma)
+        with torch.no_grad():
+            g = torch.sigmoid(log_odds(adjusted if self.gradient_norm == "margin_softmax" else logits, targets))
+            weights = self.weights[targets, self.frozen.find(g, targets)]
+            if self.training:
+                self.live.count(g, targets)
+        cross_entropy = F.cross_entropy(adjusted, targets, reduction="none")
+        if self.normalization == "batch_mean":
+            return cross_entropy, weights
+        return weights * cross_entropy, None
+
+    @torch.no_grad()
+    def end_epoch(self) -> None:
+        """Freezes what was counted since the last call, summed over ranks, and starts to count anew.
+
+        All in place: a captured graph keeps reading the same memory.
+        """
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self.live.counts)
+        present = self.live.counts.sum(1, keepdim=True) > 0
+        self.frozen.edges.copy_(torch.where(present, self.live.edges, self.frozen.edges))
+        self.frozen.counts.copy_(torch.where(present, self.live.counts, self.frozen.counts))
+        adapted = torch.where(self.adaptive.unsqueeze(1), self.frozen.adapted_edges(), self.live.edges)
+        self.live.edges.copy_(adapted)
+        self.live.counts.zero_()
+
+        seen = self.frozen.counts.sum(1) > 0
+        size = torch.where(seen, self._effective_size(), self.raw_size)
+        self.weights.copy_(torch.where(seen.unsqueeze(1), self._weights(size), 1))
+        if self.margin_counts == "effective":
+            self.log_size.copy_(size.log())
+
+    def _effective_size(self) -> Tensor:
+        """S_c = Σ_i v[c, i]^α, (C,); an empty region adds nothing."""
+        v = self.frozen.values
+        mass = self.frozen.counts.to(v.dtype) if self.size == "counts" else v
+        return (mass**self.alpha).sum(1)
+
+    def _weights(self, size: Tensor) -> Tensor:
+        """W[c, i], (C, N), after the class mean and the cap."""
+        v = self.frozen.values.clamp(min=1)
+        if self.weight == "effective":
+            weights = v ** (self.alpha - 1)
+        elif self.weight == "reciprocal":
+            weights = size.unsqueeze(1) / v**self.alpha
+        else:
+            weights = torch.ones_like(v)
+        if self.normalization == "class_mean":
+            counts = self.frozen.counts
+            weights = weights * counts.sum(1, keepdim=True) / (weights * counts).sum(1, keepdim=True)
+        return weights if self.weight_cap is None else weights.clamp(max=self.weight_cap)

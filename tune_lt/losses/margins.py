@@ -1,0 +1,125 @@
+"""Losses that hold classes apart, or off each other, in the cross-entropy: equalization, Seesaw, LDAM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+from torch.nn import functional as F
+
+from tune_lt.losses.base import Loss
+from tune_lt.losses.formulas import margin_rows, onehot, sizes
+
+
+class Equalization(Loss):
+    """Softmax equalization loss (Tan et al. 2020, the softmax form): tail classes are mostly spared as negatives.
+
+        l_b = −log( e^{z_y} / Σ_k w_k e^{z_k} ),   w_k = 1 − b_k · T(f_k) · [k ≠ y]
+
+    f_k = n_k / Σ n; T(f) = 1 for f < ``tail_threshold``; b_k is 1 with probability γ, drawn for each example and class
+    from torch's generator. Logits (B, C), targets (B,). In eval mode b = 0: plain cross-entropy.
+
+    - ``gamma``: the larger, the more often a tail class gets no gradient from others' examples; 0 is cross-entropy.
+    - ``tail_threshold``: a fraction of all images; classes below it are tail. Default: half of an even share, 0.5 / C
+      (the published 0.005 for CIFAR-100), as a fixed number would mark no class at all in a set of few classes.
+    """
+
+    tail: Tensor  # (C,) bool
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        *,
+        gamma: Annotated[float, Ge(0), Le(1)] = 0.9,
+        tail_threshold: Annotated[float, Ge(0), Le(1)] | None = None,
+    ) -> None:
+        super().__init__(class_counts)
+        self.gamma = gamma
+        share = self.class_counts / self.class_counts.sum()
+        tail = share < (0.5 / len(share) if tail_threshold is None else tail_threshold)
+        self.register_buffer("tail", tail, persistent=False)
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.training:
+            drawn = torch.rand(logits.shape, device=logits.device) < self.gamma
+            spared = (drawn & self.tail).scatter(1, targets.unsqueeze(1), False)
+            logits = logits.masked_fill(spared, -torch.inf)  # weight 0 in the sum of exponentials
+        return F.cross_entropy(logits, targets, reduction="none"), None
+
+
+class Seesaw(Loss):
+    """CE(z + log M + log C, y): a gentler push on rarer classes, a harder one on confused classes (Wang et al. 2021).
+
+        log M_j = p · log min(1, N_j / N_y)                     mitigation factor
+        log C_j = q · log max(1, σ_j / max(σ_y, 0.01))          compensation factor; σ = softmax(z), detached
+
+    Logits (B, C), targets (B,).
+
+    - ``p``: larger margins lift the tail more; 0 has none.
+    - ``q``: larger pushes confused classes harder; 0 is mitigation alone, the row "Seesaw" of the paper's tables.
+    - ``online``: N_j counts the labels seen so far in training mode (a buffer), as in the public code, without knowing
+      the training set; else N_j = n_j.
+    """
+
+    EPS = 1e-2
+    labels_seen: Tensor  # (C,) int64
+    log_counts: Tensor  # (C,)
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        *,
+        p: Annotated[float, Ge(0)] = 0.8,
+        q: Annotated[float, Ge(0)] = 2.0,
+        online: bool = True,
+    ) -> None:
+        super().__init__(class_counts)
+        self.p, self.q, self.online = p, q, online
+        self.register_constant("log_counts", sizes(self.class_counts).log())
+        self.register_buffer("labels_seen", torch.zeros_like(self.class_counts))
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.online and self.training:
+            self.labels_seen.index_add_(0, targets, torch.ones_like(targets))
+        return F.cross_entropy(logits + self.margins(logits, targets), targets, reduction="none"), None
+
+    @torch.no_grad()
+    def margins(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """log M + log C, (B, C); both are 0 at the target."""
+        log_counts = self.labels_seen.clamp(min=1).to(logits.dtype).log() if self.online else self.log_counts
+        log_p = logits.log_softmax(1)
+        log_p_target = log_p.gather(1, targets.unsqueeze(1)).clamp(min=math.log(self.EPS))
+        return margin_rows(log_counts, targets, self.p) + self.q * (log_p - log_p_target).clamp(min=0)
+
+
+class LDAM(Loss):
+    """CE(s · (z − m_y · onehot(y)), y), m_c = max_m · (n_min / n_c)^¼ (Cao et al. 2019).
+
+    Logits (B, C), targets (B,). Meant for the cosines of a normalised head, in [−1, 1]; the head is the model's
+    business, logits are taken as they are.
+
+    - ``max_m``: the rarest class's margin; larger holds rare classes further from the boundary, 0 has none.
+    - ``s``: the scale of the logits; larger is a sharper softmax.
+    """
+
+    margins: Tensor  # (C,)
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        *,
+        max_m: Annotated[float, Ge(0)] = 0.5,
+        s: Annotated[float, Gt(0)] = 30.0,
+    ) -> None:
+        super().__init__(class_counts)
+        self.s = s
+        n = sizes(self.class_counts)
+        self.register_constant("margins", max_m * (n.min() / n) ** 0.25)
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        margin = self.margins * onehot(logits, targets)
+        return F.cross_entropy(self.s * (logits - margin), targets, reduction="none"), None

@@ -1,0 +1,166 @@
+"""Cross-entropy, and the losses that change how much an example or a class counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Le, Lt
+from torch import Tensor
+from torch.nn import functional as F
+
+from tune_lt.errors import InputError
+from tune_lt.losses.base import Loss
+from tune_lt.losses.formulas import effective_number_weights, log_odds, onehot, sizes
+
+
+class Softmax(Loss):
+    """Cross-entropy −log softmax(z)_y, averaged over the batch. Logits (B, C), targets (B,)."""
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        return F.cross_entropy(logits, targets, reduction="none"), None
+
+
+class ClassBalanced(Loss):
+    """Cross-entropy with the weight w_y = 1 / n_y. Logits (B, C), targets (B,).
+
+    The rarest class counts n_max / n_min times as much per example as the largest.
+    """
+
+    class_weights: Tensor  # (C,)
+
+    def __init__(self, class_counts: Sequence[int]) -> None:
+        super().__init__(class_counts)
+        self.register_constant("class_weights", 1 / sizes(self.class_counts))
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        return F.cross_entropy(logits, targets, reduction="none"), self.class_weights[targets]
+
+
+class EffectiveNumber(Loss):
+    """Cross-entropy with the weight w_y = (1 − β) / (1 − β^n_y) (Cui et al. 2019). Logits (B, C), targets (B,).
+
+    ``beta``: 0 is plain cross-entropy; the larger, the nearer to 1 / n_y. A class of more than about 1 / (1 − β) images
+    gains nothing from further ones.
+    """
+
+    class_weights: Tensor  # (C,)
+
+    def __init__(self, class_counts: Sequence[int], *, beta: Annotated[float, Ge(0), Lt(1)] = 0.9999) -> None:
+        super().__init__(class_counts)
+        self.register_constant("class_weights", effective_number_weights(self.class_counts, beta))
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        return F.cross_entropy(logits, targets, reduction="none"), self.class_weights[targets]
+
+
+class Focal(Loss):
+    """(1 − p_y)^γ · −log p_y with p = softmax(z) (Lin et al. 2017, Eq. 4, with a softmax).
+
+    Logits (B, C), targets (B,). p comes from the unweighted logits, also under DRW.
+
+    ``gamma``: the larger, the less an example that is already right counts; 0 is cross-entropy.
+    """
+
+    def __init__(self, class_counts: Sequence[int], *, gamma: Annotated[float, Ge(0)] = 1.0) -> None:
+        super().__init__(class_counts)
+        self.gamma = gamma
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        a = log_odds(logits, targets)  # in log space the gradient is finite at p_y = 1 for γ < 1 too
+        log_one_minus_p, cross_entropy = F.logsigmoid(a), F.softplus(a)
+        return torch.exp(self.gamma * log_one_minus_p) * cross_entropy, None
+
+
+class GHM(Loss):
+    """GHM-C: sigmoid cross-entropy, each output divided by the density of its gradient norm (Li et al. 2019).
+
+        g[b, c] = |σ(z[b, c]) − [y_b = c]|     its bin i is one of the equal parts of [0, 1]
+        w[b, c] = B · C / v_i / K              v_i outputs of the batch in bin i, K bins occupied: mean weight 1
+        l_b     = Σ_c w[b, c] · BCE(z[b, c], [y_b = c])
+
+    Logits (B, C), targets (B,).
+
+    - ``bins``: more are finer and noisier.
+    - ``momentum``: v_i is a moving average over batches, of those where bin i is occupied, and starts at 0 as in the
+      public code; larger is smoother, 0 takes each batch for itself. Kept in a buffer, updated in training mode.
+    - ``divide_by_classes``: l_b / C as well, as in the public code, which shrinks gradients as classes grow in number.
+    """
+
+    accumulated: Tensor  # (bins,)
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        *,
+        bins: Annotated[int, Ge(2)] = 10,
+        momentum: Annotated[float, Ge(0), Lt(1)] = 0.75,
+        divide_by_classes: bool = False,
+    ) -> None:
+        super().__init__(class_counts)
+        self.bins, self.momentum, self.divide_by_classes = bins, momentum, divide_by_classes
+        self.register_buffer("accumulated", torch.zeros(bins))
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        truth = onehot(logits, targets)
+        binary = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        losses = (self._weights(logits, truth) * binary).sum(1)
+        return losses / logits.shape[1] if self.divide_by_classes else losses, None
+
+    @torch.no_grad()
+    def _weights(self, logits: Tensor, truth: Tensor) -> Tensor:
+        g = (torch.sigmoid(logits) - truth).abs()
+        region = (g * self.bins).long().clamp(max=self.bins - 1)
+        counts = torch.zeros(self.bins, dtype=torch.int64, device=g.device)
+        counts.index_add_(0, region.view(-1), torch.ones_like(region).view(-1))
+        occupied = counts > 0
+        average = self.momentum * self.accumulated + (1 - self.momentum) * counts
+        v = torch.where(occupied, average, self.accumulated)
+        if self.training:
+            self.accumulated.copy_(v)
+        return g.numel() / v[region] / occupied.sum()
+
+
+class DRW(Loss):
+    """Deferred re-weighting around any loss (Cao et al. 2019, DRW): effective-number weights from a late epoch on.
+
+    From epoch round(start · epochs) on, counted from 0, each example's weight in the base loss (1 where it has none) is
+    multiplied by (1 − β) / (1 − β^n_y); before that the base loss is left as it is.
+
+    - ``start``: the fraction of the training after which weights set in; 1 is never.
+    - ``beta``: 0 has no effect; the larger, the nearer the weights to 1 / n_y.
+
+    Raises InputError if ``loss`` is no `Loss`, or ``epochs``, the length of the training, no whole number >= 1.
+    """
+
+    class_weights: Tensor  # (C,)
+    epoch: Tensor  # scalar: completed epochs, on the device so that no step waits for it
+
+    def __init__(
+        self,
+        loss: Loss,
+        class_counts: Sequence[int],
+        epochs: int | None,
+        *,
+        start: Annotated[float, Ge(0), Le(1)] = 0.8,
+        beta: Annotated[float, Ge(0), Lt(1)] = 0.9999,
+    ) -> None:
+        super().__init__(class_counts)
+        if not isinstance(loss, Loss):
+            raise InputError(f"drw wraps subclasses of tune_lt.losses.Loss, found {type(loss).__name__}")
+        if not isinstance(epochs, int) or epochs < 1:
+            raise InputError(f"drw needs epochs, the length of the training (a whole number >= 1), found {epochs!r}")
+        self.base = loss
+        self.first_epoch = round(start * epochs)
+        self.register_constant("class_weights", effective_number_weights(self.class_counts, beta))
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+
+    def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        losses, weights = self.base.terms(logits, targets)
+        deferred = torch.where(self.epoch >= self.first_epoch, self.class_weights[targets], 1)
+        return losses, deferred if weights is None else deferred * weights
+
+    def end_epoch(self) -> None:
+        self.base.end_epoch()
+        self.epoch += 1

@@ -1,0 +1,88 @@
+"""The residual networks for small images of He et al. 2016, section 4.2."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize, pad, relu
+
+Width = Annotated[int, Ge(4), Le(512)]
+Head = Literal["linear", "cosine"]
+
+
+class Cosine(nn.Module):
+    """Cosine of the angle between features and class vectors: (B, F) -> (B, classes), in [−1, 1].
+
+    No scale: LDAM brings its own (Cao et al. 2019, NormedLinear).
+    """
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(normalize(torch.randn(classes, features), dim=1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, classes)."""
+        return linear(normalize(features, dim=1), normalize(self.weight, dim=1))
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions around a shortcut without parameters (option A): subsampled, padded with zero channels."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.extra = stride, outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, ⌈H/stride⌉, ⌈W/stride⌉)."""
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        if self.extra:
+            before = self.extra // 2
+            shortcut = pad(shortcut, (0, 0, 0, 0, before, self.extra - before))
+        x = relu(self.bn1(self.conv1(x)))
+        return relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """Three stages of ``width``, 2·width and 4·width channels, each of ``blocks`` blocks; 6·blocks + 2 layers.
+
+    Images float (B, channels, H, W) of any size from 8×8 -> logits (B, classes). Kaiming-normal weights, as LDAM-DRW.
+    """
+
+    def __init__(self, blocks: int, classes: int, channels: int, width: int, head: Head) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        stages: list[nn.Module] = []
+        inputs = width
+        for stage in range(3):
+            outputs = width * 2**stage
+            for block in range(blocks):
+                stages.append(Block(inputs, outputs, stride=2 if stage and not block else 1))
+                inputs = outputs
+        self.blocks = nn.Sequential(*stages)
+        self.head: nn.Module = Cosine(inputs, classes) if head == "cosine" else nn.Linear(inputs, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> logits (B, classes)."""
+        x = self.blocks(relu(self.bn(self.conv(x))))
+        return self.head(x.mean((2, 3)))
+
+
+def resnet32(classes: int, channels: int, *, width: Width = 16, head: Head = "linear") -> ResNet:
+    """ResNet-32, the network of the CIFAR-LT recipe: five blocks per stage, 0.46 M parameters at width 16."""
+    return ResNet(5, classes, channels, width, head)
+
+
+def resnet8(classes: int, channels: int, *, width: Width = 16, head: Head = "linear") -> ResNet:
+    """ResNet-8, the small sibling for quick studies: one block per stage, 0.08 M parameters at width 16."""
+    return ResNet(1, classes, channels, width, head)

@@ -1,0 +1,1 @@
+"""From recorded runs to tables and figures, by MLflow's tags alone."""

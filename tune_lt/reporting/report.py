@@ -1,0 +1,141 @@
+"""A study's tables and figure, assembled from what the store has of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tune_lt.errors import InputError
+from tune_lt.reporting import formats
+from tune_lt.reporting.figures import accuracy_by_class_size
+from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble
+from tune_lt.tracking import CellRecord, Store
+
+REFERENCE = "softmax"
+SWAPPED = (
+    "margin is the paper's R and weight_ura its A^URA: the caption of its Table 3 calls R intra-category and A "
+    "inter-category, its text and numbers say the opposite."
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study's frame of finished cells (one line per row and seed), its tables and its figure."""
+
+    study: str
+    frame: pd.DataFrame
+    tables: tuple[Table, ...]
+    figure: Figure
+
+
+def collect(store: Store, study: str) -> Report:
+    """Everything the tables of ``study`` need, read from the store. Raises InputError if it never got that far."""
+    parent = store.parent(study)
+    content = store.read_json(parent.info.run_id, "cells.json") if parent else None
+    if content is None:
+        known = ", ".join(store.studies()) or "none"
+        raise InputError(f"the store {store.uri} has no cells of a study {study!r}; studies there: {known}")
+    records = store.finished_cells()
+    frame = _frame(store, content["rows"], records)
+    specs = _specs(content, records)
+    rows = _figure_rows(content, frame)
+    figure = accuracy_by_class_size(frame, rows, f"{study}: accuracy by class size")
+    return Report(study, frame, tuple(assemble(frame, spec) for spec in specs), figure)
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """Write the tables as Markdown, LaTeX and CSV and the figure as PNG and PDF below ``folder``; the files' paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for table in report.tables:
+        for suffix, text in (("md", formats.markdown), ("tex", formats.latex), ("csv", formats.csv)):
+            files.append(folder / f"{table.spec.name}.{suffix}")
+            files[-1].write_text(text(table), encoding="utf-8")
+    for suffix in ("png", "pdf"):
+        files.append(folder / f"accuracy_by_class_size.{suffix}")
+        report.figure.savefig(files[-1], dpi=150)
+    return files
+
+
+def _frame(store: Store, rows: Mapping[str, list[dict[str, Any]]], records: Mapping[str, CellRecord]) -> pd.DataFrame:
+    lines = []
+    classes = {}  # two rows may share a cell
+    for row, entries in rows.items():
+        for entry in entries:
+            record = records.get(entry["fingerprint"])
+            if record is None:
+                continue
+            if record.run_id not in classes:
+                classes[record.run_id] = store.read_json(record.run_id, "per_class.json")
+            per_class = classes[record.run_id]
+            lines.append(
+                {
+                    "row": row,
+                    "loss": record.params["loss/name"],
+                    "data_seed": entry["data_seed"],
+                    "init_seed": entry["init_seed"],
+                    "run_id": record.run_id,
+                    **{metric: record.metrics.get(metric, math.nan) for metric in COLUMNS.values()},
+                    "class_counts": per_class["class_counts"],
+                    "per_class": per_class["test"],
+                    "class_names": per_class["class_names"],
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord]) -> list[Spec]:
+    """The ablation: rows of the searched loss. The baselines: every other loss, and the searched one in full."""
+    rows, searched, losses = content["rows"], content["searched"], content["losses"]
+    expected = len(next(iter(rows.values()), []))
+    own = [row for row in rows if losses[row] == searched]
+    others = [row for row in rows if losses[row] != searched]
+    reference = [row for row in others if row == REFERENCE]
+    found = ", ".join(f"{path} = {_number(value)}" for path, value in content["found"].items())
+    notes = [f"Searched on held-out training images: {found}."] if found else []
+    used = [records[entry["fingerprint"]] for entries in rows.values() for entry in entries if entry["fingerprint"] in records]
+    notes += [_provenance(used)] if used else []
+    if not rows:
+        return []
+    specs = [Spec("ablation", f"Ablation of {searched}", (*reference, *own), expected, (*notes, SWAPPED))] if own else []
+    if others:
+        full = own[-1:]
+        defaults = f"Only {searched} was searched; every other loss runs at its defaults."
+        specs.append(Spec("baselines", f"Baselines and {searched}", (*others, *full), expected, (*notes, defaults)))
+    return specs
+
+
+def _figure_rows(content: Mapping[str, Any], frame: pd.DataFrame) -> list[str]:
+    """The reference, the full method, and of the other losses the one with the best overall mean."""
+    present = list(dict.fromkeys(frame["row"])) if not frame.empty else []
+    full = [row for row in present if content["losses"][row] == content["searched"]][-1:]
+    chosen = [row for row in present if row == REFERENCE]
+    rest = [row for row in present if row not in chosen and content["losses"][row] != content["searched"]]
+    if rest:
+        means = frame[frame["row"].isin(rest)].groupby("row")["test/top1"].mean()
+        chosen.append(str(means.idxmax()))
+    return chosen + full
+
+
+def _provenance(records: list[CellRecord]) -> str:
+    """Where the runs come from; tables that mix commits, versions or devices say so."""
+    parts = []
+    for tag, label in (("git", "code"), ("device", "device")):
+        values = sorted({record.tags.get(tag, "unknown") for record in records})
+        shown = ", ".join(value[:12] + ("-dirty" if value.endswith("-dirty") else "") for value in values)
+        parts.append(f"{label} {shown}" if len(values) == 1 else f"MIXED {label}: {shown}")
+    versions = {record.tags.get("versions", "{}") for record in records}
+    names = ", ".join(f"{name} {json.loads(min(versions)).get(name, '?')}" for name in ("torch", "ray", "optuna"))
+    parts.append(names if len(versions) == 1 else f"MIXED versions, {names} among them")
+    return "Runs: " + "; ".join(parts) + "."
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

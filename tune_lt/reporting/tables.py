@@ -1,0 +1,129 @@
+"""From the tidy frame of finished runs to a table: what is averaged, and what is too incomplete to be.
+
+The frame has one line per finished final cell: ``row`` (the table row's name), ``loss``, ``data_seed``, ``init_seed``,
+``run_id``, the accuracies ``test/top1``, ``test/many``, ``test/medium``, ``test/few``, ``test/rare`` as fractions in
+[0, 1] (NaN for an empty group), and the lists ``class_counts``, ``per_class``, ``class_names``.
+Everything that comes out of here is in percent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import nan, sqrt
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+COLUMNS: Mapping[str, str] = {
+    "Many": "test/many",
+    "Medium": "test/medium",
+    "Few": "test/few",
+    "Rare": "test/rare",
+    "Overall": "test/top1",
+}
+"""The table's columns in order, and the frame's column behind each."""
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One cell of a table, in percent: ``std`` has n - 1 in its denominator, [``low``, ``high``] is the 95 % interval.
+
+    ``n`` counts the runs. ``std`` and the interval are NaN for fewer than two runs, everything but ``n`` is NaN where
+    a run has no value (an empty group) or where runs are missing.
+    """
+
+    mean: float
+    std: float
+    n: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a table should show: its ``rows`` in order, the number of runs ``expected`` of each, its footnotes."""
+
+    name: str
+    title: str
+    rows: tuple[str, ...]
+    expected: int
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.expected < 1:
+            raise ValueError(f"table {self.name}: expected must be at least 1 run, not {self.expected}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to be printed.
+
+    ``cells[row, column]`` exists for every row of the spec and every name in `COLUMNS`; ``missing[row]`` is the number
+    of runs still missing, holds incomplete rows only and answers 0 for any other; ``notes`` are the spec's footnotes
+    and those that the runs themselves call for.
+    """
+
+    spec: Spec
+    cells: Mapping[tuple[str, str], Summary]
+    missing: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+def summarise(values: Iterable[float]) -> Summary:
+    """Mean, standard deviation and 95 % interval of the mean of accuracies given as fractions, one per run.
+
+    The interval is Student's t with n - 1 degrees of freedom, mean ± t · std / √n (DESIGN §5). It is not cut to
+    [0, 100]: one that leaves that range says that there are too few runs. Nothing is ignored: one NaN makes all NaN.
+    """
+    percent = 100 * np.asarray(list(values), dtype=float)
+    n = len(percent)
+    if n == 0:
+        return _unknown(0)
+    mean = float(percent.mean())
+    if n == 1:
+        return Summary(mean, nan, n, nan, nan)
+    std = float(percent.std(ddof=1))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / sqrt(n)  # t.interval is NaN where std is 0
+    return Summary(mean, std, n, mean - half, mean + half)
+
+
+def runs_of(frame: pd.DataFrame, row: str) -> pd.DataFrame:
+    """The lines of ``row``, each pair of data seed and init seed once: a repetition adds no independent run.
+
+    Of repetitions the first counts; the frame's order is the caller's choice.
+    """
+    return _lines(frame, row).drop_duplicates(["data_seed", "init_seed"])
+
+
+def assemble(frame: pd.DataFrame, spec: Spec) -> Table:
+    """The table of ``spec`` over the runs in ``frame`` (lines of rows that the spec does not name are left alone).
+
+    A row with fewer runs than ``spec.expected`` is never averaged: its cells are NaN with ``n`` = the runs there are.
+    Repetitions of a row's seeds are not counted (`runs_of`), and a note says so.
+    """
+    cells: dict[tuple[str, str], Summary] = {}
+    missing: Counter[str] = Counter()
+    notes = list(spec.notes)
+    for row in spec.rows:
+        runs = runs_of(frame, row)
+        n, again = len(runs), len(_lines(frame, row)) - len(runs)
+        if n < spec.expected:
+            missing[row] = spec.expected - n
+        for column, source in COLUMNS.items():
+            cells[row, column] = _unknown(n) if n < spec.expected else summarise(runs[source])
+        if again:
+            notes.append(f"{row}: {again} more {'run' if again == 1 else 'runs'} with the same seeds not counted.")
+    return Table(spec, cells, missing, tuple(notes))
+
+
+def _lines(frame: pd.DataFrame, row: str) -> pd.DataFrame:
+    return frame if frame.empty else frame[frame["row"] == row]  # a frame of no runs may have no columns either
+
+
+def _unknown(n: int) -> Summary:
+    return Summary(nan, nan, n, nan, nan)
