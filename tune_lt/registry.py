@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -23,6 +24,13 @@ _COMPARISONS: dict[type, tuple[str, str, Callable[[Any, Any], bool]]] = {
     annotated_types.Gt: ("gt", ">", lambda value, bound: value > bound),
     annotated_types.Le: ("le", "<=", lambda value, bound: value <= bound),
     annotated_types.Lt: ("lt", "<", lambda value, bound: value < bound),
+}
+
+_PLAIN: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: (str, "a text"),
 }
 
 
@@ -55,7 +63,7 @@ def parameters(builder: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def build(registry: Mapping[str, Callable[..., Any]], kind: str, name: str, *args: Any, **params: Any) -> Any:
+def build(registry: Mapping[str, Callable[..., Any]], kind: str, name: str, /, *args: Any, **params: Any) -> Any:
     """``registry[name](*args, **params)`` after checking the name, the parameters' names and their bounds.
 
     Raises InputError saying what was found and what is valid.
@@ -84,21 +92,34 @@ def register(registry: dict[str, Any], kind: str, name: str) -> Callable[[Any], 
 
 
 def violation(annotation: Any, value: Any) -> str | None:
-    """What of the annotation's bounds or literal choices the value breaks, or None. Types are not checked here."""
+    """What of the annotation's plain type, bounds or literal choices the value breaks, or None."""
     if get_origin(annotation) is Literal:
         choices = get_args(annotation)
         return None if value in choices else f"valid: {', '.join(map(repr, choices))}"
+    if annotation in _PLAIN:
+        return _wrong_type(annotation, value)
     if get_origin(annotation) is not Annotated:  # an optional bound, ``Annotated[...] | None``
         if value is None:
             return None
         problems = [violation(member, value) for member in get_args(annotation) if get_origin(member) is Annotated]
         return next((problem for problem in problems if problem), None)
+    plain = get_args(annotation)[0]
+    if wrong := _wrong_type(plain, value):
+        return wrong
     for bound in _flatten(get_args(annotation)[1:]):
         attribute, symbol, holds = _COMPARISONS[type(bound)]
         limit = getattr(bound, attribute)
         if not holds(value, limit):
             return f"it must be {symbol} {limit}"
     return None
+
+
+def _wrong_type(plain: Any, value: Any) -> str | None:
+    if plain not in _PLAIN:
+        return None
+    accepted, words = _PLAIN[plain]
+    fits = isinstance(value, accepted) and (plain is bool or not isinstance(value, bool))
+    return None if fits else f"it must be {words}"
 
 
 def _flatten(metadata: Iterable[Any]) -> Iterable[Any]:

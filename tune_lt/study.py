@@ -40,7 +40,7 @@ class Validation:
 class Search:
     """How the dimensions are searched. Trials train with data seed = init seed = ``seed``.
 
-    ``asha`` stops the worse two thirds of the trials after a ninth and again after a third of the epochs.
+    ``asha`` stops the worse half of the trials after a quarter and again after half of the epochs.
     """
 
     __pydantic_config__ = _STRICT

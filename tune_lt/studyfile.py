@@ -326,7 +326,8 @@ def _describe(field: str, annotation: Any, item: Any) -> str:
         for part in inner[:-1]:
             target = next(f.default_factory for f in dataclasses.fields(target) if f.name == part)
         return f"{where}: unknown; {registry.names([f.name for f in dataclasses.fields(target)], inner[-1])}"
-    return f"{where}: found {json.dumps(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}"
+    hint = f", or a range: one of {', '.join(KINDS)}" if isinstance(item["input"], dict) else ""
+    return f"{where}: found {json.dumps(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}{hint}"
 
 
 def _dotted(path: str) -> str:

@@ -39,6 +39,12 @@ def store_uri(option: str | None = None) -> str:
     return option or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
+def exists(option: str | None = None) -> bool:
+    """Whether there is a store to read: an SQLite file that is there, or any server (which answers for itself)."""
+    uri = store_uri(option)
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+
+
 @dataclass(frozen=True)
 class CellRecord:
     """A finished cell as the store has it. Scores are fractions; ``params`` and ``tags`` are MLflow's strings."""

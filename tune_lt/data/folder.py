@@ -86,7 +86,7 @@ def _classes(part: Path) -> dict[str, list[Path]]:
     if not names:
         loose = sum(path.suffix.lower() in EXTENSIONS for path in part.iterdir())
         raise InputError(f"{part}: no class folders ({loose} images lie in it directly); make one folder per class")
-    found = {name: sorted(_files(part / name, (_identity(part),))) for name in names}
+    found = {name: list(_files(part / name, (_identity(part),))) for name in names}
     for name, files in found.items():
         if not any(path.suffix.lower() in EXTENSIONS for path in files):
             raise InputError(
@@ -114,7 +114,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """All files below a folder; links are followed, one that leads back up is an error."""
+    """All files below a folder, in a fixed order; links are followed, one that leads back up is an error."""
     identity = _identity(folder)
     if identity in above:
         raise InputError(f"{folder}: a link that leads back to a folder above it; remove the link")

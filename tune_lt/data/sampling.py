@@ -71,7 +71,7 @@ def set_aside(positions: np.ndarray, fraction: float, generator: np.random.Gener
     ``fraction`` of them is set aside, rounded half up and clipped to [1, n − 1]; a single image is kept.
     """
     count = len(positions)
-    # The tiny term keeps 0.3 · 5 = 1.4999999999999998 a half.
+    # The tiny term keeps 0.7 · 45 = 31.499999999999996 a half.
     aside = min(max(math.floor(fraction * count + 0.5 + 1e-9), 1), count - 1)
     shuffled = generator.permutation(positions)
     return np.sort(shuffled[:aside]), np.sort(shuffled[aside:])
@@ -89,17 +89,17 @@ def seal(labels: np.ndarray, classes: int, fraction: float) -> tuple[np.ndarray,
 
 
 def _wanted(dataset: Dataset, imbalance: float | None, profile: str) -> list[int]:
-    """Images to keep of each class, never more than there are."""
+    """Images that each class should have; a class may have fewer."""
     counts = lookup(PROFILES, "profile", profile)
     available = dataset.available
     if imbalance is None:
         return available
     head = available[0] if dataset.largest is None else min(dataset.largest, available[0])
-    return [min(pair) for pair in zip(counts(head, imbalance, len(available)), available, strict=True)]
+    return counts(head, imbalance, len(available))
 
 
 def _subsample(dataset: Dataset, wanted: list[int], data_seed: int) -> list[np.ndarray]:
-    """The sorted positions kept of each class: the first ones of a shuffle of all its images."""
+    """The sorted positions kept of each class: the first ones of a shuffle of all its images, or all of them."""
     labels = dataset.train_labels.numpy()
     generator = np.random.default_rng([data_seed, _SUBSAMPLE])
     return [np.sort(generator.permutation(np.flatnonzero(labels == c))[:count]) for c, count in enumerate(wanted)]

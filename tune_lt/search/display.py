@@ -45,8 +45,10 @@ class Display:
 
     def update(self, done: int, running: int, fraction: float, best: str = "") -> None:
         """``fraction``: how much of the phase's work is behind us, trials in flight counted by their epochs."""
-        elapsed = time.monotonic() - self._began
-        left = f"about {_minutes(elapsed * (1 - fraction) / fraction)} left" if fraction > 0.02 else "time left unknown yet"
+        now = time.monotonic()
+        if fraction == 0:
+            self._began = now  # workers are still starting: no measure of how fast trials go
+        left = f"about {_minutes((now - self._began) * (1 - fraction) / fraction)} left" if fraction > 0.02 else "starting"
         note = f"{running} running, {left}" + (f", best {best}" if best else "")
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, note=note)

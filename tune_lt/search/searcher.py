@@ -15,8 +15,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from tune_lt.study import Dimension, Search, flattened, nested
 
-ETA = 3  # ASHA keeps the best third at each rung
-RUNGS_BELOW_TOP = 2  # rungs at 1/9 and 1/3 of the epochs
+ETA = 2  # ASHA keeps the better half at each rung
+RUNGS = 2  # at a quarter and at half of the epochs
 
 
 def domain(dimension: Dimension) -> Any:
@@ -33,7 +33,7 @@ def scheduler(search: Search, epochs: int) -> TrialScheduler:
     """ASHA on our own epoch counter, or first-in-first-out."""
     if search.scheduler == "none":
         return FIFOScheduler()
-    grace = max(1, round(epochs / ETA**RUNGS_BELOW_TOP))
+    grace = math.ceil(epochs / ETA**RUNGS)  # rounded down, Tune would add a rung just before the end
     return ASHAScheduler(
         time_attr="epoch",
         metric=search.metric,

@@ -1,0 +1,201 @@
+"""Long-tailed sub-sampling and the hold-out: counts, separation, determinism, no global state."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from tune_lt import data
+from tune_lt.data import CellData, Dataset, cell_data, exponential
+from tune_lt.data.sampling import seal, set_aside
+from tune_lt.errors import InputError
+
+
+def _dataset(counts: list[int], largest: int | None = None, seed: int = 0) -> Dataset:
+    """A data set of noise with these many training images per class, in shuffled order."""
+    generator = np.random.default_rng(seed)
+    labels = torch.from_numpy(generator.permutation(np.repeat(np.arange(len(counts)), counts)))
+    images = torch.from_numpy(generator.integers(0, 256, (len(labels), 1, 8, 8), dtype=np.uint8))
+    names = [f"class {c}" for c in range(len(counts))]
+    return Dataset.of(images, labels, images[:1], labels[:1], names, largest=largest)
+
+
+def _cell(dataset: Dataset, **changes: object) -> CellData:
+    settings = {"imbalance": 20, "profile": "exponential", "data_seed": 0, "holdout": None}
+    return cell_data(dataset, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def _counts(dataset: Dataset, index: torch.Tensor) -> list[int]:
+    return torch.bincount(dataset.train_labels[index], minlength=len(dataset.class_names)).tolist()
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return data.build("digits")
+
+
+def test_digits_at_imbalance_20(digits: Dataset) -> None:
+    """DESIGN §5: the head has 120, the tail 6."""
+    cell = _cell(digits)
+    assert cell.class_counts == cell.split_counts == exponential(120, 20, 10)
+    assert _counts(digits, cell.train_index) == cell.class_counts
+    assert cell.val_index is None
+    assert cell.unvalidated == ()
+
+
+def test_index_is_sorted_int64_without_repeats(digits: Dataset) -> None:
+    cell = _cell(digits, holdout=0.2)
+    assert cell.val_index is not None
+    for index in (cell.train_index, cell.val_index):
+        assert index.dtype == torch.int64
+        assert (index.diff() > 0).all()
+
+
+def test_holdout_splits_the_same_subsample(digits: Dataset) -> None:
+    whole, part = _cell(digits), _cell(digits, holdout=0.2)
+    assert part.val_index is not None
+    joined = torch.cat([part.train_index, part.val_index]).sort().values
+    assert torch.equal(joined, whole.train_index)
+    assert part.split_counts == whole.class_counts
+    assert _counts(digits, part.train_index) == part.class_counts
+    held = _counts(digits, part.val_index)
+    assert held == [math.floor(0.2 * n + 0.5) for n in whole.class_counts]
+    assert [a + b for a, b in zip(held, part.class_counts, strict=True)] == part.split_counts
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "aside"),
+    [
+        (1, 0.2, 0),
+        (2, 0.2, 1),
+        (2, 0.9, 1),
+        (3, 0.2, 1),
+        (3, 0.99, 2),
+        (5, 0.1, 1),
+        (10, 0.25, 3),
+        (5, 0.3, 2),
+        (7, 0.2, 1),
+        (8, 0.2, 2),
+        (100, 0.2, 20),
+        (1, 0.99, 0),
+        (0, 0.5, 0),
+        (45, 0.7, 32),
+        (25, 0.58, 15),
+    ],
+)
+def test_set_aside_rounds_half_up_and_leaves_one(count: int, fraction: float, aside: int) -> None:
+    """0.7 · 45 is 31.5 and 0.58 · 25 is 14.5, but less in floating point."""
+    positions = np.arange(100, 100 + count)
+    held, kept = set_aside(positions, fraction, np.random.default_rng(0))
+    assert len(held) == aside
+    assert sorted([*held, *kept]) == positions.tolist()
+
+
+def test_single_images_stay_in_training() -> None:
+    dataset = _dataset([40, 1, 2, 1, 9])
+    cell = _cell(dataset, imbalance=None, holdout=0.5)
+    assert cell.val_index is not None
+    assert cell.unvalidated == (1, 3)
+    assert cell.class_counts == [20, 1, 1, 1, 4]
+    assert _counts(dataset, cell.val_index) == [20, 0, 1, 0, 5]
+
+
+def test_only_single_images_leave_no_validation_at_all() -> None:
+    cell = _cell(_dataset([1, 1]), imbalance=None, holdout=0.5)
+    assert cell.val_index is not None
+    assert len(cell.val_index) == 0
+    assert cell.unvalidated == (0, 1)
+
+
+def test_no_imbalance_keeps_every_image() -> None:
+    dataset = _dataset([5, 30, 9], largest=4)
+    cell = _cell(dataset, imbalance=None)
+    assert cell.train_index.tolist() == list(range(44))
+    assert cell.class_counts == [5, 30, 9]
+
+
+def test_counts_are_what_there_is_where_the_profile_asks_for_more() -> None:
+    """100, 46, 21, 10 wanted; the author's code records the wanted number (FIELD.md §3)."""
+    dataset = _dataset([100, 20, 50, 3])
+    cell = _cell(dataset, imbalance=10)
+    assert cell.class_counts == [100, 20, 21, 3]
+    assert _counts(dataset, cell.train_index) == [100, 20, 21, 3]
+
+
+def test_head_is_capped_by_largest_and_by_what_there_is() -> None:
+    assert _cell(_dataset([100, 100], largest=60), imbalance=2).class_counts == [60, 30]
+    assert _cell(_dataset([40, 100], largest=60), imbalance=2).class_counts == [40, 20]
+    assert _cell(_dataset([40, 100]), imbalance=2).class_counts == [40, 20]
+
+
+def test_step_profile(digits: Dataset) -> None:
+    assert _cell(digits, profile="step").class_counts == [120] * 5 + [6] * 5
+
+
+def test_smaller_imbalance_only_adds_images(digits: Dataset) -> None:
+    few, many = (set(_cell(digits, imbalance=i).train_index.tolist()) for i in (50, 10))
+    assert few < many
+
+
+def test_seed_decides_subsample_and_holdout(digits: Dataset) -> None:
+    first, again, other = (_cell(digits, data_seed=s, holdout=0.2) for s in (3, 3, 4))
+    assert torch.equal(first.train_index, again.train_index)
+    assert torch.equal(first.val_index, again.val_index)
+    assert not torch.equal(first.train_index, other.train_index)
+    dataset = _dataset([20, 20])  # nothing to sub-sample: only the hold-out can differ
+    assert not torch.equal(*(_cell(dataset, imbalance=None, data_seed=s, holdout=0.5).val_index for s in (0, 1)))
+
+
+def test_subsample_is_uniform_over_the_images() -> None:
+    """Each of 20 images is among the 5 kept in a quarter of 2,000 seeds; 6 standard deviations are allowed."""
+    dataset = _dataset([20, 20])
+    hits = np.zeros(40)
+    for seed in range(2000):
+        hits[_cell(dataset, imbalance=4, data_seed=seed).train_index] += 1
+    tail = hits[dataset.train_labels.numpy() == 1]
+    assert np.abs(tail - 500).max() < 6 * math.sqrt(2000 * 0.25 * 0.75)
+
+
+def test_global_generators_are_neither_read_nor_moved(digits: Dataset) -> None:
+    def states() -> tuple[object, ...]:
+        numpy_state = np.random.get_state()  # noqa: NPY002
+        return random.getstate(), numpy_state[1].tolist(), numpy_state[2], torch.get_rng_state().tolist()
+
+    first = _cell(digits, holdout=0.2)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    before = states()
+    second = _cell(digits, holdout=0.2)
+    assert states() == before
+    assert torch.equal(first.train_index, second.train_index)
+
+
+def test_seal_takes_a_fifth_and_ignores_other_classes() -> None:
+    labels = np.repeat([0, 1, 2, 3], [50, 1, 2, 8])
+    test, train = seal(labels, 4, 0.2)
+    assert np.bincount(labels[test], minlength=4).tolist() == [10, 0, 1, 2]
+    assert sorted([*test, *train]) == list(range(61))
+    more, _ = seal(np.append(labels, [3] * 30), 4, 0.2)
+    assert more[more < 53].tolist() == test[test < 53].tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"holdout": 0}, "holdout = 0"),
+        ({"holdout": 1.0}, "holdout = 1.0"),
+        ({"holdout": math.nan}, "holdout = nan"),
+        ({"imbalance": 0.5}, "imbalance = 0.5"),
+        ({"profile": "exponental"}, "did you mean 'exponential'"),
+        ({"data_seed": -1}, "data_seed = -1"),
+        ({"data_seed": 0.5}, "data_seed = 0.5"),
+    ],
+)
+def test_impossible_values_are_named(digits: Dataset, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _cell(digits, **changes)

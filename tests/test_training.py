@@ -1,0 +1,248 @@
+"""Training: deterministic, resumable bit for bit, honest about the sealed test, clear when it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tune_lt import checkpoint, data, losses, models, training
+from tune_lt.config import Augment, CellConfig, Optimizer, Recipe, Schedule
+from tune_lt.errors import InputError, TrainingFailed
+
+RECIPE = Recipe(
+    epochs=4, batch_size=64, optimizer=Optimizer(lr=0.05), augment=Augment(crop=1, flip=False), clip_norm=2.0
+)
+CELL = CellConfig(
+    data={"name": "digits", "imbalance": 20.0},
+    model={"name": "resnet8", "width": 4},
+    loss={"name": "ghm_cwap"},
+    recipe=RECIPE,
+    fold="holdout",
+    holdout=0.3,
+)
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Dataset:
+    return data.build("digits")
+
+
+def _results(cell: CellConfig, digits: data.Dataset, **options: object) -> list[training.EpochResult]:
+    return list(training.run_epochs(cell, dataset=digits, device="cpu", **options))  # type: ignore[arg-type]
+
+
+def _numbers(results: list[training.EpochResult]) -> list[dict[str, float]]:
+    return [result.as_metrics() for result in results]
+
+
+def test_equal_seeds_give_equal_numbers_and_others_do_not(digits: data.Dataset) -> None:
+    first = _numbers(_results(CELL, digits))
+    torch.rand(17)  # the state of the global generator must not matter
+    assert _numbers(_results(CELL, digits)) == first
+    assert _numbers(_results(dataclasses.replace(CELL, init_seed=1), digits)) != first
+    assert _numbers(_results(dataclasses.replace(CELL, data_seed=1), digits)) != first
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"name": "ghm_cwap"},
+        {"name": "seesaw"},
+        {"name": "ghm", "momentum": 0.75},
+        {"name": "equalization", "tail_threshold": 0.1},
+        {"name": "ldam", "drw": {"start": 0.5, "beta": 0.99}},
+    ],
+    ids=lambda loss: loss["name"],
+)
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    tmp_path: Path, digits: data.Dataset, loss: dict[str, object], stop: int
+) -> None:
+    cell = dataclasses.replace(CELL, loss=loss)
+    whole = _numbers(_results(cell, digits))
+    state = tmp_path / "state.pt"
+    run = training.run_epochs(cell, dataset=digits, device="cpu", save_to=state)
+    before = [next(run).as_metrics() for _ in range(stop)]
+    run.close()  # the process dies here
+    torch.manual_seed(999)
+    after = _numbers(_results(cell, digits, save_to=state))
+    assert before + after == whole
+
+
+def test_a_run_that_ended_is_scored_again_from_its_last_state(tmp_path: Path, digits: data.Dataset) -> None:
+    cell = dataclasses.replace(CELL, fold="full", holdout=None)
+    state = tmp_path / "state.pt"
+    last = _results(cell, digits, save_to=state, score_test=True)[-1]
+    again = _results(cell, digits, save_to=state, score_test=True)
+    assert [result.as_metrics() for result in again] == [last.as_metrics()]
+
+
+def test_save_every_saves_less_often_but_always_the_last(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    monkeypatch.setattr(checkpoint, "save", lambda path, identity, state: saved.append(state["epoch"]))
+    _results(CELL, digits, save_to=tmp_path / "a.pt", save_every=3)
+    assert saved == [3, 4]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path, digits: data.Dataset) -> None:
+    state = tmp_path / "state.pt"
+    _results(CELL, digits, save_to=state)
+    with pytest.raises(InputError, match="another configuration"):
+        _results(dataclasses.replace(CELL, init_seed=1), digits, save_to=state)
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        _results(CELL, digits, save_to=state)
+
+
+def test_a_checkpoint_never_runs_pickled_code(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "harm",))
+
+    torch.save({"format": 1, "identity": "x", "state": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        checkpoint.load(tmp_path / "bomb.pt", "x")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.pt"
+    checkpoint.save(path, "x", {"epoch": 1})
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save(path, "x", {"epoch": 2})
+    assert checkpoint.load(path, "x") == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_sealed_test_is_scored_once_and_only_when_asked(
+    digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    evaluate = training.evaluate
+
+    def counting(model: object, batches: data.Batches, *rest: object) -> training.Scores:
+        seen.append(sum(len(y) for _, y in batches.epoch(0)) == len(digits.test_labels))
+        return evaluate(model, batches, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "evaluate", counting)
+    results = _results(CELL, digits)
+    assert not any(seen)
+    assert len(seen) == 4
+    assert all(result.val and not result.test for result in results)
+    seen.clear()
+    results = _results(dataclasses.replace(CELL, fold="full", holdout=None), digits, score_test=True)
+    assert seen == [True]
+    assert [bool(result.test) for result in results] == [False, False, False, True]
+
+
+def test_it_learns(digits: data.Dataset) -> None:
+    cell = dataclasses.replace(
+        CELL,
+        data={"name": "digits"},
+        loss={"name": "softmax"},
+        fold="full",
+        holdout=None,
+        recipe=dataclasses.replace(RECIPE, epochs=6),
+    )
+    results = _results(cell, digits, score_test=True)
+    assert results[-1].train_loss < 0.5 * results[0].train_loss
+    assert results[-1].test is not None
+    assert results[-1].test.top1 > 0.8
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_reason(digits: data.Dataset) -> None:
+    cell = dataclasses.replace(
+        CELL, recipe=dataclasses.replace(RECIPE, optimizer=Optimizer(lr=1e30), clip_norm=None), loss={"name": "softmax"}
+    )
+    with pytest.raises(TrainingFailed, match=r"training loss became nan in epoch \d of 4"):
+        _results(cell, digits)
+
+
+VARIANTS = {
+    "epochs": {"epochs": 5},
+    "batch_size": {"batch_size": 32},
+    "lr": {"optimizer": Optimizer(lr=0.1)},
+    "momentum": {"optimizer": Optimizer(lr=0.05, momentum=0.5)},
+    "weight_decay": {"optimizer": Optimizer(lr=0.05, weight_decay=0.1)},
+    "adamw": {"optimizer": Optimizer(name="adamw", lr=0.05)},
+    "warmup": {"schedule": Schedule(warmup=0.5)},
+    "cosine": {"schedule": Schedule(name="cosine")},
+    "milestones": {"schedule": Schedule(milestones=(0.25, 0.9))},
+    "factors": {"schedule": Schedule(factors=(0.1, 0.0001), milestones=(0.5, 0.9))},
+    "crop": {"augment": Augment(crop=0, flip=False)},
+    "flip": {"augment": Augment(crop=1, flip=True)},
+    "clip_norm": {"clip_norm": 0.1},
+    "posthoc_tau": {"posthoc_tau": 2.0},
+}
+
+
+def test_every_option_of_the_recipe_changes_the_result(digits: data.Dataset) -> None:
+    plain = _numbers(_results(CELL, digits))
+    for name, change in VARIANTS.items():
+        assert _numbers(_results(dataclasses.replace(CELL, recipe=dataclasses.replace(RECIPE, **change)), digits)) != plain, name
+
+
+def test_the_recipe_of_the_paper_in_fractions() -> None:
+    """200 epochs: warm-up over 5, x 0.01 after 160, x 0.0001 after 180 (FIELD.md §3); the same shape over 20."""
+    factors = [training.lr_factor(Schedule(), epoch, 200) for epoch in range(200)]
+    assert factors[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert (factors[159], factors[160], factors[179], factors[180], factors[199]) == (1.0, 0.01, 0.01, 0.0001, 0.0001)
+    short = [training.lr_factor(Schedule(warmup=0.1), epoch, 20) for epoch in range(20)]
+    assert short[:3] == [0.5, 1.0, 1.0]
+    assert (short[15], short[16], short[18]) == (1.0, 0.01, 0.0001)
+
+
+def test_cosine_falls_from_one_towards_zero() -> None:
+    factors = [training.lr_factor(Schedule(name="cosine", warmup=0.0), epoch, 10) for epoch in range(10)]
+    assert factors[0] == 1.0
+    assert factors[5] == pytest.approx(0.5)
+    assert all(earlier > later for earlier, later in zip(factors, factors[1:], strict=False))
+
+
+def test_posthoc_adjustment_subtracts_the_log_prior() -> None:
+    """Logits (1, 0) with counts (3, 1) and tau 1: 1 - log 3 = -0.0986 < 0, so the answer turns from class 0 to 1."""
+    images, labels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([1])
+    batches = data.Batches(
+        images, labels, torch.tensor([0]), batch_size=1, mean=(0.0,), std=(1.0,), augment=None, seed=0, device="cpu"
+    )
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    groups: dict[str, list[int]] = {"many": [0], "rare": [1]}
+    assert training.evaluate(model, batches, groups, 2, torch.zeros(2)).top1 == 0.0
+    scores = training.evaluate(model, batches, groups, 2, torch.tensor([3.0, 1.0]).log())
+    assert scores.top1 == 1.0
+    assert math.isnan(scores.groups["many"])
+
+
+def test_metrics_leave_empty_groups_out() -> None:
+    scores = training.Scores(0.5, 0.5, {"many": 0.5, "rare": math.nan}, (0.5,))
+    result = training.EpochResult(epoch=1, epochs=1, lr=0.1, train_loss=1.0, seconds=1.0, test=scores)
+    assert result.as_metrics() == {"train/loss": 1.0, "test/top1": 0.5, "test/balanced": 0.5, "test/many": 0.5}
+
+
+def test_an_unknown_or_absent_device_is_named() -> None:
+    for name in ("cudo", "cuda:99"):
+        with pytest.raises(InputError, match=name):
+            training.pick_device(name)
+    assert training.pick_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_every_loss_and_model_trains_an_epoch(digits: data.Dataset) -> None:
+    for model in models.MODELS:
+        for loss in losses.LOSSES:
+            recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=256)
+            cell = dataclasses.replace(CELL, loss={"name": loss}, model={"name": model, "width": 4}, recipe=recipe)
+            assert math.isfinite(_results(cell, digits)[0].train_loss), (model, loss)

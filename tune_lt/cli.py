@@ -1,0 +1,307 @@
+"""The command line. Importing this module loads none of torch, ray, mlflow: each command imports what it needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tune_lt import __version__
+from tune_lt.errors import InputError, TrainingFailed
+
+if TYPE_CHECKING:
+    from tune_lt.study import Study
+
+app = typer.Typer(
+    help="Hyper-parameter search for long-tailed image classification: GHM-CWAP and every baseline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a bundled one (digits).")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or its file.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", metavar="URI", help="MLflow tracking URI; else MLFLOW_TRACKING_URI, else ./mlflow.db."),
+]
+ReportsOption = Annotated[Path, typer.Option("--reports", help="Where the tables and figures go, in a folder a study.")]
+
+
+@app.command()
+def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Path("reports")) -> None:
+    """Search, train every row of the tables, record it all, print the tables. Finished work is never done again."""
+    from rich.console import Console
+
+    from tune_lt.search.display import Display
+
+    console = Console()
+    with Display(console) as display:
+        display.say("reading the study and loading torch, ray, mlflow ...")
+        parsed = _read(study)
+        from tune_lt.search.driver import run_study
+        from tune_lt.tracking import Store
+
+        display.say(f"opening the store {store or os.environ.get('MLFLOW_TRACKING_URI') or './mlflow.db'} ...")
+        opened = Store(store)
+        try:
+            run_study(parsed, opened, display)
+        except KeyboardInterrupt:
+            display.say(f"stopped; what is finished is kept, the same command goes on: tune-lt run {study}")
+            raise typer.Exit(130) from None
+    if parsed.rows:
+        _report(parsed.name, opened, reports)
+    option = f" --store {store}" if store else ""
+    console.print("next:", style="bold")
+    console.print(f"  tune-lt ui{option}                  browse every run in the MLflow UI", highlight=False)
+    if parsed.rows:
+        console.print(f"  tune-lt report {parsed.name}{option}    print these tables again", highlight=False)
+    if parsed.search:
+        console.print(f"  tune-lt best {parsed.name}{option}      the configuration found", highlight=False)
+
+
+@app.command()
+def plan(study: StudyFile, store: StoreOption = None) -> None:
+    """Check a study file and show what it would train, with every default filled in. Changes nothing."""
+    parsed = _read(study)
+    import yaml
+
+    from tune_lt.search import driver
+    from tune_lt.study import flattened
+    from tune_lt.tracking import Store, exists
+
+    content_hash = driver.load_data(parsed).content_hash
+    placeholder = {path: dimension.values[0] for path, dimension in parsed.space.items()}
+    found: dict[str, Any] | None = {} if parsed.search is None else None
+    have: dict[str, Any] = {}
+    if exists(store):
+        opened = Store(store)
+        have = opened.finished_cells()
+        parent = opened.parent(parsed.name)
+        if parent is not None and found is None:
+            found = driver.recorded_search(parsed, opened, parent.info.run_id, content_hash)
+    print(yaml.safe_dump(_plain(parsed.base()), sort_keys=False, allow_unicode=True).rstrip())
+    for path, dimension in parsed.space.items():
+        print(f"# searched: {path.replace('/', '.')} {dimension.kind} {list(dimension.values)}")
+    epochs = parsed.recipe.epochs
+    if parsed.search:
+        state = "done" if found is not None else "to do"
+        print(f"\nsearch: {parsed.search.trials} trials of at most {epochs} epochs, {state}")
+    cells = driver.planned_cells(parsed, found if found is not None else placeholder, content_hash)
+    done = sum(cell.fingerprint in have for cell in cells) if found is not None else 0
+    print(f"tables: {len(parsed.rows)} rows x {len(parsed.seeds)} seeds = {len(cells)} cells, {done} done")
+    for row, written in parsed.rows.items():
+        own = next(cell for cell in cells if cell.row == row)
+        loss = ", ".join(f"{key} {value}" for key, value in flattened(own.cell.loss).items() if value is not None)
+        unknown = found is None and written.get("loss", {"best": True}).get("best", False)
+        print(f"  {row}: {loss}" + (" (searched values: not known yet)" if unknown else ""))
+
+
+@app.command()
+def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOption = None) -> None:
+    """What the store has of one study, or of all: trials by outcome, cells of the tables done and missing."""
+    from collections import Counter
+
+    from tune_lt.tracking import Store
+
+    opened = Store(store)
+    names = [_name(study)] if study else opened.studies()
+    if not names:
+        print(f"no studies in {opened.uri}")
+    finished = opened.finished_cells()
+    for name in names:
+        parent = opened.parent(name)
+        if parent is None:
+            raise InputError(f"no study {name!r} in {opened.uri}; studies there: {', '.join(opened.studies()) or 'none'}")
+        outcomes = Counter(trial.tags.get("outcome", "unfinished") for trial in opened.trials(name))
+        content = opened.read_json(parent.info.run_id, "cells.json") or {"rows": {}}
+        planned = {entry["fingerprint"] for entries in content["rows"].values() for entry in entries}
+        trials = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "none"
+        done = len(planned & finished.keys())
+        print(f"{name}: {parent.info.status.lower()}; search trials: {trials}; cells of the tables: {done} of {len(planned)}")
+
+
+@app.command()
+def report(study: StudyName, store: StoreOption = None, reports: ReportsOption = Path("reports")) -> None:
+    """Assemble a study's tables and figure from the store; print them and write them to a folder."""
+    from tune_lt.tracking import Store
+
+    _report(_name(study), Store(store), reports)
+
+
+@app.command()
+def best(
+    study: StudyFile,
+    store: StoreOption = None,
+    export: Annotated[Path | None, typer.Option(help="Write it as a study file for `tune-lt train`.")] = None,
+) -> None:
+    """The best configuration the search found, as a study file."""
+    parsed = _read(study)
+    import yaml
+
+    from tune_lt import studyfile
+    from tune_lt.search import driver
+    from tune_lt.study import nested, overlay
+    from tune_lt.tracking import Store
+
+    opened = Store(store)
+    parent = opened.parent(parsed.name)
+    if parsed.search is None:
+        raise InputError(f"{study}: the study searches nothing")
+    content_hash = driver.load_data(parsed).content_hash
+    found = parent and driver.recorded_search(parsed, opened, parent.info.run_id, content_hash)
+    if not found:
+        raise InputError(f"{opened.uri} has no finished search of {parsed.name!r} as it stands; tune-lt run {study}")
+    config = {"name": f"{parsed.name}-best"} | _plain(overlay(parsed.base(), nested(found)))
+    if parsed.plugins:
+        config["plugins"] = list(parsed.plugins)
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    studyfile.parse(text, parsed.folder)  # what we hand out must be readable
+    if export is None:
+        print(text, end="")
+    else:
+        export.write_text(text, encoding="utf-8")
+        print(f"wrote {export}; next: tune-lt train {export}")
+
+
+@app.command()
+def train(
+    study: StudyFile,
+    seed: Annotated[int, typer.Option(min=0, help="Data seed and init seed.")] = 0,
+    test: Annotated[bool, typer.Option("--test", help="Train on the whole training split, score the sealed test.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    save: Annotated[Path | None, typer.Option(help="Save the state here every epoch, and go on from it.")] = None,
+) -> None:
+    """Train one configuration, without Ray or MLflow. Scores held-out training images unless --test is given."""
+    parsed = _read(study)
+    from tune_lt import studyfile, training
+
+    if parsed.space:
+        searched = ", ".join(path.replace("/", ".") for path in parsed.space)
+        raise InputError(f"{study}: {searched} has a range; tune-lt best {study} --export FILE writes one configuration")
+    holdout = None if test else parsed.validation.holdout
+    cell = studyfile.cell(
+        {**parsed.base(), "recipe": parsed.recipe}, data_seed=seed, init_seed=seed, holdout=holdout
+    )
+    for result in training.run_epochs(cell, device=device, score_test=test, save_to=save):
+        line = f"epoch {result.epoch:>3}/{result.epochs}  lr {result.lr:.5f}  train loss {result.train_loss:.4f}"
+        for split, scores in (("val", result.val), ("test", result.test)):
+            if scores:
+                groups = "".join(f"  {group} {value:.3f}" for group, value in scores.groups.items())
+                line += f"  {split} top1 {scores.top1:.3f}  balanced {scores.balanced:.3f}{groups if result.final else ''}"
+        print(line, flush=True)
+
+
+@app.command()
+def ui(
+    store: StoreOption = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Open the MLflow UI on the store (a server URI needs none: it is printed)."""
+    import socket
+
+    from tune_lt.tracking import Store
+
+    uri = Store(store).uri
+    if uri.startswith(("http://", "https://")):
+        print(f"the store is a server: open {uri} in a browser")
+        return
+    with socket.socket() as probe:
+        if probe.connect_ex((host, port)) == 0:
+            raise InputError(f"port {port} of {host} is taken; choose another with --port")
+    print(f"MLflow UI: http://{host}:{port}   (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    os.execv(sys.executable, command)
+
+
+@app.command()
+def doctor(store: StoreOption = None) -> None:
+    """What is installed, which devices there are, whether the store can be used. Exit code 1 if something is wrong."""
+    from tune_lt.doctor import examine
+
+    problems = examine(store)
+    for problem in problems:
+        print(f"problem: {problem}")
+    print("problems: none" if not problems else f"problems: {len(problems)}")
+    raise typer.Exit(1 if problems else 0)
+
+
+def main() -> None:
+    """The entry point: a mistake of the user is one message and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TrainingFailed as error:
+        print(f"training failed: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tune-lt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+def study_path(study: str) -> Path:
+    """The study file meant: a path, or the name of one that comes with the package."""
+    here = Path(study)
+    if here.suffix in (".yaml", ".yml") or here.exists():
+        return here
+    folders = (Path(__file__).parent / "search_spaces", Path(__file__).parents[1] / "search_spaces")  # wheel, checkout
+    bundled = {file.stem: file for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")}
+    if study in bundled:
+        return bundled[study]
+    raise InputError(f"{study}: no such file, and no bundled study of that name; bundled: {', '.join(sorted(bundled))}")
+
+
+def _read(study: str) -> Study:
+    path = study_path(study)
+    from tune_lt import studyfile
+
+    return studyfile.read(path)
+
+
+def _name(study: str) -> str:
+    """A study's name from its name or its file."""
+    return _read(study).name if study.endswith((".yaml", ".yml")) else study
+
+
+def _report(name: str, store: Any, reports: Path) -> None:
+    from rich.console import Console
+
+    from tune_lt.reporting import formats
+    from tune_lt.reporting import report as reporting
+
+    collected = reporting.collect(store, name)
+    files = reporting.write(collected, reports / name)
+    parent = store.parent(name)
+    store.log_files(parent.info.run_id, files, "report")
+    console = Console()
+    for table in collected.tables:
+        console.print()
+        console.print(formats.terminal(table))
+    console.print(f"\nwritten to {reports / name}/ and to the study's run in MLflow\n", highlight=False)
+
+
+def _plain(config: Any) -> Any:
+    """Lists for tuples: YAML has no other."""
+    if isinstance(config, dict):
+        return {key: _plain(value) for key, value in config.items()}
+    return [_plain(value) for value in config] if isinstance(config, tuple | list) else config
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""A JSON schema of the study file for editors, from the same signatures the file is checked against.
+
+``python -m tune_lt.schema`` prints it; ``make schema`` writes search_spaces/schema.json.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from tune_lt import losses, registry
+from tune_lt.config import Optimizer, Recipe
+from tune_lt.study import Resources, Search, Validation
+from tune_lt.studyfile import REGISTRIES, component_parameters
+
+RANGES = [
+    {"required": ["uniform"], "properties": {"uniform": {"$ref": "#/$defs/ends"}}, "additionalProperties": False},
+    {"required": ["loguniform"], "properties": {"loguniform": {"$ref": "#/$defs/ends"}}, "additionalProperties": False},
+    {"required": ["int"], "properties": {"int": {"$ref": "#/$defs/ends"}}, "additionalProperties": False},
+    {"required": ["choice"], "properties": {"choice": {"type": "array", "minItems": 1}}, "additionalProperties": False},
+]
+ENDS = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a study file."""
+    drw = _object({name: _plain(annotation) for name, (annotation, _) in registry.parameters(losses.DRW).items()})
+    loss = _component("loss", {"drw": {"anyOf": [drw, {"type": "null"}]}}, searchable=True)
+    model, data = _component("model", {}), _component("data", {"validation": _plain(Validation)})
+    optimizer = _plain(Optimizer)
+    for name in ("lr", "weight_decay"):
+        optimizer["properties"][name] = _searchable(optimizer["properties"][name])
+    recipe = _plain(Recipe)
+    recipe["properties"]["optimizer"] = optimizer
+    row_loss = {"anyOf": [loss, {"type": "object", "required": ["best"], "properties": {"best": {"const": True}}}]}
+    row = _object({"loss": row_loss, "model": {"type": "object"}, "recipe": recipe})
+    properties = {
+        "name": {"type": "string", "pattern": r"^[\w.+-]{1,100}$"},
+        "plugins": {"type": "array", "items": {"type": "string"}},
+        "data": data,
+        "model": model,
+        "recipe": recipe,
+        "loss": loss,
+        "search": _plain(Search),
+        "rows": {"type": "object", "additionalProperties": row},
+        "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
+        "resources": _plain(Resources),
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tune_lt study",
+        **_object(properties, ["name", "data", "model", "loss"]),
+        "$defs": {"range": {"anyOf": RANGES}, "ends": ENDS},
+    }
+
+
+def _component(kind: str, extra: dict[str, Any], *, searchable: bool = False) -> dict[str, Any]:
+    """One alternative for each registered name, and an open one for a plugin's."""
+    known = []
+    for name in REGISTRIES[kind]:
+        parameters = component_parameters(kind, name)
+        fields = {key: _plain(annotation) for key, (annotation, _) in parameters.items()}
+        if searchable:
+            fields = {key: _searchable(field) for key, field in fields.items()}
+        required = ["name", *(key for key, (_, default) in parameters.items() if default is registry.REQUIRED)]
+        known.append(_object({"name": {"const": name}, **fields, **extra}, required))
+    plugin = {"type": "object", "required": ["name"], "properties": {"name": {"not": {"enum": list(REGISTRIES[kind])}}}}
+    return {"anyOf": [*known, plugin]}
+
+
+def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required or [], "additionalProperties": False}
+
+
+def _searchable(field: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [field, {"$ref": "#/$defs/range"}]}
+
+
+def _plain(annotation: Any) -> dict[str, Any]:
+    """pydantic's schema with its references resolved in place."""
+    raw = TypeAdapter(annotation).json_schema()
+    definitions = raw.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return resolve(definitions[node["$ref"].rsplit("/", 1)[-1]])
+            return {key: resolve(value) for key, value in node.items()}
+        return [resolve(value) for value in node] if isinstance(node, list) else node
+
+    resolved: dict[str, Any] = resolve(raw)
+    return resolved
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=1))
