@@ -61,14 +61,17 @@ def test_training_runs_without_ray_mlflow_and_pydantic() -> None:
     code += """
 from tune_lt import training
 from tune_lt.config import CellConfig, Recipe
-cell = CellConfig({"name": "digits", "imbalance": 20.0}, {"name": "resnet8", "width": 4}, {"name": "ghm_cwap"}, Recipe(epochs=1))
+model, loss = {"name": "resnet8", "width": 4}, {"name": "ghm_cwap"}
+cell = CellConfig({"name": "digits", "imbalance": 20.0}, model, loss, Recipe(epochs=1))
 print(next(training.run_epochs(cell, device="cpu")).epoch)
 """
     assert _run(code) == "1\n"
 
 
 def test_losses_import_nothing_but_torch() -> None:
-    code = BLOCK.format(blocked=("ray", "mlflow", "pydantic", "optuna", "pandas", "yaml", "sklearn", "torchvision", "scipy"))
+    code = BLOCK.format(
+        blocked=("ray", "mlflow", "pydantic", "optuna", "pandas", "yaml", "sklearn", "torchvision", "scipy")
+    )
     code += "from tune_lt import losses; print(len(losses.LOSSES))"
     assert int(_run(code)) == 12
 

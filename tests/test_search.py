@@ -130,7 +130,9 @@ def test_metrics_are_those_of_the_design_by_epoch_and_no_others(ran: Ran) -> Non
 
 
 def test_pruned_trials_say_so(ran: Ran) -> None:
-    outcomes = Counter(run.data.tags["tune_lt.outcome"] for run in ran.cells() if run.data.tags["tune_lt.row"] == "search")
+    outcomes = Counter(
+        run.data.tags["tune_lt.outcome"] for run in ran.cells() if run.data.tags["tune_lt.row"] == "search"
+    )
     assert outcomes["pruned"] >= 1
     assert outcomes["complete"] >= 1
     assert outcomes["pruned"] + outcomes["complete"] == 5
@@ -195,7 +197,14 @@ def test_equal_trials_get_equal_numbers_whatever_runs_beside_them(ran: Ran) -> N
 
 
 def test_progress_was_visible(ran: Ran) -> None:
-    for text in ("opening the store", "starting Ray", "search: 5 of 5 done", "best val/balanced", "tables: 10 cells", "next:"):
+    for text in (
+        "opening the store",
+        "starting Ray",
+        "search: 5 of 5 done",
+        "best val/balanced",
+        "tables: 10 cells",
+        "next:",
+    ):
         assert text in ran.printed
     assert "tune-lt ui" in ran.printed
 
@@ -204,7 +213,7 @@ def test_running_again_trains_only_what_is_missing_and_an_edited_file_extends(ra
     before = {run.info.run_id for run in ran.runs()}
     edited = ran.folder / "edited.yaml"
     text = ran.file.read_text().replace(DIVERGES, "  focal: {loss: {name: focal}}\nseeds")
-    edited.write_text(text.replace("trials: 5", "trials: 5  # a comment"))
+    edited.write_text(text + "# a comment\n")
     code, out, err = cli("run", str(edited), cwd=ran.folder)
     assert code == 0, err
     assert "search: already done" in out

@@ -95,12 +95,16 @@ def test_a_search_without_a_range_is_a_mistake(tmp_path: Path) -> None:
 
 
 def test_best_without_a_search_is_a_mistake(tmp_path: Path) -> None:
-    text = "name: x\ndata: {name: digits}\nmodel: {name: resnet8}\nloss: {name: focal}\nrows: {a: {loss: {best: true}}}\n"
+    text = (
+        "name: x\ndata: {name: digits}\nmodel: {name: resnet8}\nloss: {name: focal}\nrows: {a: {loss: {best: true}}}\n"
+    )
     with pytest.raises(studyfile.Problems, match="no search to take the best of"):
         studyfile.parse(text, tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "- a list", "just text", "!!python/object/apply:os.system ['true']", "a: &a [*a]"])
+@pytest.mark.parametrize(
+    "text", ["", "- a list", "just text", "!!python/object/apply:os.system ['true']", "a: &a [*a]"]
+)
 def test_what_is_no_study_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(text)
@@ -121,7 +125,11 @@ def test_defaults_are_those_of_the_signatures(tiny: Study) -> None:
         if f"loss/{name}" not in tiny.space:
             assert tiny.loss[name] == default
     assert tiny.recipe == dataclasses.replace(
-        Recipe(), epochs=4, batch_size=64, clip_norm=2.0, augment=dataclasses.replace(Recipe().augment, crop=1, flip=False)
+        Recipe(),
+        epochs=4,
+        batch_size=64,
+        clip_norm=2.0,
+        augment=dataclasses.replace(Recipe().augment, crop=1, flip=False),
     )
 
 
@@ -180,7 +188,9 @@ NO_CHANGES = [
 ]
 
 
-def _print(text: str, folder: Path, *, seed: int = 0, content: str = "images", sources: dict[str, str] | None = None) -> str:
+def _print(
+    text: str, folder: Path, *, seed: int = 0, content: str = "images", sources: dict[str, str] | None = None
+) -> str:
     study = studyfile.parse(text, folder)
     cell = studyfile.cell(studyfile.row_config(study, "margin+weight_aura", {}), data_seed=seed, init_seed=seed)
     return fingerprint(cell, content, sources or {})
@@ -235,7 +245,9 @@ def test_a_plugins_loss_is_usable_and_hashed(tmp_path: Path, tiny_text: str, mon
     monkeypatch.setitem(LOSSES, "plain_a", None)  # so that it is taken away again
     del LOSSES["plain_a"]
     (tmp_path / "my_losses_a.py").write_text(PLUGIN.format(n="a", scale=1.0))
-    text = f"plugins: [my_losses_a]\n{tiny_text}".replace("softmax: {loss: {name: softmax}}", "x: {loss: {name: plain_a}}")
+    text = f"plugins: [my_losses_a]\n{tiny_text}".replace(
+        "softmax: {loss: {name: softmax}}", "x: {loss: {name: plain_a}}"
+    )
     study = studyfile.parse(text, tmp_path)
     assert studyfile.row_config(study, "x", {})["loss"] == {"name": "plain_a", "scale": 1.0, "drw": None}
     before = study.sources["my_losses_a"]
@@ -255,7 +267,9 @@ def test_the_schema_for_editors_is_current() -> None:
     assert json.loads((SPACES / "schema.json").read_text()) == schema(), "run `make schema`"
 
 
-@pytest.mark.parametrize(("section", "key"), [("loss", "alhpa"), ("recipe", "epohcs"), ("search", "trails"), ("model", "w")])
+@pytest.mark.parametrize(
+    ("section", "key"), [("loss", "alhpa"), ("recipe", "epohcs"), ("search", "trails"), ("model", "w")]
+)
 def test_the_schema_refuses_a_typo(tiny_text: str, section: str, key: str) -> None:
     study = yaml.safe_load(tiny_text)
     jsonschema.validate(study, schema())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -190,7 +191,9 @@ VARIANTS = {
 def test_every_option_of_the_recipe_changes_the_result(digits: data.Dataset) -> None:
     plain = _numbers(_results(CELL, digits))
     for name, change in VARIANTS.items():
-        assert _numbers(_results(dataclasses.replace(CELL, recipe=dataclasses.replace(RECIPE, **change)), digits)) != plain, name
+        assert (
+            _numbers(_results(dataclasses.replace(CELL, recipe=dataclasses.replace(RECIPE, **change)), digits)) != plain
+        ), name
 
 
 def test_the_recipe_of_the_paper_in_fractions() -> None:
@@ -207,7 +210,7 @@ def test_cosine_falls_from_one_towards_zero() -> None:
     factors = [training.lr_factor(Schedule(name="cosine", warmup=0.0), epoch, 10) for epoch in range(10)]
     assert factors[0] == 1.0
     assert factors[5] == pytest.approx(0.5)
-    assert all(earlier > later for earlier, later in zip(factors, factors[1:], strict=False))
+    assert all(earlier > later for earlier, later in itertools.pairwise(factors))
 
 
 def test_posthoc_adjustment_subtracts_the_log_prior() -> None:

@@ -115,13 +115,16 @@ def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOp
     for name in names:
         parent = opened.parent(name)
         if parent is None:
-            raise InputError(f"no study {name!r} in {opened.uri}; studies there: {', '.join(opened.studies()) or 'none'}")
+            raise InputError(
+                f"no study {name!r} in {opened.uri}; studies there: {', '.join(opened.studies()) or 'none'}"
+            )
         outcomes = Counter(trial.tags.get("outcome", "unfinished") for trial in opened.trials(name))
         content = opened.read_json(parent.info.run_id, "cells.json") or {"rows": {}}
         planned = {entry["fingerprint"] for entries in content["rows"].values() for entry in entries}
         trials = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "none"
         done = len(planned & finished.keys())
-        print(f"{name}: {parent.info.status.lower()}; search trials: {trials}; cells of the tables: {done} of {len(planned)}")
+        state = parent.info.status.lower()
+        print(f"{name}: {state}; search trials: {trials}; cells of the tables: {done} of {len(planned)}")
 
 
 @app.command()
@@ -171,7 +174,9 @@ def best(
 def train(
     study: StudyFile,
     seed: Annotated[int, typer.Option(min=0, help="Data seed and init seed.")] = 0,
-    test: Annotated[bool, typer.Option("--test", help="Train on the whole training split, score the sealed test.")] = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="Train on the whole training split, score the sealed test.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     save: Annotated[Path | None, typer.Option(help="Save the state here every epoch, and go on from it.")] = None,
 ) -> None:
@@ -181,17 +186,19 @@ def train(
 
     if parsed.space:
         searched = ", ".join(path.replace("/", ".") for path in parsed.space)
-        raise InputError(f"{study}: {searched} has a range; tune-lt best {study} --export FILE writes one configuration")
+        raise InputError(
+            f"{study}: {searched} has a range; tune-lt best {study} --export FILE writes one configuration"
+        )
     holdout = None if test else parsed.validation.holdout
-    cell = studyfile.cell(
-        {**parsed.base(), "recipe": parsed.recipe}, data_seed=seed, init_seed=seed, holdout=holdout
-    )
+    cell = studyfile.cell({**parsed.base(), "recipe": parsed.recipe}, data_seed=seed, init_seed=seed, holdout=holdout)
     for result in training.run_epochs(cell, device=device, score_test=test, save_to=save):
         line = f"epoch {result.epoch:>3}/{result.epochs}  lr {result.lr:.5f}  train loss {result.train_loss:.4f}"
         for split, scores in (("val", result.val), ("test", result.test)):
             if scores:
                 groups = "".join(f"  {group} {value:.3f}" for group, value in scores.groups.items())
-                line += f"  {split} top1 {scores.top1:.3f}  balanced {scores.balanced:.3f}{groups if result.final else ''}"
+                line += (
+                    f"  {split} top1 {scores.top1:.3f}  balanced {scores.balanced:.3f}{groups if result.final else ''}"
+                )
         print(line, flush=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 
 from tune_lt import __version__, provenance
@@ -20,8 +19,6 @@ def examine(store: str | None) -> list[str]:
     for package, version in versions.items():
         print(f"{package:<12} {version}")
     problems = [f"{package} is not installed: pip install tune-lt" for package, v in versions.items() if v == "missing"]
-    if sys.version_info < (3, 11):
-        problems.append(f"Python {versions['python']}: 3.11 or newer is needed")
     problems += _devices() if versions["torch"] != "missing" else []
     problems += _store(store) if versions["mlflow"] != "missing" else []
     for label, folder in (("working folder", os.getcwd()), ("Ray's folder", tempfile.gettempdir())):

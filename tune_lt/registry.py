@@ -95,7 +95,7 @@ def violation(annotation: Any, value: Any) -> str | None:
     """What of the annotation's plain type, bounds or literal choices the value breaks, or None."""
     if get_origin(annotation) is Literal:
         choices = get_args(annotation)
-        return None if value in choices else f"valid: {', '.join(map(repr, choices))}"
+        return None if value in choices else f"it must be one of {', '.join(map(repr, choices))}"
     if annotation in _PLAIN:
         return _wrong_type(annotation, value)
     if get_origin(annotation) is not Annotated:  # an optional bound, ``Annotated[...] | None``

@@ -69,8 +69,8 @@ class Resources:
 class Study:
     """One study file, checked: ``data``, ``model``, ``loss`` with every default filled in.
 
-    ``loss`` and ``recipe`` hold a valid placeholder where ``space`` (path such as ``loss/alpha`` -> Dimension) searches.
-    ``rows`` are the rows of the tables as written, by name.
+    ``loss`` and ``recipe`` hold a valid placeholder where ``space`` (path such as ``loss/alpha`` -> Dimension)
+    searches. ``rows`` are the rows of the tables as written, by name.
     """
 
     name: str

@@ -216,14 +216,18 @@ def _dimension(path: str, kind: Any, values: Any) -> Dimension:
             "recipe.optimizer.lr, recipe.optimizer.weight_decay"
         )
     if not isinstance(values, list) or not values or (kind != "choice" and len(values) != 2):
-        raise Problems(f"{field}: found {kind}: {values!r}; valid: {kind}: {'[value, ...]' if kind == 'choice' else '[low, high]'}")
+        raise Problems(
+            f"{field}: found {kind}: {values!r}; valid: {kind}: {'[value, ...]' if kind == 'choice' else '[low, high]'}"
+        )
     if kind == "choice":
         if any(isinstance(value, dict | list) for value in values) or len(set(map(repr, values))) < len(values):
             raise Problems(f"{field}: found choice: {values!r}; valid: different plain values")
         return Dimension("choice", tuple(values))
     wanted = int if kind == "int" else (int, float)
     if any(isinstance(value, bool) or not isinstance(value, wanted) for value in values) or values[0] >= values[1]:
-        raise Problems(f"{field}: found {kind}: {values!r}; valid: two {'whole ' if kind == 'int' else ''}numbers, low < high")
+        raise Problems(
+            f"{field}: found {kind}: {values!r}; valid: two {'whole ' if kind == 'int' else ''}numbers, low < high"
+        )
     if kind == "loguniform" and values[0] <= 0:
         raise Problems(f"{field}: found loguniform: {values!r}; valid: a low end above 0")
     return Dimension(kind, tuple(values) if kind == "int" else tuple(map(float, values)))
@@ -252,7 +256,9 @@ def _component(kind: str, raw: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(raw, dict) or "name" not in raw:
         raise Problems(f"{field}.name: missing; {registry.names(REGISTRIES[kind])}")
     if raw["name"] not in REGISTRIES[kind]:
-        raise Problems(f"{field}.name: unknown {kind} {raw['name']!r}; {registry.names(REGISTRIES[kind], str(raw['name']))}")
+        raise Problems(
+            f"{field}.name: unknown {kind} {raw['name']!r}; {registry.names(REGISTRIES[kind], str(raw['name']))}"
+        )
     known = component_parameters(kind, raw["name"])
     values = _parameters(field, {key: value for key, value in raw.items() if key != "name"}, known)
     if values.get("drw") is not None:
@@ -319,7 +325,11 @@ def _section(annotation: Any, field: str, raw: Any) -> Any:
 
 
 def _describe(field: str, annotation: Any, item: Any) -> str:
-    inner = [str(part) for part in item["loc"] if not (isinstance(part, str) and re.search(r"[\[\]]|^(int|float|str|none|bool)$", part))]
+    inner = [
+        str(part)
+        for part in item["loc"]
+        if not (isinstance(part, str) and re.search(r"[\[\]]|^(int|float|str|none|bool)$", part))
+    ]
     where = ".".join([field, *inner])
     if item["type"] == "unexpected_keyword_argument":
         target = annotation

@@ -6,9 +6,11 @@ cell. Tags and names are those of DESIGN §6. Everything is written in batches b
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,28 +23,32 @@ from tune_lt.errors import InputError
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import; nothing leaves the machine unasked
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-import mlflow  # noqa: E402
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 
+SQLITE = "sqlite:///"
 DEFAULT_URI = "sqlite:///mlflow.db"
 TAG = "tune_lt."
 BATCH = 1000  # metrics in one log_batch, MLflow's limit
 
 
 def store_uri(option: str | None = None) -> str:
-    """The tracking URI: the option, else MLFLOW_TRACKING_URI, else an SQLite file in the working directory."""
-    return option or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    """The tracking URI: the option, else MLFLOW_TRACKING_URI, else an SQLite file in the working directory.
+
+    An SQLite file's path is made absolute: MLflow keeps one connection per URI, whatever the working directory is then.
+    """
+    uri = option or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
 
 
 def exists(option: str | None = None) -> bool:
     """Whether there is a store to read: an SQLite file that is there, or any server (which answers for itself)."""
     uri = store_uri(option)
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,6 @@ class Store:
         self.folder = _sqlite_folder(self.uri)
         if self.folder and not self.folder.is_dir():
             raise InputError(f"tracking store {self.uri}: the folder {self.folder} does not exist")
-        mlflow.set_tracking_uri(self.uri)
         try:
             self.client = MlflowClient(self.uri)
             self.client.search_experiments(max_results=1)
@@ -125,10 +130,13 @@ class Store:
 
     def read_json(self, run_id: str, name: str) -> Any:
         """An artifact written by `log_json`, or None where the run has none of that name."""
-        try:
-            return mlflow.artifacts.load_dict(f"runs:/{run_id}/{name}")
-        except (MlflowException, OSError):
-            return None
+        with tempfile.TemporaryDirectory(prefix="tune_lt_") as folder:
+            try:
+                return json.loads(
+                    Path(self.client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
+                )
+            except (MlflowException, OSError):
+                return None
 
     def finished_cells(self) -> dict[str, CellRecord]:
         """Every completed cell of every study in the store, by fingerprint; of two, the one finished first."""
@@ -239,6 +247,4 @@ def _record(run: Run) -> CellRecord:
 
 def _sqlite_folder(uri: str) -> Path | None:
     """The folder of an SQLite store's file, None for any other store: a server decides itself where artifacts go."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return Path(uri.removeprefix("sqlite:///")).absolute().parent
+    return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None

@@ -40,7 +40,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch gave. ``val`` where the cell holds images out, ``test`` only after the last epoch, if asked for."""
+    """What one epoch gave.
+
+    ``val`` is there where the cell holds images out, ``test`` only after the last epoch and if asked for.
+    """
 
     epoch: int
     epochs: int
@@ -81,7 +84,8 @@ def run_epochs(
     test is scored after the last epoch, and only with ``score_test``. With ``save_to`` the state is written there every
     ``save_every`` epochs and after the last, and a state found there is continued (the last epoch's is scored again).
 
-    Raises InputError for a configuration or data that cannot be trained, TrainingFailed when the loss is no longer finite.
+    Raises InputError for a configuration or data that cannot be trained, TrainingFailed when the loss is no longer
+    finite.
     """
     run = _Run(cell, dataset or load_dataset(cell), pick_device(device), score_test)
     epochs = cell.recipe.epochs
@@ -216,7 +220,7 @@ def build(
     """The cell's network and loss on ``place``, initialised from torch's global generator."""
     model = models.build(**cell.model, classes=len(dataset.class_names), channels=dataset.train_images.shape[1])
     loss = losses.build(**cell.loss, class_counts=class_counts, epochs=cell.recipe.epochs)
-    return model.to(place, memory_format=torch.channels_last), loss.to(place)
+    return model.to(place).to(memory_format=torch.channels_last), loss.to(place)
 
 
 @torch.no_grad()
@@ -225,7 +229,8 @@ def evaluate(
 ) -> Scores:
     """Accuracies of ``model`` over ``batches``; ``offset`` (C,) is subtracted from the logits.
 
-    With ``offset`` = tau times the log of the training counts this is post-hoc logit adjustment (Menon et al. 2021, Eq. 9).
+    With ``offset`` = tau times the log of the training counts this is post-hoc logit adjustment (Menon et al. 2021,
+    Eq. 9).
     """
     model.eval()
     table = sum(metrics.confusion((model(x) - offset).argmax(dim=1), y, classes) for x, y in batches.epoch(0))

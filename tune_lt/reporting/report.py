@@ -100,11 +100,18 @@ def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord]) -> lis
     reference = [row for row in others if row == REFERENCE]
     found = ", ".join(f"{path} = {_number(value)}" for path, value in content["found"].items())
     notes = [f"Searched on held-out training images: {found}."] if found else []
-    used = [records[entry["fingerprint"]] for entries in rows.values() for entry in entries if entry["fingerprint"] in records]
+    used = [
+        records[entry["fingerprint"]]
+        for entries in rows.values()
+        for entry in entries
+        if entry["fingerprint"] in records
+    ]
     notes += [_provenance(used)] if used else []
     if not rows:
         return []
-    specs = [Spec("ablation", f"Ablation of {searched}", (*reference, *own), expected, (*notes, SWAPPED))] if own else []
+    specs = (
+        [Spec("ablation", f"Ablation of {searched}", (*reference, *own), expected, (*notes, SWAPPED))] if own else []
+    )
     if others:
         full = own[-1:]
         defaults = f"Only {searched} was searched; every other loss runs at its defaults."

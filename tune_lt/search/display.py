@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from typing_extensions import Self
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -29,7 +29,9 @@ class Display:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -48,7 +50,9 @@ class Display:
         now = time.monotonic()
         if fraction == 0:
             self._began = now  # workers are still starting: no measure of how fast trials go
-        left = f"about {_minutes((now - self._began) * (1 - fraction) / fraction)} left" if fraction > 0.02 else "starting"
+        left = (
+            f"about {_minutes((now - self._began) * (1 - fraction) / fraction)} left" if fraction > 0.02 else "starting"
+        )
         note = f"{running} running, {left}" + (f", best {best}" if best else "")
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, note=note)

@@ -28,12 +28,12 @@ os.environ.update(  # before Ray is imported: it reads them then
     RAY_AIR_NEW_OUTPUT="0",
 )
 
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
+import ray
+from ray import tune
 
-from tune_lt.search.recorder import Ended, Recorder  # noqa: E402
-from tune_lt.search.searcher import CellSearch, scheduler  # noqa: E402
-from tune_lt.search.trainable import train_cell  # noqa: E402
+from tune_lt.search.recorder import Recorder
+from tune_lt.search.searcher import CellSearch, scheduler
+from tune_lt.search.trainable import train_cell
 
 OBJECT_STORE_BYTES = 200 * 2**20
 
@@ -133,7 +133,9 @@ class _Runner:
         best = recorder.best()
         if best is None:
             reasons = sorted({end.reason for end in recorder.ended if end.reason})
-            raise InputError(f"no trial of the search ended with a finite {search.metric}: {'; '.join(reasons) or 'none ran'}")
+            raise InputError(
+                f"no trial of the search ended with a finite {search.metric}: {'; '.join(reasons) or 'none ran'}"
+            )
         found: dict[str, Any] = dict(best.planned["found"])
         signature = study.search_signature(self.dataset.content_hash)
         content = {"signature": signature, "found": found, search.metric: best.metrics[search.metric]}
@@ -151,7 +153,9 @@ class _Runner:
         self.store.log_json(self.parent_id, "cells.json", _table_of_contents(self.study, cells, found))
         if not missing:
             return
-        configs = [{"row": c.row, "fingerprint": name, "cell": dataclasses.asdict(c.cell)} for name, c in missing.items()]
+        configs = [
+            {"row": c.row, "fingerprint": name, "cell": dataclasses.asdict(c.cell)} for name, c in missing.items()
+        ]
         recorder = self._tune("tables", len(configs), space=tune.grid_search(configs))
         failed = [end for end in recorder.ended if end.outcome == "failed"]
         if failed:
@@ -262,4 +266,6 @@ def _outcomes() -> tuple[str, ...]:
 
 
 def _listed(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path} {value:.4g}" if isinstance(value, float) else f"{path} {value}" for path, value in found.items())
+    return ", ".join(
+        f"{path} {value:.4g}" if isinstance(value, float) else f"{path} {value}" for path, value in found.items()
+    )

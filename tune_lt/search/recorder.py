@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 
 from tune_lt.search.display import Display
@@ -31,7 +31,7 @@ class Ended:
 
 
 class Recorder(tune.Callback):
-    """Writes each trial as one run. ``describe`` gives a trial's run name, parameters and tags from its planned cell."""
+    """Writes each trial as one run. ``describe`` makes run name, parameters and tags of a planned cell."""
 
     def __init__(
         self,
@@ -103,7 +103,9 @@ class Recorder(tune.Callback):
         best = self.best() if self._metric else None
         text = ""
         if best:
-            found = ", ".join(f"{path.split('/')[-1]} {_short(value)}" for path, value in flattened(best.planned["found"]).items())
+            found = ", ".join(
+                f"{path.split('/')[-1]} {_short(value)}" for path, value in flattened(best.planned["found"]).items()
+            )
             text = f"{self._metric} {best.metrics[self._metric]:.3f} ({found})"
         done = len(self.ended)
         self._display.update(done, len(self._progress), (done + sum(self._progress.values())) / self._total, text)
@@ -114,7 +116,12 @@ def _short(value: Any) -> str:
 
 
 def _reason(trial: Trial) -> str:
-    """The exception that ended the trial, in one line."""
-    error = trial.get_pickled_error()
-    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else ''}"
+    """The exception that ended the trial, in one line. Tune has it in a file of the trial's folder on this machine."""
+    try:
+        with open(trial.pickled_error_file, "rb") as file:
+            error = cloudpickle.load(file)  # written by this very process a moment ago
+    except (OSError, TypeError):
+        return "the trial ended without saying why"
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

@@ -47,8 +47,8 @@ def scheduler(search: Search, epochs: int) -> TrialScheduler:
 class CellSearch(OptunaSearch):
     """OptunaSearch that suggests whole cells and tells Optuna the truth about how each ended.
 
-    ``make_cell`` turns found values (flat, ``{"loss/alpha": 0.7}``) into the cell's dictionary. A trial stopped early is
-    told as PRUNED with its last value, one without a finite value as FAILED; the stock adapter tells the first as
+    ``make_cell`` turns found values (flat, ``{"loss/alpha": 0.7}``) into the cell's dictionary. A trial stopped early
+    is told as PRUNED with its last value, one without a finite value as FAILED; the stock adapter tells the first as
     COMPLETE and leaves the second RUNNING for ever.
     """
 
@@ -62,6 +62,7 @@ class CellSearch(OptunaSearch):
         else:  # a third of a short search is enough to start the model from
             startup = max(4, min(10, search.trials // 3))
             sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=startup)
+        self._ot_study: Any  # the base class sets it, typed as None
         super().__init__(
             self.convert_search_space(nested({path: domain(dimension) for path, dimension in space.items()})),
             metric=search.metric,
@@ -72,10 +73,11 @@ class CellSearch(OptunaSearch):
     @property
     def study(self) -> optuna.Study:
         """The Optuna study behind the search."""
-        return self._ot_study
+        study: optuna.Study = self._ot_study
+        return study
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
-        found = flattened(super().suggest(trial_id))
+        found = flattened(super().suggest(trial_id) or {})
         return {"planned": {"found": found, "cell": self._make_cell(found)}}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -90,11 +92,11 @@ class CellSearch(OptunaSearch):
         trial = self._ot_trials[trial_id]
         value = (result or {}).get(self.metric, math.nan)
         if error or not math.isfinite(value):
-            self._ot_study.tell(trial, state=TrialState.FAIL)
+            self.study.tell(trial, state=TrialState.FAIL)
         elif result and result["final"]:
-            self._ot_study.tell(trial, value)
+            self.study.tell(trial, value)
         else:
-            self._ot_study.tell(trial, state=TrialState.PRUNED)  # Optuna takes the last reported value
+            self.study.tell(trial, state=TrialState.PRUNED)  # Optuna takes the last reported value
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's snapshot of the searcher is never restored, so it holds nothing."""
