@@ -38,14 +38,13 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
 
     from tune_lt.search.display import Display
 
-    console = Console()
-    with Display(console) as display:
+    with Display(Console()) as display:
         display.say("reading the study and loading torch, ray, mlflow ...")
         parsed = _read(study)
         from tune_lt.search.driver import run_study
         from tune_lt.tracking import Store
 
-        display.say(f"opening the store {store or os.environ.get('MLFLOW_TRACKING_URI') or './mlflow.db'} ...")
+        display.say("opening the store ...")
         opened = Store(store)
         try:
             run_study(parsed, opened, display)
@@ -55,12 +54,15 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
     if parsed.rows:
         _report(parsed.name, opened, reports)
     option = f" --store {store}" if store else ""
-    console.print("next:", style="bold")
-    console.print(f"  tune-lt ui{option}                  browse every run in the MLflow UI", highlight=False)
+    follow = [(f"tune-lt ui{option}", "browse every run in the MLflow UI")]
     if parsed.rows:
-        console.print(f"  tune-lt report {parsed.name}{option}    print these tables again", highlight=False)
+        follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))
     if parsed.search:
-        console.print(f"  tune-lt best {parsed.name}{option}      the configuration found", highlight=False)
+        follow.append((f"tune-lt best {study}{option}", "the configuration found, as a file for tune-lt train"))
+    width = max(len(command) for command, _ in follow)
+    print("next:")
+    for command, purpose in follow:
+        print(f"  {command:<{width}}   {purpose}")
 
 
 @app.command()
@@ -110,13 +112,13 @@ def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOp
     opened = Store(store)
     names = [_name(study)] if study else opened.studies()
     if not names:
-        print(f"no studies in {opened.uri}")
+        print(f"no studies in {opened.shown}")
     finished = opened.finished_cells()
     for name in names:
         parent = opened.parent(name)
         if parent is None:
             raise InputError(
-                f"no study {name!r} in {opened.uri}; studies there: {', '.join(opened.studies()) or 'none'}"
+                f"no study {name!r} in {opened.shown}; studies there: {', '.join(opened.studies()) or 'none'}"
             )
         outcomes = Counter(trial.tags.get("outcome", "unfinished") for trial in opened.trials(name))
         content = opened.read_json(parent.info.run_id, "cells.json") or {"rows": {}}
@@ -157,7 +159,7 @@ def best(
     content_hash = driver.load_data(parsed).content_hash
     found = parent and driver.recorded_search(parsed, opened, parent.info.run_id, content_hash)
     if not found:
-        raise InputError(f"{opened.uri} has no finished search of {parsed.name!r} as it stands; tune-lt run {study}")
+        raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as it stands; tune-lt run {study}")
     config = {"name": f"{parsed.name}-best"} | _plain(overlay(parsed.base(), nested(found)))
     if parsed.plugins:
         config["plugins"] = list(parsed.plugins)
@@ -296,7 +298,10 @@ def _report(name: str, store: Any, reports: Path) -> None:
     files = reporting.write(collected, reports / name)
     parent = store.parent(name)
     store.log_files(parent.info.run_id, files, "report")
+    store.describe(parent.info.run_id, "\n".join(formats.markdown(table) for table in collected.tables))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a file has no width: room for whole cells
     for table in collected.tables:
         console.print()
         console.print(formats.terminal(table))

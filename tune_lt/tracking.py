@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import queue
+import re
 import tempfile
 import threading
 import time
@@ -33,6 +34,8 @@ logging.getLogger("alembic").setLevel(logging.ERROR)
 SQLITE = "sqlite:///"
 DEFAULT_URI = "sqlite:///mlflow.db"
 TAG = "tune_lt."
+STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # MLflow's word for an outcome; FINISHED otherwise
+TAG_CHARACTERS = 8000  # MLflow's limit of a tag
 BATCH = 1000  # metrics in one log_batch, MLflow's limit
 
 
@@ -43,6 +46,11 @@ def store_uri(option: str | None = None) -> str:
     """
     uri = option or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
+
+
+def redacted(text: str) -> str:
+    """``text`` without the passwords of the URIs in it."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
 
 
 def exists(option: str | None = None) -> bool:
@@ -72,20 +80,26 @@ class Store:
         self.uri = store_uri(uri)
         self.folder = _sqlite_folder(self.uri)
         if self.folder and not self.folder.is_dir():
-            raise InputError(f"tracking store {self.uri}: the folder {self.folder} does not exist")
+            raise InputError(f"tracking store {self.shown}: the folder {self.folder} does not exist")
         try:
             self.client = MlflowClient(self.uri)
             self.client.search_experiments(max_results=1)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"tracking store {self.uri} cannot be used: {reason}") from None
+            raise InputError(f"tracking store {self.shown} cannot be used: {redacted(reason)}") from None
+
+    @property
+    def shown(self) -> str:
+        """The URI for messages: a password in it is not printed."""
+        return redacted(self.uri)
 
     def experiment(self, study: str) -> str:
         """The id of the study's experiment, created where it is missing."""
         found = self.client.get_experiment_by_name(study)
         if found is None:
             artifacts = (self.folder / "mlartifacts" / study).as_uri() if self.folder else None
-            return str(self.client.create_experiment(study, artifact_location=artifacts))
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on training runs
+            return str(self.client.create_experiment(study, artifact_location=artifacts, tags=kind))
         if found.lifecycle_stage != "active":
             raise InputError(f"tracking store: the experiment {study!r} was deleted; restore it or rename the study")
         return str(found.experiment_id)
@@ -124,6 +138,10 @@ class Store:
     def log_files(self, run_id: str, files: Iterable[Path], folder: str) -> None:
         for file in files:
             self.client.log_artifact(run_id, str(file), folder)
+
+    def describe(self, run_id: str, markdown: str) -> None:
+        """The text that the UI shows on the run's own page."""
+        self.tag(run_id, {"mlflow.note.content": markdown[:TAG_CHARACTERS]})
 
     def log_json(self, run_id: str, name: str, content: Any) -> None:
         self.client.log_dict(run_id, content, name)
@@ -213,7 +231,7 @@ class Writer:
         self._tasks.put(task)
 
     def end(self, key: str, outcome: str, *, reason: str = "", artifact: Mapping[str, Any] | None = None) -> None:
-        """End the run: ``outcome`` is complete, pruned or failed, the last with its ``reason``."""
+        """End the run: ``outcome`` is complete, pruned, interrupted or failed, the last with its ``reason``."""
         tags = {f"{TAG}outcome": outcome} | ({f"{TAG}reason": reason[:5000]} if reason else {})
 
         def task() -> None:
@@ -221,7 +239,7 @@ class Writer:
             if artifact:
                 self._store.log_json(run_id, "per_class.json", dict(artifact))
             self._store.tag(run_id, tags)
-            self._store.finish(run_id, "FAILED" if outcome == "failed" else "FINISHED")
+            self._store.finish(run_id, STATUS.get(outcome, "FINISHED"))
 
         self._tasks.put(task)
 
@@ -229,7 +247,7 @@ class Writer:
         self._tasks.put(None)
         self._thread.join()
         if self._error is not None:
-            raise InputError(f"tracking store {self._store.uri}: writing failed: {self._error}")
+            raise InputError(f"tracking store {self._store.shown}: writing failed: {redacted(str(self._error))}")
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

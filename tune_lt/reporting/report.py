@@ -41,7 +41,7 @@ def collect(store: Store, study: str) -> Report:
     content = store.read_json(parent.info.run_id, "cells.json") if parent else None
     if content is None:
         known = ", ".join(store.studies()) or "none"
-        raise InputError(f"the store {store.uri} has no cells of a study {study!r}; studies there: {known}")
+        raise InputError(f"the store {store.shown} has no cells of a study {study!r}; studies there: {known}")
     records = store.finished_cells()
     frame = _frame(store, content["rows"], records)
     specs = _specs(content, records)

@@ -179,7 +179,7 @@ class _Runner:
                 threads=max(1, int(resources.cpus)),
             )
             self.display.phase(label, total)
-            tune.Tuner(
+            tuner = tune.Tuner(
                 tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
                 param_space=None if space is None else {"planned": space},
                 tune_config=tune.TuneConfig(
@@ -191,8 +191,13 @@ class _Runner:
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
                 run_config=tune.RunConfig(name=label, storage_path=scratch, verbose=0, callbacks=[recorder]),
-            ).fit()
-        writer.close()
+            )
+            try:
+                tuner.fit()
+            finally:
+                recorder.close()
+        if len(recorder.ended) < total:
+            raise KeyboardInterrupt  # Tune takes Ctrl-C itself, and returns
         return recorder
 
     def _describe(self, planned: Mapping[str, Any], number: int) -> tuple[str, Mapping[str, Any], Mapping[str, str]]:

@@ -93,6 +93,13 @@ class Recorder(tune.Callback):
             self._display.say(f"a trial failed and is recorded as such: {reason}")
         self._show()
 
+    def close(self) -> None:
+        """Record what was running when Tune stopped early, and wait until all is written."""
+        for key in self._progress:
+            self._writer.end(key, "interrupted")
+        self._progress.clear()
+        self._writer.close()
+
     def best(self) -> Ended | None:
         """The best trial that ran to its last epoch, by the search's metric; None while there is none."""
         complete = [end for end in self.ended if end.outcome == "complete" and math.isfinite(end.metrics[self._metric])]
