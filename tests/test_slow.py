@@ -1,0 +1,118 @@
+"""Minutes, not seconds: the demo from a wheel, an interrupted study. `make test-slow` runs these."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+
+from tune_lt.tracking import Store
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+DEMO_MEMORY_BYTES = 3e9
+
+
+def _environment(**extra: str) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | extra
+
+
+def _memory(process: psutil.Process) -> int:
+    """What a process and its children hold, shared pages divided among them."""
+    total = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            total += member.memory_full_info().pss
+        except psutil.Error:  # it ended while we looked
+            continue
+    return total
+
+
+@pytest.fixture(scope="module")
+def wheel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as a wheel installs it, apart from the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", str(folder / "dist"), str(ROOT)], check=True)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
+    return folder / "site"
+
+
+def test_the_wheel_runs_the_demo_outside_the_repository(tmp_path: Path, wheel_folder: Path) -> None:
+    environment = _environment(PYTHONPATH=str(wheel_folder))
+    where = subprocess.run(
+        [sys.executable, "-c", "import tune_lt; print(tune_lt.__file__)"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert where.stdout.startswith(str(wheel_folder))
+    with open(tmp_path / "out.txt", "w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tune_lt.cli", "run", "digits"],
+            cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        peak = 0
+        while process.poll() is None:
+            try:
+                peak = max(peak, _memory(psutil.Process(process.pid)))
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(1)
+    printed = (tmp_path / "out.txt").read_text()
+    assert process.wait() == 0, printed
+    assert peak < DEMO_MEMORY_BYTES
+    rows = yaml.safe_load((ROOT / "search_spaces" / "digits.yaml").read_text())["rows"]
+    tables = [pd.read_csv(tmp_path / "reports" / "digits" / f"{name}.csv") for name in ("ablation", "baselines")]
+    assert set(rows) == {row for table in tables for row in table["row"]}
+    for table in tables:
+        assert (table["n"] == 3).all()
+        assert table["mean"].between(0, 100).all()
+    overall = tables[1].set_index(["row", "column"])["mean"]
+    assert overall["softmax", "Overall"] > 85  # it learnt
+    store = Store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert {record.tags["git"] for record in store.finished_cells().values()} == {"tune-lt 0.1.0"}
+
+
+def _wait_for(text: str, file: Path, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        if text in file.read_text():
+            return
+        assert process.poll() is None, file.read_text()
+        time.sleep(0.2)
+    pytest.fail(f"{text!r} did not appear within two minutes: {file.read_text()}")
+
+
+@pytest.mark.parametrize("moment", ["search: 1", "tables: 1"])
+def test_ctrl_c_leaves_nothing_running_and_the_same_command_goes_on(
+    tmp_path: Path, tiny_text: str, moment: str
+) -> None:
+    study = tmp_path / "tiny.yaml"
+    study.write_text(tiny_text.replace("epochs: 4", "epochs: 60").replace("trials: 5", "trials: 8"))
+    command = [sys.executable, "-m", "tune_lt.cli", "run", str(study)]
+    out = tmp_path / "out.txt"
+    with open(out, "w") as file:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=_environment(), stdout=file, stderr=file, start_new_session=True
+        )
+        _wait_for(moment, out, process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
+        assert process.wait(60) == 130
+    printed = out.read_text()
+    assert "the same command goes on" in printed
+    assert "Traceback" not in printed
+    store = Store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = store.client.search_runs([store.experiment("tiny")], max_results=1000)
+    assert not [run for run in runs if run.info.status == "RUNNING"]
+    assert [run for run in runs if run.data.tags.get("tune_lt.outcome") == "interrupted"]
+    again = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    table = pd.read_csv(tmp_path / "reports" / "tiny" / "baselines.csv")
+    assert (table["n"] == 2).all()
