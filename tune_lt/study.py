@@ -95,10 +95,11 @@ class Study:
         return {"data": dict(self.data), "model": dict(self.model), "loss": dict(self.loss), "recipe": recipe}
 
     def search_signature(self, content_hash: str) -> str:
-        """Hash of all that decides what the search finds; equal signatures need no second search."""
+        """Hash of all that decides what each trial of the search is; with more trials the same search goes on."""
         assert self.search is not None
+        search = dataclasses.asdict(self.search) | {"trials": None}
         space = {path: dataclasses.asdict(dimension) for path, dimension in self.space.items()}
-        parts = [self.base(), space, dataclasses.asdict(self.search), dataclasses.asdict(self.validation)]
+        parts = [self.base(), space, search, dataclasses.asdict(self.validation)]
         return _digest([*parts, content_hash, dict(self.sources), RESULT_VERSION])
 
 

@@ -1,7 +1,7 @@
 """The only place that knows MLflow: where a study is recorded, and how it is read back.
 
 One experiment per study; one parent run, which holds the study file, the tables and the figures; one nested run per
-cell. Tags and names are those of DESIGN §6. Everything is written in batches by one thread of the driver's process.
+cell. Tags and names are those of DESIGN §6. Cells are written by `tune_lt.journal`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import re
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ from tune_lt.errors import InputError
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import; nothing leaves the machine unasked
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -34,9 +31,7 @@ logging.getLogger("alembic").setLevel(logging.ERROR)
 SQLITE = "sqlite:///"
 DEFAULT_URI = "sqlite:///mlflow.db"
 TAG = "tune_lt."
-STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # MLflow's word for an outcome; FINISHED otherwise
 TAG_CHARACTERS = 8000  # MLflow's limit of a tag
-BATCH = 1000  # metrics in one log_batch, MLflow's limit
 
 
 def store_uri(option: str | None = None) -> str:
@@ -61,9 +56,10 @@ def exists(option: str | None = None) -> bool:
 
 @dataclass(frozen=True)
 class CellRecord:
-    """A finished cell as the store has it. Scores are fractions; ``params`` and ``tags`` are MLflow's strings."""
+    """A cell as the store has it. Scores are fractions; ``params`` and ``tags`` (no prefix) are MLflow's strings."""
 
     run_id: str
+    status: str
     fingerprint: str
     params: Mapping[str, str]
     metrics: Mapping[str, float]
@@ -112,22 +108,39 @@ class Store:
 
     def parent(self, study: str) -> Run | None:
         """The study's parent run, or None if it never ran on this store."""
-        experiment = self.client.get_experiment_by_name(study)
-        if experiment is None:
-            return None
-        runs = self._search([experiment.experiment_id], f"tags.`{TAG}kind` = 'study'")
+        runs = self._of(study, f"tags.`{TAG}kind` = 'study'")
         return min(runs, key=lambda run: run.info.start_time) if runs else None
 
-    def open_parent(self, study: str, text: str, tags: Mapping[str, str]) -> Run:
-        """The study's parent run, running, with the study file as its artifact."""
-        run = self.parent(study)
-        if run is None:
-            parent_tags = {f"{TAG}kind": "study", f"{TAG}study": study, "mlflow.runName": study}
-            run = self.client.create_run(self.experiment(study), tags=parent_tags)
-        self.client.update_run(run.info.run_id, status="RUNNING")
-        self.tag(run.info.run_id, tags)
-        self.client.log_text(run.info.run_id, text, "study.yaml")
-        return run
+    def ensure_parent(self, study: str) -> str:
+        """The id of the study's parent run, created where there is none. Raises InputError if the store refuses."""
+        try:
+            run = self.parent(study)
+            if run is None:
+                tags = {f"{TAG}kind": "study", f"{TAG}study": study, "mlflow.runName": study}
+                run = self.client.create_run(self.experiment(study), tags=tags)
+        except MlflowException as error:
+            raise InputError(f"tracking store {self.shown} cannot be written: {redacted(str(error))}") from None
+        return str(run.info.run_id)
+
+    def begin(self, run_id: str, text: str, tags: Mapping[str, str]) -> None:
+        """Mark the study's parent run as running, with the study file as its artifact."""
+        self.client.update_run(run_id, status="RUNNING")
+        self.tag(run_id, tags)
+        self.client.log_text(run_id, text, "study.yaml")
+
+    def interrupt_running(self, study: str) -> int:
+        """Mark the cells of the study that claim to run as interrupted; how many. For the holder of the lease alone."""
+        running = [record for record in self.cells(study) if record.status == "RUNNING"]
+        for record in running:
+            self.tag(record.run_id, {f"{TAG}outcome": "interrupted"})
+            self.client.set_terminated(record.run_id, "KILLED")
+        return len(running)
+
+    def hopeless_cells(self, study: str) -> dict[str, str]:
+        """Fingerprint -> reason of the study's cells that failed and would only fail again."""
+        condition = f"tags.`{TAG}outcome` = 'failed' and tags.`{TAG}retry` = 'no'"
+        records = [_record(run) for run in self._of(study, condition)]
+        return {record.fingerprint: record.tags.get("reason", "") for record in records}
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         self.client.set_terminated(run_id, status)
@@ -167,13 +180,30 @@ class Store:
             cells.setdefault(record.fingerprint, record)
         return cells
 
-    def trials(self, study: str) -> list[CellRecord]:
-        """The study's search trials, whatever became of them, in the order they started."""
-        experiment = self.client.get_experiment_by_name(study)
-        if experiment is None:
-            return []
-        runs = self._search([experiment.experiment_id], f"tags.`{TAG}row` = 'search'")
+    def trials(self, study: str, search: str | None = None) -> list[CellRecord]:
+        """The study's search trials (of one search, if given), whatever became of them, in the order they started."""
+        condition = f"tags.`{TAG}row` = 'search'" + (f" and tags.`{TAG}search` = '{search}'" if search else "")
+        return [_record(run) for run in sorted(self._of(study, condition), key=lambda run: run.info.start_time)]
+
+    def cells(self, study: str) -> list[CellRecord]:
+        """Every cell run of the study, finished or not, the oldest first."""
+        runs = self._of(study, f"tags.`{TAG}kind` = 'cell'")
         return [_record(run) for run in sorted(runs, key=lambda run: run.info.start_time)]
+
+    def runs_by_key(self, study: str) -> dict[str, str]:
+        """Key of a cell -> id of its run in this study; of two, the older."""
+        keys: dict[str, str] = {}
+        for record in self.cells(study):
+            keys.setdefault(record.tags.get("key", record.run_id), record.run_id)
+        return keys
+
+    def state_folder(self, study: str) -> Path:
+        """Where the study keeps journal and checkpoints: beside an SQLite file, else in the working directory."""
+        return (self.folder or Path.cwd()) / ".tune_lt" / study
+
+    def _of(self, study: str, condition: str) -> list[Run]:
+        experiment = self.client.get_experiment_by_name(study)
+        return self._search([experiment.experiment_id], condition) if experiment else []
 
     def _experiments(self) -> list[Any]:
         return list(self.client.search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=10_000))
@@ -190,77 +220,16 @@ class Store:
         return runs
 
 
-class Writer:
-    """Writes cells to the store from a thread of its own, in order, so that no scheduler waits for the store.
-
-    Calls return at once; ``close`` waits until everything is written and raises the first error.
-    """
-
-    def __init__(self, store: Store, study: str, parent: str) -> None:
-        self._store, self._parent = store, parent
-        self._experiment = store.experiment(study)
-        self._runs: dict[str, str] = {}
-        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
-        self._thread.start()
-
-    def start(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Begin the run of the cell ``key``, nested in the study's parent run."""
-        all_tags = {"mlflow.runName": name, "mlflow.parentRunId": self._parent}
-        all_tags |= {f"{TAG}{tag}": value for tag, value in tags.items()}
-        recorded = [Param(path, str(value)) for path, value in params.items()]
-
-        def task() -> None:
-            run = self._store.client.create_run(self._experiment, tags=all_tags)
-            self._runs[key] = run.info.run_id
-            for first in range(0, len(recorded), 100):
-                self._store.client.log_batch(run.info.run_id, params=recorded[first : first + 100])
-
-        self._tasks.put(task)
-
-    def epochs(self, key: str, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
-        """Record metrics by epoch: rows of (epoch, name -> value)."""
-        now = int(time.time() * 1000)
-        recorded = [Metric(name, value, now, epoch) for epoch, metrics in rows for name, value in metrics.items()]
-
-        def task() -> None:
-            for first in range(0, len(recorded), BATCH):
-                self._store.client.log_batch(self._runs[key], metrics=recorded[first : first + BATCH])
-
-        self._tasks.put(task)
-
-    def end(self, key: str, outcome: str, *, reason: str = "", artifact: Mapping[str, Any] | None = None) -> None:
-        """End the run: ``outcome`` is complete, pruned, interrupted or failed, the last with its ``reason``."""
-        tags = {f"{TAG}outcome": outcome} | ({f"{TAG}reason": reason[:5000]} if reason else {})
-
-        def task() -> None:
-            run_id = self._runs.pop(key)
-            if artifact:
-                self._store.log_json(run_id, "per_class.json", dict(artifact))
-            self._store.tag(run_id, tags)
-            self._store.finish(run_id, STATUS.get(outcome, "FINISHED"))
-
-        self._tasks.put(task)
-
-    def close(self) -> None:
-        self._tasks.put(None)
-        self._thread.join()
-        if self._error is not None:
-            raise InputError(f"tracking store {self._store.shown}: writing failed: {redacted(str(self._error))}")
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            if self._error is None:
-                try:
-                    task()
-                except Exception as error:  # kept for close(): a thread has nobody to raise to
-                    self._error = error
-
-
 def _record(run: Run) -> CellRecord:
     tags = {key.removeprefix(TAG): value for key, value in run.data.tags.items() if key.startswith(TAG)}
-    return CellRecord(run.info.run_id, tags.get("fingerprint", ""), dict(run.data.params), dict(run.data.metrics), tags)
+    return CellRecord(
+        run.info.run_id,
+        run.info.status,
+        tags.get("fingerprint", ""),
+        dict(run.data.params),
+        dict(run.data.metrics),
+        tags,
+    )
 
 
 def _sqlite_folder(uri: str) -> Path | None:

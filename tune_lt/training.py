@@ -76,13 +76,14 @@ def run_epochs(
     device: str = "auto",
     score_test: bool = False,
     save_to: Path | None = None,
-    save_every: int = 1,
+    save_seconds: float = 0.0,
 ) -> Iterator[EpochResult]:
     """Train ``cell`` and yield an EpochResult after each epoch.
 
     ``dataset`` spares loading it again; ``device`` is ``auto``, ``cpu``, ``cuda``, ``mps`` or ``cuda:1``. The sealed
-    test is scored after the last epoch, and only with ``score_test``. With ``save_to`` the state is written there every
-    ``save_every`` epochs and after the last, and a state found there is continued (the last epoch's is scored again).
+    test is scored after the last epoch, and only with ``score_test``. With ``save_to`` the state is written there once
+    the caller has taken an epoch's result, unless that was done less than ``save_seconds`` ago, and after the last; a
+    state found there is continued (that of the last epoch is scored again).
 
     Raises InputError for a configuration or data that cannot be trained, TrainingFailed when the loss is no longer
     finite.
@@ -94,11 +95,13 @@ def run_epochs(
         done = run.restore(saved)
         if done == epochs:
             yield run.result(done)
+    saved_at = time.monotonic()
     for epoch in range(done + 1, epochs + 1):
         run.train_epoch(epoch)
-        if save_to is not None and (epoch % save_every == 0 or epoch == epochs):
-            checkpoint.save(save_to, run.identity, run.state(epoch))
         yield run.result(epoch)
+        if save_to is not None and (epoch == epochs or time.monotonic() - saved_at >= save_seconds):
+            checkpoint.save(save_to, run.identity, run.state(epoch))
+            saved_at = time.monotonic()
 
 
 class _Run:

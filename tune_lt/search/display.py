@@ -1,15 +1,36 @@
-"""Progress on the terminal: a bar where there is one, plain lines elsewhere."""
+"""Progress on the terminal: a live view where there is one, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a phase stands: ``done`` of ``total`` trials, the ``shares`` of their epochs that running ones have had.
+
+    ``epochs``: all epochs trained since the phase began; ``counts``: how many of the done were pruned, failed.
+    """
+
+    done: int = 0
+    shares: Sequence[float] = ()
+    total: int = 0
+    epochs: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    best: str = ""
 
 
 class Display:
@@ -17,50 +38,90 @@ class Display:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
-        self._bar: Progress | None = None
-        if self.console.is_terminal:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
-            self._bar = Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=self.console)
-        self._task = self._bar.add_task("", total=None, note="") if self._bar else None
-        self._label, self._total, self._began, self._last_line = "", 0, 0.0, 0.0
+        self._live = Live(console=self.console, transient=True) if self.console.is_terminal else None
+        self._label, self._began, self._last_line = "", 0.0, 0.0
+        self._done_before = 0.0
 
     def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar:
-            self._bar.stop()
+        if self._live:
+            self._live.stop()
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        (self._bar.console if self._bar else self.console).print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def phase(self, label: str, total: int) -> None:
-        """Begin counting ``total`` trials under ``label``."""
-        self._label, self._total, self._began, self._last_line = label, total, time.monotonic(), time.monotonic()
-        if self._bar and self._task is not None:
-            self._bar.reset(self._task, description=label, total=total, note="")
+    def phase(self, label: str, already: int = 0) -> None:
+        """Begin a phase of which ``already`` trials were done before."""
+        self._label, self._began, self._last_line = label, math.nan, time.monotonic()
+        self._done_before = float(already)
 
-    def update(self, done: int, running: int, fraction: float, best: str = "") -> None:
-        """``fraction``: how much of the phase's work is behind us, trials in flight counted by their epochs."""
+    def update(self, progress: Progress) -> None:
+        """Show where the phase stands."""
         now = time.monotonic()
-        if fraction == 0:
-            self._began = now  # workers are still starting: no measure of how fast trials go
-        left = (
-            f"about {_minutes((now - self._began) * (1 - fraction) / fraction)} left" if fraction > 0.02 else "starting"
-        )
-        note = f"{running} running, {left}" + (f", best {best}" if best else "")
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=done, note=note)
-        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or done == self._total:
-            self._last_line = time.monotonic()
-            self.say(f"{self._label}: {done} of {self._total} done, {note}")
+        if math.isnan(self._began) and (progress.epochs or progress.done > self._done_before):
+            self._began = now  # until then workers were starting: no measure of how fast trials go
+        elapsed = now - self._began
+        worth = progress.done + sum(progress.shares)
+        left = time_left(worth - self._done_before, progress.total - worth, elapsed)
+        running = len(progress.shares)
+        parts = [f"{progress.done} of {progress.total} done", f"{running} running"]
+        parts += [f"{count} {outcome}" for outcome, count in progress.counts.items() if count]
+        if elapsed > 0 and progress.epochs:
+            parts.append(f"{progress.epochs / elapsed:.1f} epochs/s")
+        parts.append(left)
+        if progress.best:
+            parts.append(f"best {progress.best}")
+        if self._live:
+            self._live.update(_panel(self._label, progress, parts), refresh=True)
+            if progress.done == progress.total:
+                self._live.update(Text(""), refresh=True)
+        if (not self._live and now - self._last_line > SECONDS_BETWEEN_LINES) or (
+            progress.done == progress.total and progress.done > self._done_before
+        ):
+            self._last_line = now
+            self.say(f"{self._label}: {', '.join(parts)}")
 
 
-def _minutes(seconds: float) -> str:
+def time_left(done: float, missing: float, elapsed: float) -> str:
+    """How long ``missing`` trials take where ``done`` took ``elapsed`` seconds, with its error, in words.
+
+    The error is what the count of trials allows, one part in the square root of those done: trials are stopped early or
+    not, and come in different sizes.
+    """
+    if missing <= 0:
+        return "0 s left"
+    if math.isnan(elapsed) or elapsed <= 0 or done < 0.5:
+        return "time left not known yet"
+    seconds = elapsed * missing / done
+    error = seconds / math.sqrt(max(1.0, done))
+    return f"about {_duration(seconds)} ± {_duration(error)} left"
+
+
+def _panel(label: str, progress: Progress, parts: Sequence[str]) -> Group:
+    bar = Table.grid(padding=(0, 1))
+    worth = progress.done + sum(progress.shares)
+    bar.add_row(
+        Text(label, style="bold"), ProgressBar(total=max(1, progress.total), completed=worth, width=30), parts[0]
+    )
+    lines: list[Table | Text] = [
+        bar,
+        Text("  " + ", ".join(part for part in parts[1:] if not part.startswith("best "))),
+    ]
+    if progress.best:
+        lines.append(Text(f"  best {progress.best}"))
+    return Group(*lines)
+
+
+def _duration(seconds: float) -> str:
     seconds = round(seconds)
-    return f"{seconds} s" if seconds < 100 else f"{seconds // 60} min {seconds % 60:02d} s"
+    if seconds < 100:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"

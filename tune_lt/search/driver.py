@@ -6,18 +6,23 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tune_lt import data, provenance, studyfile, training
 from tune_lt.config import CellConfig
 from tune_lt.errors import InputError
+from tune_lt.journal import Journal
+from tune_lt.search import history
 from tune_lt.search.display import Display
+from tune_lt.search.lease import Lease
 from tune_lt.study import Study, fingerprint, flattened, nested, overlay
-from tune_lt.tracking import TAG, Store, Writer
+from tune_lt.tracking import TAG, Store
 
 os.environ.update(  # before Ray is imported: it reads them then
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # the store has it all
@@ -31,11 +36,13 @@ os.environ.update(  # before Ray is imported: it reads them then
 import ray
 from ray import tune
 
-from tune_lt.search.recorder import Recorder
-from tune_lt.search.searcher import CellSearch, scheduler
-from tune_lt.search.trainable import train_cell
+from tune_lt.search.recorder import Ended, Recorder
+from tune_lt.search.searcher import CellSearch, milestones, scheduler
+from tune_lt.search.trainable import checkpoint_path, train_cell
 
-OBJECT_STORE_BYTES = 200 * 2**20
+OBJECT_STORE_BYTES = 200 * 2**20  # beside the images
+ROOM_BYTES = 200 * 2**20  # on the disk, for the store, the journal and checkpoints
+ATTEMPTS = 3  # for a trial whose worker dies or raises; one that would only repeat its failure gets one
 
 
 @dataclass(frozen=True)
@@ -64,36 +71,65 @@ def load_data(study: Study) -> data.Dataset:
 
 
 def run_study(study: Study, store: Store, display: Display) -> None:
-    """Search, train what is missing, record everything. Raises InputError if the study cannot be carried out."""
+    """Search, train what is missing, record everything; what an earlier driver finished is not done again.
+
+    Raises InputError if the study cannot be carried out, KeyboardInterrupt if it was stopped.
+    """
+    folder = store.state_folder(study.name)
+    _check_room(folder)
     dataset = load_data(study)
-    parent = store.open_parent(study.name, study.text, _parent_tags(study))
+    parent = store.ensure_parent(study.name)
+    lease = Lease(store, parent)
     status = "FAILED"
     try:
-        with _ray_session(display):
-            runner = _Runner(study, store, display, dataset, parent.info.run_id)
-            found = runner.search() if study.search else {}
-            runner.train(planned_cells(study, found, dataset.content_hash), found)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
+        journal = Journal(store, study.name, parent, folder, say=display.say, beat=lease.renew)
+        try:
+            journal.drain()  # what a driver that was killed had not sent yet
+            orphans = store.interrupt_running(study.name)
+            if orphans:
+                display.say(f"{orphans} runs of a driver that died are taken up again where they are still wanted")
+            store.begin(parent, study.text, _parent_tags(study))
+            with _ray_session(display, dataset):
+                runner = _Runner(study, store, display, dataset, parent, journal, lease)
+                found = runner.search() if study.search else {}
+                runner.train(planned_cells(study, found, dataset.content_hash), found)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            journal.close()
     finally:
-        store.finish(parent.info.run_id, status)
+        if not lease.lost:
+            store.finish(parent, status)
+        lease.release()
 
 
 def recorded_search(study: Study, store: Store, parent_id: str, content_hash: str) -> dict[str, Any] | None:
-    """What an earlier run of exactly this search found (flat, path -> value), or None."""
+    """What an earlier run of exactly this search, with as many trials, found (flat, path -> value), or None."""
+    assert study.search is not None
     recorded = store.read_json(parent_id, "search.json")
-    same = recorded is not None and recorded["signature"] == study.search_signature(content_hash)
-    return dict(recorded["found"]) if same else None
+    if recorded is None or recorded["signature"] != study.search_signature(content_hash):
+        return None
+    return dict(recorded["found"]) if recorded["trials"] == study.search.trials else None
 
 
 class _Runner:
-    """Carries out one study: owns the Ray session's settings and what every trial shares."""
+    """Carries out one study: what every trial of it shares."""
 
-    def __init__(self, study: Study, store: Store, display: Display, dataset: data.Dataset, parent_id: str) -> None:
-        self.study, self.store, self.display = study, store, display
+    def __init__(
+        self,
+        study: Study,
+        store: Store,
+        display: Display,
+        dataset: data.Dataset,
+        parent_id: str,
+        journal: Journal,
+        lease: Lease,
+    ) -> None:
+        self.study, self.store, self.display, self.journal, self.lease = study, store, display, journal, lease
         self.dataset, self.parent_id = dataset, parent_id
+        self.checkpoints = store.state_folder(study.name) / "checkpoints"
         self.tags = {
             "study": study.name,
             "dataset": str(study.data["name"]),
@@ -105,120 +141,175 @@ class _Runner:
         }
 
     def search(self) -> dict[str, Any]:
-        """The best values found (flat, path -> value), searched now unless this very search is recorded."""
+        """The best values found (flat, path -> value), with as many trials as are still missing."""
         study, search = self.study, self.study.search
         assert search is not None
         recorded = recorded_search(study, self.store, self.parent_id, self.dataset.content_hash)
         if recorded is not None:
-            self.display.say(f"search: already done, found {_listed(recorded)}")
+            self.display.say(f"search: {search.trials} trials, all reused; found {_listed(recorded)}")
             return recorded
-
-        def make_cell(found: Mapping[str, Any]) -> dict[str, Any]:
-            base = overlay(study.base(), nested(found))
-            recipe = studyfile.from_dict(base).recipe
-            cell = studyfile.cell(
-                {**base, "recipe": recipe},
-                data_seed=search.seed,
-                init_seed=search.seed,
-                holdout=study.validation.holdout,
-            )
-            return dataclasses.asdict(cell)
-
-        recorder = self._tune(
-            "search",
-            search.trials,
-            searcher=CellSearch(study.space, search, make_cell),
-            trial_scheduler=scheduler(search, study.recipe.epochs),
-        )
-        best = recorder.best()
-        if best is None:
-            reasons = sorted({end.reason for end in recorder.ended if end.reason})
-            raise InputError(
-                f"no trial of the search ended with a finite {search.metric}: {'; '.join(reasons) or 'none ran'}"
-            )
-        found: dict[str, Any] = dict(best.planned["found"])
         signature = study.search_signature(self.dataset.content_hash)
-        content = {"signature": signature, "found": found, search.metric: best.metrics[search.metric]}
-        content["trials"] = {outcome: sum(end.outcome == outcome for end in recorder.ended) for outcome in _outcomes()}
+        past = [p for p in history.read(self.store, study.name, signature, search.metric) if p.number < search.trials]
+        known = {
+            fingerprint: record.metrics[search.metric]
+            for fingerprint, record in self.store.finished_cells().items()
+            if search.metric in record.metrics
+        }
+        ended = [_ended(trial, search.metric, known) for trial in past if trial.outcome != "running"]
+        running = len(past) - len(ended)
+        self.display.say(
+            f"search: {search.trials} trials, {len(ended)} reused, {running} to be carried on, "
+            f"{search.trials - len(past)} to begin"
+        )
+        recorder = self._recorder(
+            search.trials,
+            metric=search.metric,
+            mode=search.mode,
+            judged_at=milestones(search, study.recipe.epochs),
+            rungs={trial.fingerprint: trial.rungs for trial in past if trial.outcome == "running"},
+            ended=ended,
+        )
+
+        def on_reuse(number: int, found: Mapping[str, Any], name: str) -> None:
+            text = json.dumps({"found": dict(found), "fingerprint": name})
+            self.journal.note({history.reused_tag(signature, number): text})
+            recorder.reused(Ended(found, "complete", {search.metric: known[name]}) if name in known else None)
+
+        searcher = CellSearch(study.space, search, self._planner(signature), past, known, on_reuse)
+        self._tune("search", recorder, searcher=searcher, trial_scheduler=scheduler(search, study.recipe.epochs, past))
+        if not searcher.exhausted:
+            raise KeyboardInterrupt  # Tune takes Ctrl-C itself, and returns
+        return self._conclude(signature, recorder)
+
+    def _conclude(self, signature: str, recorder: Recorder) -> dict[str, Any]:
+        search, best = self.study.search, recorder.best()
+        assert search is not None
+        if best is None:
+            reasons = "; ".join(sorted({end.reason for end in recorder.ended if end.reason})) or "none ran to its end"
+            raise InputError(f"no trial of the search ended with a finite {search.metric}: {reasons}")
+        found, value = dict(best.found), best.metrics[search.metric]
+        content = {"signature": signature, "trials": search.trials, "found": found, search.metric: value}
         self.store.log_json(self.parent_id, "search.json", content)
-        self.display.say(f"search: found {_listed(found)} ({search.metric} {best.metrics[search.metric]:.3f})")
+        self.display.say(f"search: found {_listed(found)} ({search.metric} {value:.3f})")
         return found
+
+    def _planner(self, signature: str) -> Any:
+        """Found values -> the planned trial: its cell, fingerprint and record."""
+        study, search = self.study, self.study.search
+        assert search is not None
+
+        def plan(found: Mapping[str, Any]) -> dict[str, Any]:
+            base = overlay(study.base(), nested(found))
+            base["recipe"] = studyfile.from_dict(base).recipe
+            seeds = {"data_seed": search.seed, "init_seed": search.seed}
+            cell = studyfile.cell(base, **seeds, holdout=study.validation.holdout)
+            return self._planned(cell, fingerprint(cell, self.dataset.content_hash, study.sources), signature, found)
+
+        return plan
+
+    def _planned(self, cell: CellConfig, name: str, row: str, found: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What a trial's config holds; ``row`` is a table's row, or the search's signature where ``found`` is given."""
+        tags = self.tags | {
+            "kind": "cell",
+            "row": row if found is None else "search",
+            "fingerprint": name,
+            "fold": cell.fold,
+            "data_seed": str(cell.data_seed),
+            "init_seed": str(cell.init_seed),
+        }
+        if found is not None:
+            tags |= {"search": row, "found": json.dumps(dict(found))}
+        content = dataclasses.asdict(cell)
+        record = {
+            "key": name if found is None else f"{name}.{row}",
+            "name": f"{row} · seed {cell.init_seed}",
+            "params": flattened({section: content[section] for section in ("data", "model", "loss", "recipe")}),
+            "tags": tags,
+        }
+        return {"cell": content, "fingerprint": name, "record": record}
 
     def train(self, cells: list[PlannedCell], found: Mapping[str, Any]) -> None:
         """Train the cells whose fingerprints no finished run has, and record which cells the tables are made of."""
         have = self.store.finished_cells()
-        missing = {cell.fingerprint: cell for cell in cells if cell.fingerprint not in have}
-        names = {cell.fingerprint for cell in cells}
-        self.display.say(f"tables: {len(names)} cells, {len(names) - len(missing)} reused, {len(missing)} to train")
+        hopeless = self.store.hopeless_cells(self.study.name)
+        wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
+        missing = [cell for cell in wanted.values() if cell.fingerprint not in have | hopeless][::-1]
+        failed = [name for name in wanted if name in hopeless and name not in have]
+        self.display.say(
+            f"tables: {len(wanted)} cells, {len(wanted) - len(missing) - len(failed)} reused, {len(missing)} to train"
+            + (f", {len(failed)} known to fail: {hopeless[failed[0]]}" if failed else "")
+        )
         self.store.log_json(self.parent_id, "cells.json", _table_of_contents(self.study, cells, found))
         if not missing:
             return
-        configs = [
-            {"row": c.row, "fingerprint": name, "cell": dataclasses.asdict(c.cell)} for name, c in missing.items()
-        ]
-        recorder = self._tune("tables", len(configs), space=tune.grid_search(configs))
-        failed = [end for end in recorder.ended if end.outcome == "failed"]
-        if failed:
-            self.display.say(f"tables: {len(failed)} of {len(configs)} cells failed; run the study again to retry them")
+        planned = [self._planned(cell.cell, cell.fingerprint, cell.row) for cell in missing]
+        recorder = self._recorder(len(planned))
+        self._tune("tables", recorder, space={"planned": tune.grid_search(planned)})
+        if len(recorder.ended) < len(planned):
+            raise KeyboardInterrupt
+        failures = [end for end in recorder.ended if end.outcome == "failed"]
+        if failures:
+            self.display.say(f"tables: {len(failures)} of {len(planned)} cells failed: {failures[0].reason}")
+
+    def _recorder(self, total: int, **options: Any) -> Recorder:
+        def forget_state(name: str) -> None:
+            checkpoint_path(self.checkpoints, name).unlink(missing_ok=True)
+
+        names = self.dataset.class_names
+        return Recorder(
+            self.journal,
+            self.display,
+            total,
+            class_names=names,
+            on_end=forget_state,
+            check=self._check_lease,
+            **options,
+        )
+
+    def _check_lease(self) -> None:
+        if self.lease.lost:
+            raise InputError(f"another driver has taken over the study {self.study.name!r}; this one stops")
 
     def _tune(
-        self, label: str, total: int, *, searcher: Any = None, trial_scheduler: Any = None, space: Any = None
-    ) -> Recorder:
-        """One Tuner over ``total`` trials, each a cell, recorded as it goes."""
-        study, resources, search = self.study, self.study.resources, self.study.search
-        writer = Writer(self.store, study.name, self.parent_id)
-        names = self.dataset.class_names
-        metric = {"metric": search.metric, "mode": search.mode} if searcher and search else {}
-        recorder = Recorder(writer, self.display, total, self._describe, class_names=names, **metric)
+        self, label: str, recorder: Recorder, *, searcher: Any = None, trial_scheduler: Any = None, space: Any = None
+    ) -> None:
+        """Run trials until the searcher has no more, or the space is covered; each is recorded as it goes."""
+        study, resources = self.study, self.study.resources
         with tempfile.TemporaryDirectory(prefix="tune_lt_") as scratch:
             trainable = tune.with_parameters(
                 train_cell,
                 dataset=self.dataset,
                 plugins=study.plugins,
                 folder=str(study.folder),
+                checkpoints=str(self.checkpoints),
                 threads=max(1, int(resources.cpus)),
             )
-            self.display.phase(label, total)
+            self.display.phase(label, len(recorder.ended))
             tuner = tune.Tuner(
                 tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
-                param_space=None if space is None else {"planned": space},
+                param_space=space,
                 tune_config=tune.TuneConfig(
-                    num_samples=total if searcher else 1,
+                    num_samples=-1 if searcher else 1,
                     search_alg=searcher,
                     scheduler=trial_scheduler,
                     max_concurrent_trials=resources.concurrent or _fit(resources.cpus, resources.gpus),
                     reuse_actors=True,
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
-                run_config=tune.RunConfig(name=label, storage_path=scratch, verbose=0, callbacks=[recorder]),
+                run_config=tune.RunConfig(
+                    name=label,
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=[recorder],
+                    failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
+                ),
             )
             try:
                 tuner.fit()
             finally:
-                recorder.close()
-        if len(recorder.ended) < total:
-            raise KeyboardInterrupt  # Tune takes Ctrl-C itself, and returns
-        return recorder
-
-    def _describe(self, planned: Mapping[str, Any], number: int) -> tuple[str, Mapping[str, Any], Mapping[str, str]]:
-        """A trial's run name, MLflow parameters and tags."""
-        cell = studyfile.from_dict(planned["cell"])
-        row = planned.get("row", "search")
-        tags = self.tags | {
-            "kind": "cell",
-            "row": row,
-            "fingerprint": fingerprint(cell, self.dataset.content_hash, self.study.sources),
-            "fold": cell.fold,
-            "data_seed": str(cell.data_seed),
-            "init_seed": str(cell.init_seed),
-        }
-        if row == "search":
-            tags["trial"] = str(number)
-            name = f"trial {number}"
-        else:
-            name = f"{row} · seed {cell.init_seed}"
-        params = {section: planned["cell"][section] for section in ("data", "model", "loss", "recipe")}
-        return name, flattened(params), tags
+                interrupted = recorder.close()
+        if interrupted:
+            raise KeyboardInterrupt
 
 
 def _table_of_contents(study: Study, cells: list[PlannedCell], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,8 +326,29 @@ def _parent_tags(study: Study) -> dict[str, str]:
     return {f"{TAG}dataset": str(study.data["name"]), f"{TAG}git": provenance.git_commit()}
 
 
+def _ended(trial: history.Past, metric: str, known: Mapping[str, float]) -> Ended:
+    value = known.get(trial.fingerprint, trial.value)
+    return Ended(trial.found, "complete" if trial.outcome == "reused" else trial.outcome, {metric: value})
+
+
+def _check_room(folder: Path) -> None:
+    """Raise InputError where the study could not be recorded."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to ({error.strerror}); the study's state belongs there"
+        ) from None
+    for place in (folder, Path(tempfile.gettempdir())):
+        free = shutil.disk_usage(place).free
+        if free < ROOM_BYTES:
+            raise InputError(f"{place}: {free / 2**20:.0f} MiB free on the disk; {ROOM_BYTES / 2**20:.0f} are needed")
+
+
 @contextmanager
-def _ray_session(display: Display) -> Iterator[None]:
+def _ray_session(display: Display, dataset: data.Dataset) -> Iterator[None]:
     """A Ray of our own on this machine for as long as the block runs."""
     display.say("starting Ray ...")
     for noisy in ("ray.tune", "ray.tune.tuner", "ray._private", "ray.train"):
@@ -246,7 +358,7 @@ def _ray_session(display: Display) -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
+        object_store_memory=OBJECT_STORE_BYTES + 2 * (dataset.train_images.nbytes + dataset.test_images.nbytes),
     )
     try:
         yield
@@ -264,10 +376,6 @@ def _fit(cpus: float, gpus: float) -> int:
             f"this Ray cluster has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
         )
     return int(min(rooms))
-
-
-def _outcomes() -> tuple[str, ...]:
-    return ("complete", "pruned", "failed")
 
 
 def _listed(found: Mapping[str, Any]) -> str:
