@@ -20,6 +20,7 @@ LAYERS = (
     {"study"},
     {"studyfile"},
     {"schema", "tracking"},
+    {"journal"},
     {"search", "doctor"},
     {"reporting"},
     {"cli"},

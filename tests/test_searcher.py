@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
 
-from tune_lt.search.searcher import CellSearch, domain, scheduler
+from tune_lt.search.history import Past
+from tune_lt.search.searcher import CellASHA, CellSearch, domain, milestones, scheduler
 from tune_lt.study import Dimension, Search
 
 SPACE = {
@@ -22,8 +26,14 @@ SPACE = {
 }
 
 
-def _search(**options: Any) -> CellSearch:
-    return CellSearch(SPACE, Search(**options), lambda found: {"loss": dict(found)})
+def _plan(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A planned cell whose fingerprint is its values."""
+    record = {"key": "k", "name": "n", "params": {}, "tags": {}}
+    return {"cell": {"loss": dict(found)}, "fingerprint": json.dumps(dict(found), sort_keys=True), "record": record}
+
+
+def _search(past: Sequence[Past] = (), known: Mapping[str, float] | None = None, **options: Any) -> CellSearch:
+    return CellSearch(SPACE, Search(**{"trials": 100} | options), _plan, past, known)
 
 
 def test_suggestions_lie_in_their_ranges_and_become_cells() -> None:
@@ -32,6 +42,7 @@ def test_suggestions_lie_in_their_ranges_and_become_cells() -> None:
     for number in range(60):
         planned = searcher.suggest(str(number))["planned"]
         assert planned["cell"] == {"loss": planned["found"]}
+        assert planned["record"]["tags"] == {"trial": str(number)}
         for path, value in planned["found"].items():
             seen[path].add(value)
         searcher.on_trial_complete(str(number), {"val/balanced": 0.5, "epoch": 4, "final": True})
@@ -39,6 +50,17 @@ def test_suggestions_lie_in_their_ranges_and_become_cells() -> None:
     assert all(0.01 <= value <= 1.0 for value in seen["recipe/optimizer/lr"])
     assert seen["loss/regions"] == {10, 11, 12}  # both ends included
     assert seen["loss/aura"] == {True, False}
+
+
+def test_it_ends_after_the_trials_asked_for() -> None:
+    searcher = _search(trials=2)
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    assert first != second
+    assert searcher.suggest("c") == Searcher.FINISHED
+    assert not searcher.exhausted
+    for name in ("a", "b"):
+        searcher.on_trial_complete(name, {"val/balanced": 0.5, "epoch": 4, "final": True})
+    assert searcher.exhausted
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -53,7 +75,7 @@ def test_the_seed_fixes_the_suggestions(sampler: str) -> None:
 
 def test_tpe_and_random_differ_once_there_is_evidence() -> None:
     def after_evidence(sampler: str) -> list[float]:
-        searcher = _search(sampler=sampler, seed=0)
+        searcher = _search(sampler=sampler, seed=0, trials=40)
         for number in range(40):
             alpha = searcher.suggest(str(number))["planned"]["found"]["loss/alpha"]
             result = {"val/balanced": 1 - abs(alpha - 0.9), "epoch": 4, "final": True}
@@ -102,13 +124,149 @@ def test_domains_are_tunes_own() -> None:
     assert domain(Dimension("choice", (1, 2))).categories == [1, 2]
 
 
-@pytest.mark.parametrize(("epochs", "rungs"), [(40, [20, 10]), (4, [2, 1]), (10, [6, 3]), (100, [50, 25]), (1, [1])])
-def test_asha_decides_at_a_quarter_and_at_half(epochs: int, rungs: list[int]) -> None:
+@pytest.mark.parametrize(("epochs", "rungs"), [(40, [10, 20]), (4, [1, 2]), (10, [3, 6]), (100, [25, 50]), (2, [1])])
+def test_asha_decides_after_about_a_quarter_and_half(epochs: int, rungs: list[int]) -> None:
     asha = scheduler(Search(), epochs)
-    assert isinstance(asha, ASHAScheduler)
-    assert [milestone for milestone, _ in asha._brackets[0]._rungs if milestone < epochs or epochs == 1] == rungs
+    assert isinstance(asha, CellASHA)
+    assert milestones(Search(), epochs) == rungs
+    assert sorted(milestone for milestone, _ in asha.rungs if milestone < epochs) == rungs
     assert asha._time_attr == "epoch"
 
 
 def test_no_scheduler_is_first_in_first_out() -> None:
-    assert isinstance(scheduler(dataclasses.replace(Search(), scheduler="none"), 40), FIFOScheduler)
+    search = dataclasses.replace(Search(), scheduler="none")
+    assert isinstance(scheduler(search, 40), FIFOScheduler)
+    assert milestones(search, 40) == []
+
+
+SMALL = {"loss/aura": Dimension("choice", (True, False))}
+
+
+def test_a_cell_is_never_suggested_twice() -> None:
+    """Six trials over two values: two are trained, the others take over their results, one in flight included."""
+    reused: list[tuple[int, Any]] = []
+    searcher = CellSearch(
+        SMALL, Search(trials=6), _plan, on_reuse=lambda number, found, name: reused.append((number, found))
+    )
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    assert first["planned"]["found"] != second["planned"]["found"]
+    assert searcher.suggest("c") == Searcher.FINISHED
+    assert len(reused) == 4
+    searcher.on_trial_complete("a", {"val/balanced": 0.7, "epoch": 4, "final": True})
+    searcher.on_trial_complete("b", {"val/balanced": 0.5, "epoch": 4, "final": True})
+    value = {first["planned"]["found"]["loss/aura"]: 0.7, second["planned"]["found"]["loss/aura"]: 0.5}
+    assert [trial.value for trial in searcher.study.trials] == [
+        value[t.params["loss/aura"]] for t in searcher.study.trials
+    ]
+    assert searcher.exhausted
+
+
+def test_a_cell_another_study_trained_is_taken_over() -> None:
+    known = {_plan({"loss/aura": value})["fingerprint"]: 0.9 for value in (True, False)}
+    searcher = CellSearch(SMALL, Search(trials=3), _plan, known=known)
+    assert searcher.suggest("a") == Searcher.FINISHED
+    assert [(trial.state, trial.value) for trial in searcher.study.trials] == [(TrialState.COMPLETE, 0.9)] * 3
+
+
+def _run(searcher: CellSearch, numbers: range, values: dict[int, float]) -> list[dict[str, Any]]:
+    """Suggest and finish trials one after the other; what was found."""
+    found = []
+    for number in numbers:
+        found.append(searcher.suggest(str(number))["planned"]["found"])
+        searcher.on_trial_result(str(number), {"val/balanced": values[number], "epoch": 4})
+        searcher.on_trial_complete(str(number), {"val/balanced": values[number], "epoch": 4, "final": number % 3 != 0})
+    return found
+
+
+def test_a_search_that_starts_again_goes_on_as_if_it_had_not_stopped() -> None:
+    values = {number: 0.5 + 0.01 * number for number in range(20)}
+    whole = _run(_search(trials=20), range(20), values)
+    past = [
+        Past(
+            number=number,
+            found=found,
+            fingerprint=_plan(found)["fingerprint"],
+            outcome="complete" if number % 3 else "pruned",
+            value=values[number],
+            epochs=4,
+        )
+        for number, found in enumerate(whole[:12])
+    ]
+    restarted = _search(past, trials=20)
+    states = [trial.state for trial in restarted.study.trials]
+    assert states == [TrialState.PRUNED, TrialState.COMPLETE, TrialState.COMPLETE] * 4
+    assert [trial.value for trial in restarted.study.trials] == [values[number] for number in range(12)]
+    assert _run(restarted, range(12, 20), values) == whole[12:]
+
+
+def test_trials_in_flight_are_carried_on_first_under_their_numbers() -> None:
+    whole = _run(_search(trials=6), range(6), dict.fromkeys(range(6), 0.5))
+    past = [
+        Past(number, found, _plan(found)["fingerprint"], "running" if number in (1, 3) else "complete", 0.5, 4)
+        for number, found in enumerate(whole[:4])
+    ]
+    searcher = _search(past, trials=6)
+    assert [trial.state for trial in searcher.study.trials][1] == TrialState.RUNNING
+    suggested = [searcher.suggest(str(turn))["planned"] for turn in range(4)]
+    assert [planned["record"]["tags"]["trial"] for planned in suggested] == ["1", "3", "4", "5"]
+    assert [planned["found"] for planned in suggested[:2]] == [whole[1], whole[3]]
+    assert searcher.suggest("x") == Searcher.FINISHED
+
+
+def test_failed_trials_of_the_past_are_failed_and_more_trials_extend() -> None:
+    past = [Past(0, {"loss/aura": True}, "f0", "failed"), Past(1, {"loss/aura": True}, "f1", "complete", 0.5, 4)]
+    searcher = CellSearch(SMALL, Search(trials=2), _plan, past)
+    assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert searcher.exhausted
+    assert not CellSearch(SMALL, Search(trials=3), _plan, past).exhausted
+
+
+class _Trial:
+    """As much of Tune's trial as ASHA looks at."""
+
+    def __init__(self, trial_id: str, fingerprint: str) -> None:
+        self.trial_id, self.config = trial_id, {"planned": {"fingerprint": fingerprint}}
+
+
+def _asha(past: Sequence[Past] = ()) -> CellASHA:
+    asha = scheduler(Search(), 40, past)
+    assert isinstance(asha, CellASHA)
+    return asha
+
+
+def _report(asha: CellASHA, trial: _Trial, epoch: int, value: float) -> str:
+    return asha.on_trial_result(None, trial, {"epoch": epoch, "val/balanced": value})  # type: ignore[arg-type]
+
+
+def test_asha_starts_again_with_its_rungs() -> None:
+    asha = _asha()
+    decisions = []
+    for number, value in enumerate([0.5, 0.6, 0.4, 0.7]):
+        trial = _Trial(f"t{number}", f"f{number}")
+        asha.on_trial_add(None, trial)  # type: ignore[arg-type]
+        decisions.append(_report(asha, trial, 10, value))
+        if decisions[-1] == "CONTINUE":
+            decisions.append(_report(asha, trial, 20, value))
+    rungs = {epoch: sorted(recorded.values()) for epoch, recorded in asha.rungs}
+    past = [
+        Past(number, {}, f"f{number}", "complete", rungs={10: value} | ({20: value} if value != 0.4 else {}))
+        for number, value in enumerate([0.5, 0.6, 0.4, 0.7])
+    ]
+    restarted = _asha(past)
+    assert {epoch: sorted(recorded.values()) for epoch, recorded in restarted.rungs} == rungs
+    for value in (0.54, 0.56):
+        for scheduler_ in (asha, restarted):
+            scheduler_.on_trial_add(None, _Trial(f"n{value}", f"n{value}"))  # type: ignore[arg-type]
+        trial = _Trial(f"n{value}", f"n{value}")
+        assert _report(asha, trial, 10, value) == _report(restarted, trial, 10, value)
+
+
+def test_a_trial_that_is_carried_on_is_judged_again_only_where_nobody_has_decided() -> None:
+    """It died at epoch 10 or later. Resumed at 11 its first rung stands; at 10 it is judged again."""
+    past = [Past(0, {}, "good", "complete", rungs={10: 0.9}), Past(1, {}, "mine", "running", rungs={10: 0.1})]
+    for epoch, expected in ((11, "CONTINUE"), (10, "STOP")):
+        asha = _asha(past)
+        trial = _Trial("new-id", "mine")
+        asha.on_trial_add(None, trial)  # type: ignore[arg-type]
+        assert _report(asha, trial, epoch, 0.1) == expected
+        assert sorted(dict(asha.rungs)[10].values()) == [0.1, 0.9]

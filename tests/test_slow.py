@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import pandas as pd
 import psutil
@@ -116,3 +117,84 @@ def test_ctrl_c_leaves_nothing_running_and_the_same_command_goes_on(
     assert again.returncode == 0, again.stderr
     table = pd.read_csv(tmp_path / "reports" / "tiny" / "baselines.csv")
     assert (table["n"] == 2).all()
+
+
+KILLS = 20
+
+
+def _results(folder: Path) -> dict[str, tuple[dict[str, str], dict[str, list[tuple[int, float]]]]]:
+    """Key of each cell -> its parameters and its curves; each of a run of its own, and ended."""
+    store = Store(f"sqlite:///{folder / 'mlflow.db'}")
+    records = store.cells("tiny")
+    keys = [record.tags["key"] for record in records]
+    assert len(keys) == len(set(keys))
+    found = {}
+    for record in records:
+        assert record.status in ("FINISHED", "FAILED"), (record.tags, record.status)
+        curves = {}
+        for name in record.metrics:
+            curve = [(point.step, point.value) for point in store.client.get_metric_history(record.run_id, name)]
+            assert len({step for step, _ in curve}) == len(curve), (record.tags["row"], name)
+            curves[name] = curve
+        steps = [step for step, _ in curves["train/loss"]]
+        assert steps == list(range(1, len(steps) + 1)), (record.tags, steps)
+        found[record.tags["key"] + record.tags.get("trial", "")] = (dict(record.params), curves)
+    return found
+
+
+def _kill_somewhere(process: subprocess.Popen[bytes], folder: Path, out: Path, turn: int, random: Random) -> str:
+    """Kill the driver with SIGKILL: at a random moment, or as a run is created, or as a checkpoint is written."""
+    state = folder / ".tune_lt" / "tiny"
+    for _ in range(300):  # until it works: earlier there is nothing to lose
+        if "trials," in out.read_text() or "cells," in out.read_text() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    kind = ("random", "run creation", "checkpoint", "ending")[turn % 4]
+    seen = (state / "journal.jsonl").read_bytes() if (state / "journal.jsonl").exists() else b""
+    deadline = time.monotonic() + 20
+    if kind == "random":
+        time.sleep(random.uniform(0, 8))
+    while kind != "random" and process.poll() is None and time.monotonic() < deadline:
+        content = (state / "journal.jsonl").read_bytes() if (state / "journal.jsonl").exists() else b""
+        new = content[len(seen) :] if content.startswith(seen) else content
+        if kind == "run creation" and b'"op": "start"' in new:
+            break
+        if kind == "ending" and b'"op": "end"' in new:
+            break
+        if kind == "checkpoint" and any((state / "checkpoints").glob(".*.pt.*")):
+            break
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, 0.05))
+    process.kill()
+    process.wait()
+    return kind
+
+
+def test_a_driver_killed_at_twenty_moments_loses_and_repeats_nothing(tmp_path: Path, tiny_text: str) -> None:
+    """Beside it the same study runs undisturbed, one trial at a time: both must end with the same runs and curves."""
+    text = tiny_text.replace("epochs: 4", "epochs: 40").replace("trials: 5", "trials: 8")
+    text = text.replace("concurrent: 2", "concurrent: 1, checkpoint_seconds: 0").replace(
+        "seeds: [0, 1]", "seeds: [0, 1, 2]"
+    )
+    folders = [tmp_path / "undisturbed", tmp_path / "killed"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "tiny.yaml").write_text(text)
+    command = [sys.executable, "-m", "tune_lt.cli", "run", "tiny.yaml"]
+    whole = subprocess.run(command, cwd=folders[0], env=_environment(), capture_output=True, text=True, timeout=600)
+    assert whole.returncode == 0, whole.stderr
+    random, kills, out = Random(0), [], folders[1] / "out.txt"
+    for turn in range(KILLS):
+        with open(out, "w") as file:
+            process = subprocess.Popen(command, cwd=folders[1], env=_environment(), stdout=file, stderr=file)
+            kills.append(_kill_somewhere(process, folders[1], out, turn, random))
+        if process.returncode == 0:
+            break  # it was done before it could be killed
+    print(f"killed {len(kills)} times: {kills}")
+    last = subprocess.run(command, cwd=folders[1], env=_environment(), capture_output=True, text=True, timeout=600)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert _results(folders[1]) == _results(folders[0])
+    tables = [(folder / "reports" / "tiny" / "ablation.csv").read_text() for folder in folders]
+    assert tables[0] == tables[1]
+    assert len(kills) == KILLS
+    assert not any((folders[1] / ".tune_lt" / "tiny" / "checkpoints").glob("*.pt"))

@@ -71,7 +71,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     run.close()  # the process dies here
     torch.manual_seed(999)
     after = _numbers(_results(cell, digits, save_to=state))
-    assert before + after == whole
+    assert before == whole[:stop]
+    assert after == whole[stop - 1 :]  # the epoch that nobody had confirmed is repeated
 
 
 def test_a_run_that_ended_is_scored_again_from_its_last_state(tmp_path: Path, digits: data.Dataset) -> None:
@@ -82,13 +83,14 @@ def test_a_run_that_ended_is_scored_again_from_its_last_state(tmp_path: Path, di
     assert [result.as_metrics() for result in again] == [last.as_metrics()]
 
 
-def test_save_every_saves_less_often_but_always_the_last(
-    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("seconds", "epochs"), [(0.0, [1, 2, 3, 4]), (1e9, [4])])
+def test_save_seconds_saves_less_often_but_always_the_last(
+    tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch, seconds: float, epochs: list[int]
 ) -> None:
     saved = []
     monkeypatch.setattr(checkpoint, "save", lambda path, identity, state: saved.append(state["epoch"]))
-    _results(CELL, digits, save_to=tmp_path / "a.pt", save_every=3)
-    assert saved == [3, 4]
+    _results(CELL, digits, save_to=tmp_path / "a.pt", save_seconds=seconds)
+    assert saved == epochs
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path, digits: data.Dataset) -> None:
@@ -96,6 +98,8 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path, digits
     _results(CELL, digits, save_to=state)
     with pytest.raises(InputError, match="another configuration"):
         _results(dataclasses.replace(CELL, init_seed=1), digits, save_to=state)
+    with pytest.raises(InputError, match="another configuration"):
+        _results(CELL, digits, save_to=state, identity="another plugin")
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(InputError, match="not a readable checkpoint"):
         _results(CELL, digits, save_to=state)
@@ -241,6 +245,44 @@ def test_an_unknown_or_absent_device_is_named() -> None:
         with pytest.raises(InputError, match=name):
             training.pick_device(name)
     assert training.pick_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_a_rehearsal_finds_what_cannot_be_trained_and_disturbs_nothing(digits: data.Dataset) -> None:
+    class NoEpochs(torch.nn.Module):
+        def __init__(self, class_counts: list[int]) -> None:
+            super().__init__()
+
+    class Broken(losses.Loss):
+        def terms(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, None]:
+            raise RuntimeError("shapes do not fit")
+
+    class Vector(losses.Loss):
+        def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return logits.sum(dim=1, keepdim=True).mean(dim=0)
+
+    before = torch.get_rng_state()
+    split = training.rehearse(CELL, digits)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert sum(split.class_counts) == len(split.train_index)
+    cases = ((NoEpochs, r"no end_epoch\(\)"), (Broken, "RuntimeError: shapes do not fit"), (Vector, "must be a scalar"))
+    for kind, message in cases:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(losses.LOSSES, "mine", kind)
+            with pytest.raises(InputError, match=message):
+                training.rehearse(dataclasses.replace(CELL, loss={"name": "mine"}), digits)
+
+
+def test_nothing_to_hold_out_is_said_before_training(digits: data.Dataset) -> None:
+    cell = dataclasses.replace(CELL, data={"name": "digits", "imbalance": 1.0})
+    single = data.Dataset.of(
+        digits.train_images[[int((digits.train_labels == label).nonzero()[0]) for label in range(10)]],
+        torch.arange(10),
+        digits.test_images,
+        digits.test_labels,
+        digits.class_names,
+    )
+    with pytest.raises(InputError, match="every class has a single training image"):
+        training.rehearse(cell, single)
 
 
 def test_every_loss_and_model_trains_an_epoch(digits: data.Dataset) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -38,6 +40,7 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
 
     from tune_lt.search.display import Display
 
+    _check_folder(reports)
     with Display(Console()) as display:
         display.say("reading the study and loading torch, ray, mlflow ...")
         parsed = _read(study)
@@ -47,7 +50,7 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
         display.say("opening the store ...")
         opened = Store(store)
         try:
-            run_study(parsed, opened, display)
+            whole = run_study(parsed, opened, display)
         except KeyboardInterrupt:
             display.say(f"stopped; what is finished is kept, the same command goes on: tune-lt run {study}")
             raise typer.Exit(130) from None
@@ -63,6 +66,8 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
     print("next:")
     for command, purpose in follow:
         print(f"  {command:<{width}}   {purpose}")
+    if not whole:
+        raise typer.Exit(1)  # cells of the tables failed; their reasons are above and in the store
 
 
 @app.command()
@@ -75,7 +80,9 @@ def plan(study: StudyFile, store: StoreOption = None) -> None:
     from tune_lt.study import flattened
     from tune_lt.tracking import Store, exists
 
-    content_hash = driver.load_data(parsed).content_hash
+    dataset = driver.load_data(parsed)
+    content_hash = dataset.content_hash
+    lines = driver.rehearse(parsed, dataset)
     placeholder = {path: dimension.values[0] for path, dimension in parsed.space.items()}
     found: dict[str, Any] | None = {} if parsed.search is None else None
     have: dict[str, Any] = {}
@@ -85,13 +92,14 @@ def plan(study: StudyFile, store: StoreOption = None) -> None:
         parent = opened.parent(parsed.name)
         if parent is not None and found is None:
             found = driver.recorded_search(parsed, opened, parent.info.run_id, content_hash)
-    print(yaml.safe_dump(_plain(parsed.base()), sort_keys=False, allow_unicode=True).rstrip())
+    print(yaml.safe_dump(_defaults(parsed), sort_keys=False, allow_unicode=True).rstrip())
     for path, dimension in parsed.space.items():
         print(f"# searched: {path.replace('/', '.')} {dimension.kind} {list(dimension.values)}")
     epochs = parsed.recipe.epochs
+    print("\n" + "\n".join(lines))
     if parsed.search:
         state = "done" if found is not None else "to do"
-        print(f"\nsearch: {parsed.search.trials} trials of at most {epochs} epochs, {state}")
+        print(f"search: {parsed.search.trials} trials of at most {epochs} epochs, {state}")
     cells = driver.planned_cells(parsed, found if found is not None else placeholder, content_hash)
     done = sum(cell.fingerprint in have for cell in cells) if found is not None else 0
     print(f"tables: {len(parsed.rows)} rows x {len(parsed.seeds)} seeds = {len(cells)} cells, {done} done")
@@ -107,8 +115,10 @@ def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOp
     """What the store has of one study, or of all: trials by outcome, cells of the tables done and missing."""
     from collections import Counter
 
-    from tune_lt.tracking import Store
+    from tune_lt.tracking import Store, exists, store_uri
 
+    if not exists(store):
+        raise InputError(f"{store_uri(store)}: no store there yet")
     opened = Store(store)
     names = [_name(study)] if study else opened.studies()
     if not names:
@@ -150,32 +160,37 @@ def best(
     from tune_lt import studyfile
     from tune_lt.search import driver
     from tune_lt.study import nested, overlay
-    from tune_lt.tracking import Store
+    from tune_lt.tracking import Store, exists, store_uri
 
-    opened = Store(store)
-    parent = opened.parent(parsed.name)
     if parsed.search is None:
         raise InputError(f"{study}: the study searches nothing")
+    if not exists(store):
+        raise InputError(f"{store_uri(store)}: no store there yet; tune-lt run {study}")
+    opened = Store(store)
+    parent = opened.parent(parsed.name)
     content_hash = driver.load_data(parsed).content_hash
     found = parent and driver.recorded_search(parsed, opened, parent.info.run_id, content_hash)
     if not found:
         raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as it stands; tune-lt run {study}")
     config = {"name": f"{parsed.name}-best"} | _plain(overlay(parsed.base(), nested(found)))
+    config["data"]["validation"] = dataclasses.asdict(parsed.validation)
+    config["resources"] = {"cpus": parsed.resources.cpus}  # its number of threads
     if parsed.plugins:
         config["plugins"] = list(parsed.plugins)
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    text = f"# what the search of {parsed.name} found; its trial was trained with --seed {parsed.search.seed}\n"
+    text += yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     studyfile.parse(text, parsed.folder)  # what we hand out must be readable
     if export is None:
         print(text, end="")
     else:
         export.write_text(text, encoding="utf-8")
-        print(f"wrote {export}; next: tune-lt train {export}")
+        print(f"wrote {export}; next: tune-lt train {export} --seed {parsed.search.seed}")
 
 
 @app.command()
 def train(
     study: StudyFile,
-    seed: Annotated[int, typer.Option(min=0, help="Data seed and init seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Data seed and init seed.")] = 0,
     test: Annotated[
         bool, typer.Option("--test", help="Train on the whole training split, score the sealed test.")
     ] = False,
@@ -184,6 +199,8 @@ def train(
 ) -> None:
     """Train one configuration, without Ray or MLflow. Scores held-out training images unless --test is given."""
     parsed = _read(study)
+    import torch
+
     from tune_lt import studyfile, training
 
     if parsed.space:
@@ -191,9 +208,12 @@ def train(
         raise InputError(
             f"{study}: {searched} has a range; tune-lt best {study} --export FILE writes one configuration"
         )
+    torch.set_num_threads(max(1, int(parsed.resources.cpus)))  # as a trial of the study would: the same rounding
     holdout = None if test else parsed.validation.holdout
     cell = studyfile.cell({**parsed.base(), "recipe": parsed.recipe}, data_seed=seed, init_seed=seed, holdout=holdout)
-    for result in training.run_epochs(cell, device=device, score_test=test, save_to=save):
+    for result in training.run_epochs(
+        cell, device=device, score_test=test, save_to=save, identity=json.dumps(parsed.sources)
+    ):
         line = f"epoch {result.epoch:>3}/{result.epochs}  lr {result.lr:.5f}  train loss {result.train_loss:.4f}"
         for split, scores in (("val", result.val), ("test", result.test)):
             if scores:
@@ -249,6 +269,11 @@ def main() -> None:
     except TrainingFailed as error:
         print(f"training failed: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _version(wanted: bool) -> None:
@@ -306,6 +331,21 @@ def _report(name: str, store: Any, reports: Path) -> None:
         console.print()
         console.print(formats.terminal(table))
     console.print(f"\nwritten to {reports / name}/ and to the study's run in MLflow\n", highlight=False)
+
+
+def _check_folder(folder: Path) -> None:
+    """Fail now rather than after the training where the reports could not be written."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"--reports {folder}: {existing} is not a folder that can be written to")
+
+
+def _defaults(study: Study) -> dict[str, Any]:
+    """The whole study with every default, as its file would say it."""
+    shown = {"name": study.name} | _plain(study.base())
+    shown["data"]["validation"] = dataclasses.asdict(study.validation)
+    shown["search"] = dataclasses.asdict(study.search) if study.search else None
+    return shown | {"seeds": list(study.seeds), "resources": dataclasses.asdict(study.resources)}
 
 
 def _plain(config: Any) -> Any:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 Fraction = Annotated[float, Ge(0), Le(1)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]  # what every generator takes
+RESULT_VERSION = 1  # bump when a change of the code alters results: it makes every fingerprint and checkpoint new
 _STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}  # how a study file is checked against these classes
 
 

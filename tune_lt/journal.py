@@ -153,7 +153,9 @@ class Journal:
                     item = self._queue.get_nowait()
             except queue.Empty:
                 pass
-            if records and self._send_until_done(records):
+            if records:
+                if not self._send_until_done(records):
+                    return  # what comes after must not be sent before it
                 self._sent_path.write_text(str(end))
                 with self._lock:
                     self._waiting -= len(records)

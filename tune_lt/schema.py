@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from tune_lt import losses, registry
 from tune_lt.config import Optimizer, Recipe
 from tune_lt.study import Resources, Search, Validation
-from tune_lt.studyfile import REGISTRIES, component_parameters
+from tune_lt.studyfile import NAME, REGISTRIES, component_parameters
 
 RANGES = [
     {"required": ["uniform"], "properties": {"uniform": {"$ref": "#/$defs/ends"}}, "additionalProperties": False},
@@ -37,7 +37,7 @@ def schema() -> dict[str, Any]:
     row_loss = {"anyOf": [loss, {"type": "object", "required": ["best"], "properties": {"best": {"const": True}}}]}
     row = _object({"loss": row_loss, "model": {"type": "object"}, "recipe": recipe})
     properties = {
-        "name": {"type": "string", "pattern": r"^[\w.+-]{1,100}$"},
+        "name": {"type": "string", "pattern": f"^{NAME}$"},
         "plugins": {"type": "array", "items": {"type": "string"}},
         "data": data,
         "model": model,

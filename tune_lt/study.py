@@ -15,9 +15,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from tune_lt.config import _STRICT, CellConfig, Recipe
-
-RESULT_VERSION = 1  # bump when a change of the code alters results: it makes every fingerprint new
+from tune_lt.config import _STRICT, RESULT_VERSION, CellConfig, Recipe, Seed
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Search:
     __pydantic_config__ = _STRICT
     sampler: Literal["tpe", "random"] = "tpe"
     trials: Annotated[int, Ge(1)] = 20
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Seed = 0
     scheduler: Literal["asha", "none"] = "asha"
     metric: Literal["val/balanced", "val/top1"] = "val/balanced"
     mode: Literal["max", "min"] = "max"
@@ -54,15 +52,18 @@ class Search:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial takes, and how many run at once (None: as many as fit). None of it alters a result on a CPU.
+    """What one trial takes, and how many run at once (None: as many as fit).
 
-    ``cpus`` is also the number of threads a trial computes with, at least one.
+    ``cpus`` is also the number of threads a trial computes with, at least one; another number changes a result by its
+    rounding. ``gpus``: none by default where there is none, else one; 0 keeps trials on the CPU. A trial saves its state
+    every ``checkpoint_seconds``: what it loses when its worker or the driver dies.
     """
 
     __pydantic_config__ = _STRICT
     cpus: Annotated[float, Gt(0)] = 1
-    gpus: Annotated[float, Ge(0)] = 0
+    gpus: Annotated[float, Ge(0)] | None = None
     concurrent: Annotated[int, Ge(1)] | None = None
+    checkpoint_seconds: Annotated[float, Ge(0)] = 10.0
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
 from tune_lt import data, losses, models, registry
-from tune_lt.config import CellConfig, Recipe
+from tune_lt.config import CellConfig, Recipe, Seed
 from tune_lt.errors import InputError
 from tune_lt.study import Dimension, Resources, Search, Study, Validation, nested, overlay
 
 SECTIONS = ("name", "plugins", "data", "model", "recipe", "loss", "search", "rows", "seeds", "resources")
+NAME = r"[\w+-][\w.+-]{0,99}"
 KINDS = ("uniform", "loguniform", "int", "choice")
 SEARCHABLE = re.compile(r"loss/(?!name$).+|recipe/optimizer/(lr|weight_decay)")
 LONG_TAIL: dict[str, tuple[Any, Any]] = {
@@ -57,8 +58,11 @@ def parse(text: str, folder: Path) -> Study:
     for section in ("name", "data", "model", "loss"):
         if section not in raw:
             raise Problems(f"{section}: missing")
-    sources = load_plugins(_section(tuple[str, ...], "plugins", raw.get("plugins", [])), folder)
+    plugins = _section(tuple[str, ...], "plugins", raw.get("plugins", []))
+    sources = load_plugins(plugins, folder)
     plain, space = _split_dimensions({key: raw[key] for key in ("data", "model", "recipe", "loss") if key in raw})
+    if isinstance(plain["data"], dict) and isinstance(root := plain["data"].get("root"), str):
+        plain["data"]["root"] = str(folder / Path(root).expanduser())  # workers may run in another folder
     validation = plain["data"].pop("validation", {}) if isinstance(plain["data"], dict) else {}
     base = _configuration(plain)
     _check_space(plain, space)
@@ -77,14 +81,14 @@ def parse(text: str, folder: Path) -> Study:
         space=space,
         search=search,
         rows=_rows(raw.get("rows", {}), searching=search is not None),
-        seeds=_section(tuple[Annotated[int, Ge(0)], ...], "seeds", raw.get("seeds", [0, 1, 2])),
+        seeds=_section(tuple[Seed, ...], "seeds", raw.get("seeds", [0, 1, 2])),
         resources=_section(Resources, "resources", raw.get("resources", {})),
-        plugins=tuple(sources),
+        plugins=plugins,
         folder=folder,
         sources=sources,
     )
-    if not re.fullmatch(r"[\w.+-]{1,100}", study.name):
-        raise Problems(f"name: found {study.name!r}; valid: 1 to 100 letters, digits and . _ + -")
+    if not re.fullmatch(NAME, study.name):
+        raise Problems(f"name: found {study.name!r}; valid: 1 to 100 letters, digits and . _ + -, no dot first")
     if not study.seeds or len(set(study.seeds)) < len(study.seeds):
         raise Problems(f"seeds: found {list(study.seeds)}; valid: at least one, none twice")
     for name in study.rows:
@@ -121,21 +125,33 @@ def from_dict(config: Mapping[str, Any]) -> CellConfig:
 
 
 def load_plugins(names: tuple[str, ...], folder: Path) -> dict[str, str]:
-    """Import the user's modules, from ``folder`` first; name -> hash of its source, which fingerprints include."""
+    """Import the user's modules, from ``folder`` first; module -> hash of its source, which fingerprints include.
+
+    Modules of the folder that they import count too: a helper's change may change a result as well.
+    """
     if names and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    sources = {}
     for name in names:
         try:
             module = importlib.import_module(name)
         except Exception as error:
             raise Problems(f"plugins: importing {name!r} failed: {type(error).__name__}: {error}") from None
         file = getattr(module, "__file__", None)
-        if file is None:
-            raise Problems(f"plugins: {name!r} has no source file")
-        files = sorted(Path(file).parent.rglob("*.py")) if Path(file).name == "__init__.py" else [Path(file)]
-        sources[name] = hashlib.sha256(b"".join(part.read_bytes() for part in files)).hexdigest()
-    return sources
+        own = folder / f"{name.replace('.', '/')}.py"
+        if file is None or (own.exists() and not own.samefile(file)):
+            raise Problems(f"plugins: {name!r} is a module of Python's or of a library ({file}) too; rename {own.name}")
+    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    return {
+        name: hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for name, file in files.items()
+        if names and file and (name in names or _belongs(Path(file), folder)) and Path(file).is_file()
+    }
+
+
+def _belongs(file: Path, folder: Path) -> bool:
+    """Whether a module's file is the user's own: below the study's folder, and no library installed there."""
+    inside = file.is_relative_to(folder) and "site-packages" not in file.parts
+    return inside and not file.is_relative_to(Path(__file__).parent)
 
 
 def component_parameters(kind: str, name: str) -> Parameters:
@@ -263,8 +279,6 @@ def _component(kind: str, raw: Any, prefix: str) -> dict[str, Any]:
     values = _parameters(field, {key: value for key, value in raw.items() if key != "name"}, known)
     if values.get("drw") is not None:
         values["drw"] = _parameters(f"{field}.drw", values["drw"], registry.parameters(losses.DRW))
-    if kind == "data" and "root" in values:
-        values["root"] = str(Path(values["root"]).expanduser().absolute())  # workers may run in another folder
     return {"name": raw["name"], **values}
 
 
@@ -294,8 +308,12 @@ def _check_recipe(recipe: Recipe, field: str) -> Recipe:
 def _rows(raw: Any, *, searching: bool) -> dict[str, dict[str, Any]]:
     rows = _section(dict[str, dict[str, dict[str, Any]]], "rows", raw)
     for name, row in rows.items():
+        if not name.strip() or not name.isprintable() or len(name) > 100:
+            raise Problems(f"rows: found a row called {name!r}; valid: up to 100 printable characters")
         _known_fields(f"rows.{name}", row, ("loss", "model", "recipe"))
-        loss = row.get("loss", {"best": True})
+        if "loss" not in row:
+            continue  # the study's own, with what was found
+        loss = row["loss"]
         if loss.get("best", False) is not True and "name" not in loss:
             raise Problems(f"rows.{name}.loss: needs best: true or a name; {registry.names(losses.LOSSES)}")
         if loss.get("best") is True and "name" in loss:

@@ -161,13 +161,17 @@ class Store:
 
     def read_json(self, run_id: str, name: str) -> Any:
         """An artifact written by `log_json`, or None where the run has none of that name."""
+        if name not in {item.path for item in self.client.list_artifacts(run_id)}:
+            return None
         with tempfile.TemporaryDirectory(prefix="tune_lt_") as folder:
             try:
                 return json.loads(
                     Path(self.client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
                 )
-            except (MlflowException, OSError):
-                return None
+            except (MlflowException, OSError, ValueError) as error:
+                raise InputError(
+                    f"tracking store {self.shown}: {name} of run {run_id} is not readable: {error}"
+                ) from None
 
     def finished_cells(self) -> dict[str, CellRecord]:
         """Every completed cell of every study in the store, by fingerprint; of two, the one finished first."""

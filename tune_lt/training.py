@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from tune_lt import checkpoint, data, losses, metrics, models
-from tune_lt.config import CellConfig, Optimizer, Schedule
+from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule
 from tune_lt.errors import InputError, TrainingFailed
 
 EVALUATION_BATCH = 1024
@@ -77,18 +77,20 @@ def run_epochs(
     score_test: bool = False,
     save_to: Path | None = None,
     save_seconds: float = 0.0,
+    identity: str = "",
 ) -> Iterator[EpochResult]:
     """Train ``cell`` and yield an EpochResult after each epoch.
 
     ``dataset`` spares loading it again; ``device`` is ``auto``, ``cpu``, ``cuda``, ``mps`` or ``cuda:1``. The sealed
     test is scored after the last epoch, and only with ``score_test``. With ``save_to`` the state is written there once
     the caller has taken an epoch's result, unless that was done less than ``save_seconds`` ago, and after the last; a
-    state found there is continued (that of the last epoch is scored again).
+    state found there is continued (that of the last epoch is scored again). ``identity`` is what else, beside the cell
+    and the images, that state must belong to: the sources of plugins.
 
     Raises InputError for a configuration or data that cannot be trained, TrainingFailed when the loss is no longer
     finite.
     """
-    run = _Run(cell, dataset or load_dataset(cell), pick_device(device), score_test)
+    run = _Run(cell, dataset or load_dataset(cell), pick_device(device), score_test, identity)
     epochs = cell.recipe.epochs
     done = 0
     if save_to is not None and (saved := checkpoint.load(save_to, run.identity)):
@@ -107,7 +109,9 @@ def run_epochs(
 class _Run:
     """The parts of one training run and its mutable state."""
 
-    def __init__(self, cell: CellConfig, dataset: data.Dataset, place: torch.device, score_test: bool) -> None:
+    def __init__(
+        self, cell: CellConfig, dataset: data.Dataset, place: torch.device, score_test: bool = False, identity: str = ""
+    ) -> None:
         split = data.cell_data(
             dataset,
             imbalance=cell.data.get("imbalance"),
@@ -115,8 +119,10 @@ class _Run:
             data_seed=cell.data_seed,
             holdout=cell.holdout if cell.fold == "holdout" else None,
         )
-        self.cell, self.place = cell, place
-        self.identity = json.dumps([asdict(cell), dataset.content_hash], sort_keys=True)
+        if split.val_index is not None and len(split.val_index) == 0:
+            raise InputError("no image can be held out: every class has a single training image")
+        self.cell, self.place, self.split = cell, place, split
+        self.identity = json.dumps([asdict(cell), dataset.content_hash, RESULT_VERSION, identity], sort_keys=True)
         torch.manual_seed(cell.init_seed)
         self.model, self.loss = build(cell, dataset, split.class_counts, place)
         self.optimizer = _optimizer(cell.recipe.optimizer, self.model)
@@ -211,6 +217,27 @@ class _Run:
         return int(saved["epoch"])
 
 
+def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
+    """Build the cell's network and loss on the CPU and pass two images through both; the cell's images by index.
+
+    Raises InputError if that fails, so that a mistake in a plugin or an impossible combination costs no training.
+    """
+    with torch.random.fork_rng(devices=[]):
+        run = _Run(cell, dataset, torch.device("cpu"))
+        x = dataset.train_images[:2].float() / 255
+        try:
+            value = run.loss(run.model(x), dataset.train_labels[:2])
+            value.backward()
+        except InputError:
+            raise
+        except Exception as error:
+            names = f"model {cell.model['name']!r} with loss {cell.loss['name']!r}"
+            raise InputError(f"{names} cannot be trained on these images: {type(error).__name__}: {error}") from None
+    if value.ndim != 0:
+        raise InputError(f"loss {cell.loss['name']!r} gives {tuple(value.shape)}, but it must be a scalar")
+    return run.split
+
+
 def load_dataset(cell: CellConfig) -> data.Dataset:
     """The cell's data set, decoded and whole; raises InputError naming the file that is missing or damaged."""
     params = {key: value for key, value in cell.data.items() if key not in ("name", "imbalance", "profile")}
@@ -223,6 +250,8 @@ def build(
     """The cell's network and loss on ``place``, initialised from torch's global generator."""
     model = models.build(**cell.model, classes=len(dataset.class_names), channels=dataset.train_images.shape[1])
     loss = losses.build(**cell.loss, class_counts=class_counts, epochs=cell.recipe.epochs)
+    if not hasattr(loss, "end_epoch"):
+        raise InputError(f"loss {cell.loss['name']!r} has no end_epoch(); derive it from tune_lt.losses.Loss")
     return model.to(place).to(memory_format=torch.channels_last), loss.to(place)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import subprocess
 import sys
@@ -89,12 +90,22 @@ def test_hash_sees_every_part() -> None:
     assert len(seen) == 6
 
 
+def test_hash_sees_all_that_changes_a_result() -> None:
+    base = Dataset.of(**_pieces(), class_names=["a", "b"])
+    others = [Dataset.of(**_pieces(), class_names=["a", "b"], largest=largest) for largest in (1, 2)]
+    others += [
+        dataclasses.replace(base, mean=(0.1,) * len(base.mean)),
+        dataclasses.replace(base, std=(2.0,) * len(base.std)),
+    ]
+    assert len({dataset.content_hash for dataset in (base, *others)}) == 5
+
+
 def test_hash_sees_shapes_and_layout_does_not_matter() -> None:
     wide, tall = (torch.zeros(shape, dtype=torch.uint8) for shape in ((1, 1, 8, 16), (1, 1, 16, 8)))
-    assert content_hash(wide, class_names=["a"]) != content_hash(tall, class_names=["a"])
+    assert content_hash(wide, description=["a"]) != content_hash(tall, description=["a"])
     images = torch.arange(192, dtype=torch.uint8).view(1, 3, 8, 8)
     strided = images.contiguous(memory_format=torch.channels_last)
-    assert content_hash(strided, class_names=["a"]) == content_hash(images, class_names=["a"])
+    assert content_hash(strided, description=["a"]) == content_hash(images, description=["a"])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,8 @@ class Dataset:
     ``train_images``, ``test_images``: uint8 (n, C, H, W). ``train_labels``, ``test_labels``: int64 (n,), the index
     of the class in ``class_names``. ``mean``, ``std``: per channel over the training images, pixels in [0, 1].
     ``largest``: how many images the head of a long-tailed profile may have, None for all that class 0 has.
-    ``skipped``: files left out because they could not be read. ``content_hash``: sha256 (hex) over the images, labels
-    and class names of both splits. The test images are sealed: scored once, never used to choose anything.
+    ``skipped``: files left out because they could not be read. ``content_hash``: sha256 (hex) over all the others, so
+    that whatever can change a result changes it. The test images are sealed: scored once, never used to choose.
 
     Make one with `Dataset.of`. Raises InputError if the pieces do not fit together.
     """
@@ -36,7 +37,7 @@ class Dataset:
     std: tuple[float, ...]
     largest: int | None
     skipped: tuple[str, ...]
-    content_hash: str
+    content_hash: str = field(init=False)
 
     def __post_init__(self) -> None:
         """Catch the mistakes of a user's own loader here, not in the middle of a training."""
@@ -50,6 +51,9 @@ class Dataset:
             raise InputError(f"data set: no training image of class {', '.join(map(repr, empty))}")
         if self.largest is not None and self.largest < 1:
             raise InputError(f"data set: largest = {self.largest!r}, but it must be at least 1 or None")
+        tensors = self.train_images, self.train_labels, self.test_images, self.test_labels
+        described = [self.class_names, self.mean, self.std, self.largest]
+        object.__setattr__(self, "content_hash", content_hash(*tensors, description=described))
 
     @classmethod
     def of(
@@ -63,14 +67,11 @@ class Dataset:
         largest: int | None = None,
         skipped: Sequence[str] = (),
     ) -> Dataset:
-        """A data set from its images and labels (shapes as above); mean, std and the hash are computed here."""
+        """A data set from its images and labels (shapes as above); mean and std are computed here."""
         names = tuple(class_names)
         _check_split("training", train_images, train_labels, names)
         mean, std = moments(train_images)
-        digest = content_hash(train_images, train_labels, test_images, test_labels, class_names=names)
-        return cls(
-            train_images, train_labels, test_images, test_labels, names, mean, std, largest, tuple(skipped), digest
-        )
+        return cls(train_images, train_labels, test_images, test_labels, names, mean, std, largest, tuple(skipped))
 
     @property
     def available(self) -> list[int]:
@@ -98,9 +99,9 @@ def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(deviations)
 
 
-def content_hash(*tensors: Tensor, class_names: Sequence[str]) -> str:
-    """sha256 (hex) over the tensors, types and shapes included, and the class names."""
-    digest = hashlib.sha256(json.dumps(list(class_names)).encode())
+def content_hash(*tensors: Tensor, description: Sequence[Any]) -> str:
+    """sha256 (hex) over the tensors, types and shapes included, and what describes them (anything JSON can hold)."""
+    digest = hashlib.sha256(json.dumps(description).encode())
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().data)

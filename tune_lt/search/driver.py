@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,14 +70,42 @@ def load_data(study: Study) -> data.Dataset:
     return training.load_dataset(studyfile.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0))
 
 
-def run_study(study: Study, store: Store, display: Display) -> None:
+def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
+    """Check that everything the study will train can be built, and say what data it is trained on, in lines.
+
+    Raises InputError for what cannot, before anything is started.
+    """
+    placeholder = {path: dimension.values[0] for path, dimension in study.space.items()}
+    for row in study.rows:
+        config = studyfile.row_config(study, row, placeholder)
+        training.rehearse(studyfile.cell(config, data_seed=study.seeds[0], init_seed=study.seeds[0]), dataset)
+    base = study.base() | {"recipe": study.recipe}
+    holdout = study.validation.holdout if study.search else None
+    split = training.rehearse(studyfile.cell(base, data_seed=0, init_seed=0, holdout=holdout), dataset)
+    counts = sorted(split.split_counts, reverse=True)
+    sealed = len(dataset.test_labels)
+    lines = [f"data: {len(counts)} classes, {counts[0]} to {counts[-1]} training images, {sealed} images sealed"]
+    if dataset.skipped:
+        lines.append(f"data: {len(dataset.skipped)} unreadable files skipped: {_some(dataset.skipped)}")
+    if split.unvalidated:
+        names = [dataset.class_names[label] for label in split.unvalidated]
+        lines.append(f"data: too few images to hold one out, so not in the validation: {_some(names)}")
+    return lines
+
+
+def run_study(study: Study, store: Store, display: Display) -> bool:
     """Search, train what is missing, record everything; what an earlier driver finished is not done again.
 
-    Raises InputError if the study cannot be carried out, KeyboardInterrupt if it was stopped.
+    Whether every cell of the tables is there at the end. Raises InputError if the study cannot be carried out,
+    KeyboardInterrupt if it was stopped.
     """
+    if study.search is None and not study.rows:
+        raise InputError(f"the study {study.name!r} has neither a search nor rows to run; tune-lt train trains it")
     folder = store.state_folder(study.name)
     _check_room(folder)
     dataset = load_data(study)
+    for line in rehearse(study, dataset):
+        display.say(line)
     parent = store.ensure_parent(study.name)
     lease = Lease(store, parent)
     status = "FAILED"
@@ -92,8 +120,8 @@ def run_study(study: Study, store: Store, display: Display) -> None:
             with _ray_session(display, dataset):
                 runner = _Runner(study, store, display, dataset, parent, journal, lease)
                 found = runner.search() if study.search else {}
-                runner.train(planned_cells(study, found, dataset.content_hash), found)
-            status = "FINISHED"
+                whole = runner.train(planned_cells(study, found, dataset.content_hash), found)
+            status = "FINISHED" if whole else "FAILED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
@@ -101,8 +129,17 @@ def run_study(study: Study, store: Store, display: Display) -> None:
             journal.close()
     finally:
         if not lease.lost:
-            store.finish(parent, status)
+            _leave(store, parent, status, lease)
+    return status == "FINISHED"
+
+
+def _leave(store: Store, parent: str, status: str, lease: Lease) -> None:
+    """Say in the store that this driver is done; a store that is away must not hide why it is."""
+    try:
+        store.finish(parent, status)
         lease.release()
+    except Exception:
+        logging.getLogger(__name__).debug("the store did not take the study's end", exc_info=True)
 
 
 def recorded_search(study: Study, store: Store, parent_id: str, content_hash: str) -> dict[str, Any] | None:
@@ -137,8 +174,12 @@ class _Runner:
             "protocol": "sealed",
             "git": provenance.git_commit(),
             "versions": json.dumps(provenance.versions()),
-            "device": str(training.pick_device("auto")),
         }
+        gpus = study.resources.gpus
+        self.gpus = gpus if gpus is not None else float(ray.cluster_resources().get("GPU", 0) >= 1)
+        self.concurrent = _fit(study.resources.cpus, self.gpus, study.resources.concurrent)
+        self.device = "auto" if self.gpus else "cpu"
+        self.tags["device"] = str(training.pick_device(self.device))
 
     def search(self) -> dict[str, Any]:
         """The best values found (flat, path -> value), with as many trials as are still missing."""
@@ -228,8 +269,11 @@ class _Runner:
         }
         return {"cell": content, "fingerprint": name, "record": record}
 
-    def train(self, cells: list[PlannedCell], found: Mapping[str, Any]) -> None:
-        """Train the cells whose fingerprints no finished run has, and record which cells the tables are made of."""
+    def train(self, cells: list[PlannedCell], found: Mapping[str, Any]) -> bool:
+        """Train the cells whose fingerprints no finished run has, and record which cells the tables are made of.
+
+        Whether none failed.
+        """
         have = self.store.finished_cells()
         hopeless = self.store.hopeless_cells(self.study.name)
         wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
@@ -241,7 +285,7 @@ class _Runner:
         )
         self.store.log_json(self.parent_id, "cells.json", _table_of_contents(self.study, cells, found))
         if not missing:
-            return
+            return not failed
         planned = [self._planned(cell.cell, cell.fingerprint, cell.row) for cell in missing]
         recorder = self._recorder(len(planned))
         self._tune("tables", recorder, space={"planned": tune.grid_search(planned)})
@@ -250,6 +294,7 @@ class _Runner:
         failures = [end for end in recorder.ended if end.outcome == "failed"]
         if failures:
             self.display.say(f"tables: {len(failures)} of {len(planned)} cells failed: {failures[0].reason}")
+        return not (failed or failures)
 
     def _recorder(self, total: int, **options: Any) -> Recorder:
         def forget_state(name: str) -> None:
@@ -282,17 +327,19 @@ class _Runner:
                 plugins=study.plugins,
                 folder=str(study.folder),
                 checkpoints=str(self.checkpoints),
+                checkpoint_seconds=resources.checkpoint_seconds,
                 threads=max(1, int(resources.cpus)),
+                device=self.device,
             )
             self.display.phase(label, len(recorder.ended))
             tuner = tune.Tuner(
-                tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+                tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": self.gpus}),
                 param_space=space,
                 tune_config=tune.TuneConfig(
                     num_samples=-1 if searcher else 1,
                     search_alg=searcher,
                     scheduler=trial_scheduler,
-                    max_concurrent_trials=resources.concurrent or _fit(resources.cpus, resources.gpus),
+                    max_concurrent_trials=self.concurrent,
                     reuse_actors=True,
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
@@ -326,6 +373,10 @@ def _parent_tags(study: Study) -> dict[str, str]:
     return {f"{TAG}dataset": str(study.data["name"]), f"{TAG}git": provenance.git_commit()}
 
 
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def _ended(trial: history.Past, metric: str, known: Mapping[str, float]) -> Ended:
     value = known.get(trial.fingerprint, trial.value)
     return Ended(trial.found, "complete" if trial.outcome == "reused" else trial.outcome, {metric: value})
@@ -353,21 +404,24 @@ def _ray_session(display: Display, dataset: data.Dataset) -> Iterator[None]:
     display.say("starting Ray ...")
     for noisy in ("ray.tune", "ray.tune.tuner", "ray._private", "ray.train"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES + 2 * (dataset.train_images.nbytes + dataset.test_images.nbytes),
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES + 2 * (dataset.train_images.nbytes + dataset.test_images.nbytes),
+        )
+    except Exception as error:
+        raise InputError(f"Ray cannot start here: {type(error).__name__}: {error}") from None
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _fit(cpus: float, gpus: float) -> int:
-    """How many trials the Ray cluster has room for at once."""
+def _fit(cpus: float, gpus: float, wanted: int | None) -> int:
+    """How many trials run at once: as many as are wanted, at most what the Ray cluster has room for."""
     have = ray.cluster_resources()
     rooms = [have.get(kind, 0) // need for kind, need in (("CPU", cpus), ("GPU", gpus)) if need]
     if min(rooms) < 1:
@@ -375,7 +429,7 @@ def _fit(cpus: float, gpus: float) -> int:
             f"resources: a trial takes {cpus:g} CPUs and {gpus:g} GPUs; "
             f"this Ray cluster has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
         )
-    return int(min(rooms))
+    return min(int(min(rooms)), wanted or int(min(rooms)))
 
 
 def _listed(found: Mapping[str, Any]) -> str:

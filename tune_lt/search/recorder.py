@@ -19,6 +19,7 @@ from tune_lt.search.display import Display, Progress
 from tune_lt.study import flattened
 
 SECONDS_BETWEEN_UPDATES = 0.5
+REASON_CHARACTERS = 400
 METRICS = ("train", "val", "test")
 
 
@@ -186,5 +187,5 @@ def _reason(trial: Trial) -> str:
     except (OSError, TypeError):
         return "the trial ended without saying why"
     cause = error.cause if isinstance(error, RayTaskError) else error
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+    text = " ".join(str(cause).split())
+    return f"{type(cause).__name__}: {text}"[:REASON_CHARACTERS]

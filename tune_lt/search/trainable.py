@@ -13,11 +13,16 @@ from ray import tune
 from tune_lt import data, studyfile, training
 from tune_lt.errors import InputError, TrainingFailed
 
-SAVE_SECONDS = 10.0  # a trial that dies loses at most this much, and one epoch
-
 
 def train_cell(
-    config: dict[str, Any], dataset: data.Dataset, plugins: tuple[str, ...], folder: str, checkpoints: str, threads: int
+    config: dict[str, Any],
+    dataset: data.Dataset,
+    plugins: tuple[str, ...],
+    folder: str,
+    checkpoints: str,
+    checkpoint_seconds: float,
+    threads: int,
+    device: str,
 ) -> None:
     """Tune's function trainable: train ``config["planned"]["cell"]`` and report every epoch.
 
@@ -32,9 +37,10 @@ def train_cell(
     results = training.run_epochs(
         cell,
         dataset=dataset,
+        device=device,
         score_test=cell.fold == "full",
         save_to=checkpoint_path(checkpoints, planned["fingerprint"]),
-        save_seconds=SAVE_SECONDS,
+        save_seconds=checkpoint_seconds,
     )
     try:
         for result in results:
