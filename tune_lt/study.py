@@ -55,8 +55,8 @@ class Resources:
     """What one trial takes, and how many run at once (None: as many as fit).
 
     ``cpus`` is also the number of threads a trial computes with, at least one; another number changes a result by its
-    rounding. ``gpus``: none by default where there is none, else one; 0 keeps trials on the CPU. A trial saves its state
-    every ``checkpoint_seconds``: what it loses when its worker or the driver dies.
+    rounding. ``gpus``: none by default where there is none, else one; 0 keeps trials on the CPU. A trial saves its
+    state every ``checkpoint_seconds``: what it loses when its worker or the driver dies.
     """
 
     __pydantic_config__ = _STRICT
