@@ -76,7 +76,7 @@ def plan(study: StudyFile, store: StoreOption = None) -> None:
     parsed = _read(study)
     import yaml
 
-    from tune_lt.search import driver
+    from tune_lt.search import driver, runner
     from tune_lt.study import flattened
     from tune_lt.tracking import Store, exists
 
@@ -91,7 +91,7 @@ def plan(study: StudyFile, store: StoreOption = None) -> None:
         have = opened.finished_cells()
         parent = opened.parent(parsed.name)
         if parent is not None and found is None:
-            found = driver.recorded_search(parsed, opened, parent.info.run_id, content_hash)
+            found = runner.recorded_search(parsed, opened, parent.info.run_id, content_hash)
     print(yaml.safe_dump(_defaults(parsed), sort_keys=False, allow_unicode=True).rstrip())
     for path, dimension in parsed.space.items():
         print(f"# searched: {path.replace('/', '.')} {dimension.kind} {list(dimension.values)}")
@@ -100,7 +100,7 @@ def plan(study: StudyFile, store: StoreOption = None) -> None:
     if parsed.search:
         state = "done" if found is not None else "to do"
         print(f"search: {parsed.search.trials} trials of at most {epochs} epochs, {state}")
-    cells = driver.planned_cells(parsed, found if found is not None else placeholder, content_hash)
+    cells = runner.planned_cells(parsed, found if found is not None else placeholder, content_hash)
     done = sum(cell.fingerprint in have for cell in cells) if found is not None else 0
     print(f"tables: {len(parsed.rows)} rows x {len(parsed.seeds)} seeds = {len(cells)} cells, {done} done")
     for row, written in parsed.rows.items():
@@ -158,7 +158,7 @@ def best(
     import yaml
 
     from tune_lt import studyfile
-    from tune_lt.search import driver
+    from tune_lt.search import driver, runner
     from tune_lt.study import nested, overlay
     from tune_lt.tracking import Store, exists, store_uri
 
@@ -169,7 +169,7 @@ def best(
     opened = Store(store)
     parent = opened.parent(parsed.name)
     content_hash = driver.load_data(parsed).content_hash
-    found = parent and driver.recorded_search(parsed, opened, parent.info.run_id, content_hash)
+    found = parent and runner.recorded_search(parsed, opened, parent.info.run_id, content_hash)
     if not found:
         raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as it stands; tune-lt run {study}")
     config = {"name": f"{parsed.name}-best"} | _plain(overlay(parsed.base(), nested(found)))

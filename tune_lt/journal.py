@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Metric, Param, RunTag
 
 from tune_lt.errors import InputError
-from tune_lt.tracking import TAG, Store, redacted
+from tune_lt.tracking import TAG, Store, redacted, refused
 
 STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # MLflow's word for an outcome; FINISHED otherwise
 CHUNK = 500  # records sent together
@@ -51,6 +50,7 @@ class Journal:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._store, self._parent, self._say, self._beat = store, parent, say, beat
+        self._client = store.client.raw  # this thread has a patience of its own
         self._experiment = store.experiment(study)
         self._runs = store.runs_by_key(study)
         self._last_epoch: dict[str, int] = {}
@@ -170,7 +170,7 @@ class Journal:
             try:
                 self._send(records)
             except Exception as error:
-                if _refusal(error):
+                if refused(error):
                     if len(records) == 1:
                         self._refused = self._refused or error
                         return True
@@ -203,12 +203,12 @@ class Journal:
             elif record["op"] == "end":
                 self._send_end(key, record)
             else:
-                self._store.tag(self._parent, {f"{TAG}{tag}": value for tag, value in record["tags"].items()})
+                self._tag(self._parent, record["tags"])
         for key, batch in metrics.items():
             self._send_metrics(key, batch)
 
     def _send_start(self, key: str, record: dict[str, Any]) -> None:
-        client = self._store.client
+        client = self._client
         if key in self._runs:
             self._adopt(key)
         else:
@@ -223,39 +223,34 @@ class Journal:
     def _adopt(self, key: str) -> None:
         """Go on with the run that an earlier driver, or an earlier attempt, left."""
         if key not in self._last_epoch:
-            history = self._store.client.get_metric_history(self._runs[key], "train/loss")
+            history = self._client.get_metric_history(self._runs[key], "train/loss")
             self._last_epoch[key] = max((point.step for point in history), default=0)
-        self._store.tag(self._runs[key], {f"{TAG}outcome": "running"})
-        self._store.client.update_run(self._runs[key], status="RUNNING")
+        self._tag(self._runs[key], {"outcome": "running"})
+        self._client.update_run(self._runs[key], status="RUNNING")
 
     def _send_metrics(self, key: str, metrics: list[Metric]) -> None:
         for first in range(0, len(metrics), BATCH):
-            self._store.client.log_batch(self._runs[key], metrics=metrics[first : first + BATCH])
+            self._client.log_batch(self._runs[key], metrics=metrics[first : first + BATCH])
         if metrics:
             self._last_epoch[key] = metrics[-1].step
 
     def _send_end(self, key: str, record: dict[str, Any]) -> None:
         run_id = self._runs[key]
         if record["artifact"]:
-            self._store.log_json(run_id, "per_class.json", record["artifact"])
-        self._store.tag(run_id, {f"{TAG}{tag}": value for tag, value in record["tags"].items()})
+            self._client.log_dict(run_id, record["artifact"], "per_class.json")
+        self._tag(run_id, record["tags"])
         status = STATUS.get(record["tags"]["outcome"], "FINISHED")
-        self._store.client.set_terminated(run_id, status, end_time=record["at"])
+        self._client.set_terminated(run_id, status, end_time=record["at"])
+
+    def _tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self._client.log_batch(run_id, tags=[RunTag(f"{TAG}{tag}", value) for tag, value in tags.items()])
 
     def _try_beat(self) -> None:
         try:
             self._beat()
         except Exception as error:  # the store is away: the next beat may find it back
-            if _refusal(error):
+            if refused(error):
                 raise
-
-
-def _refusal(error: Exception) -> bool:
-    """Whether the store answered that it will never take this, so that trying again is of no use."""
-    if not isinstance(error, MlflowException):
-        return isinstance(error, KeyError | TypeError | ValueError)
-    status = error.get_http_status_code()
-    return 400 <= status < 500 and status not in (401, 403, 408, 429)
 
 
 def _first_line(error: Exception) -> str:

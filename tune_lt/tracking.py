@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 from tune_lt.errors import InputError
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import; nothing leaves the machine unasked
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we try again ourselves, and say so
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow.entities import Run, RunTag, ViewType
@@ -66,6 +69,37 @@ class CellRecord:
     tags: Mapping[str, str]
 
 
+def refused(error: Exception) -> bool:
+    """Whether the store answered that it will never take this, so that trying again is of no use."""
+    if not isinstance(error, MlflowException):
+        return isinstance(error, KeyError | TypeError | ValueError)
+    status = error.get_http_status_code()
+    return 400 <= status < 500 and status not in (401, 403, 408, 429)
+
+
+class PatientClient:
+    """An MlflowClient whose calls are tried again for ``patience`` seconds while the store does not answer."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self.raw, self.patience = client, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.raw, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            until, pause = time.monotonic() + self.patience, 0.5
+            while True:
+                try:
+                    return method(*arguments, **options)
+                except Exception as error:
+                    if refused(error) or time.monotonic() > until:
+                        raise
+                time.sleep(pause)
+                pause = min(2 * pause, 10.0)
+
+        return call
+
+
 class Store:
     """An MLflow tracking store. Opening one creates the SQLite tables where they are missing: once, by the driver.
 
@@ -78,7 +112,7 @@ class Store:
         if self.folder and not self.folder.is_dir():
             raise InputError(f"tracking store {self.shown}: the folder {self.folder} does not exist")
         try:
-            self.client = MlflowClient(self.uri)
+            self.client = PatientClient(MlflowClient(self.uri))
             self.client.search_experiments(max_results=1)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,1 +1,12 @@
 """Running a study on Ray: Optuna proposes, ASHA stops, Tune executes, MLflow records."""
+
+import os
+
+os.environ.update(  # before Ray is imported: it reads them then
+    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # the store has it all
+    TUNE_GLOBAL_CHECKPOINT_S="3600",
+    RAY_CHDIR_TO_TRIAL_DIR="0",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    RAY_AIR_NEW_OUTPUT="0",
+)

@@ -64,6 +64,7 @@ class Recorder(tune.Callback):
         self._reached = rungs or {}
         self._rungs: dict[str, dict[int, float]] = {}
         self._seconds: dict[str, list[float]] = {}
+        self._recovered: set[str] = set()
         self._updated, self._epochs = 0.0, 0
         self.ended = list(ended)
         self._best: Ended | None = None
@@ -91,6 +92,9 @@ class Recorder(tune.Callback):
         self._last[trial.trial_id] = result
         if "failed" in result:
             return
+        if trial.trial_id in self._recovered:
+            self._recovered.discard(trial.trial_id)
+            self._display.say(f"the trial goes on with epoch {epoch}")
         self._epochs += 1
         self._progress[trial.trial_id] = (key, epoch / planned["cell"]["recipe"]["epochs"])
         self._seconds.setdefault(trial.trial_id, []).append(result["seconds"])
@@ -109,6 +113,7 @@ class Recorder(tune.Callback):
         self._end(trial, "failed", self._last.pop(trial.trial_id, {}), {"reason": _reason(trial), "retry": "yes"})
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._recovered.add(trial.trial_id)
         self._display.say(f"a trial is tried again: {_reason(trial)}")
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:

@@ -1,0 +1,183 @@
+"""What dies under a running study, and what it costs: a node, a tracking server, a worker, a driver beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tune_lt.tracking import CellRecord, Store
+
+pytestmark = pytest.mark.slow
+AWAY_SECONDS = 60
+
+
+def _environment(**extra: str) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | extra
+
+
+def _study(folder: Path, tiny_text: str, **changes: str) -> Path:
+    """The tiny study with longer trials, and ``old=new`` replaced in it."""
+    text = tiny_text.replace("epochs: 4", "epochs: 60").replace("concurrent: 2", "concurrent: 2, checkpoint_seconds: 0")
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    file = folder / "tiny.yaml"
+    file.write_text(text)
+    return file
+
+
+def _start(file: Path, out: Path, **environment: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tune_lt.cli", "run", str(file)]
+    with open(out, "w") as stream:
+        return subprocess.Popen(command, cwd=file.parent, env=_environment(**environment), stdout=stream, stderr=stream)
+
+
+def _wait_until(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            pytest.fail(f"{what}: not within {seconds:g} s")
+        time.sleep(0.1)
+
+
+def _whole(store: Store) -> list[CellRecord]:
+    """The study's cells, each checked to be one run, ended, with an unbroken curve."""
+    records = store.cells("tiny")
+    assert len({record.tags["key"] for record in records}) == len(records)
+    for record in records:
+        assert (record.status, record.tags["outcome"]) in (("FINISHED", "complete"), ("FINISHED", "pruned"))
+        history = store.client.get_metric_history(record.run_id, "train/loss")
+        assert [point.step for point in history] == list(range(1, len(history) + 1))
+        assert record.tags["outcome"] == "pruned" or len(history) == 60
+    rows = [record.tags["row"] for record in records]
+    assert (rows.count("search"), rows.count("softmax"), len(rows)) == (5, 2, 11)
+    return records
+
+
+def test_a_node_that_dies_gives_its_trials_to_the_others(
+    tmp_path: Path, tiny_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    for name, value in (("period_ms", "500"), ("failure_threshold", "4"), ("initial_delay_ms", "500")):
+        monkeypatch.setenv(f"RAY_health_check_{name}", value)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        out = tmp_path / "out.txt"
+        process = _start(_study(tmp_path, tiny_text), out, RAY_ADDRESS=cluster.address)
+        checkpoints = tmp_path / ".tune_lt" / "tiny" / "checkpoints"
+        _wait_until(lambda: len(list(checkpoints.glob("*.pt"))) == 2, "two trials with a checkpoint each")
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        assert process.wait(300) == 0, out.read_text()
+    finally:
+        cluster.shutdown()
+    printed = out.read_text()
+    assert "a trial is tried again" in printed
+    resumed = [int(epoch) for epoch in re.findall(r"the trial goes on with epoch (\d+)", printed)]
+    assert resumed
+    assert all(epoch > 1 for epoch in resumed), printed  # from its checkpoint
+    _whole(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on(tmp_path: Path, tiny_text: str) -> None:
+    out = tmp_path / "out.txt"
+    process = _start(_study(tmp_path, tiny_text), out)
+    checkpoints = tmp_path / ".tune_lt" / "tiny" / "checkpoints"
+    _wait_until(lambda: len(list(checkpoints.glob("*.pt"))) == 2, "two trials with a checkpoint each")
+    members = psutil.Process(process.pid).children(recursive=True)
+    workers = [
+        member
+        for member in members
+        if "ray::" in " ".join(member.cmdline()) and "train_cell" in " ".join(member.cmdline())
+    ]
+    assert workers
+    workers[0].kill()
+    assert process.wait(300) == 0, out.read_text()
+    assert "a trial is tried again" in out.read_text()
+    _whole(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """A real MLflow server on SQLite: its URI, and how to kill and start it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path / "server"
+    folder.mkdir()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(folder / "a"),
+    ]
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        with open(folder / "log.txt", "a") as log:
+            running.append(
+                subprocess.Popen(
+                    command, cwd=folder, env=_environment(), stdout=log, stderr=log, start_new_session=True
+                )
+            )
+
+        def answers() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        _wait_until(answers, "the MLflow server answers")
+
+    def kill() -> None:
+        while running:
+            process = running.pop()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    start()
+    yield f"http://127.0.0.1:{port}", kill, start
+    kill()
+
+
+def test_a_tracking_server_that_is_away_for_a_minute_costs_no_metric(
+    tmp_path: Path, tiny_text: str, server: tuple[str, Callable[[], None], Callable[[], None]]
+) -> None:
+    uri, kill, start = server
+    out = tmp_path / "out.txt"
+    process = _start(_study(tmp_path, tiny_text), out, MLFLOW_TRACKING_URI=uri)
+    _wait_until(lambda: "search: 1 of 5" in out.read_text() or "2 running" in out.read_text(), "the search runs")
+    kill()
+    time.sleep(AWAY_SECONDS)
+    start()
+    assert process.wait(400) == 0, out.read_text()
+    printed = out.read_text()
+    assert "the store does not answer; records wait in" in printed
+    assert "the store answers again" in printed
+    assert "Traceback" not in printed
+    _whole(Store(uri))
+    assert not (tmp_path / ".tune_lt" / "tiny" / "journal.jsonl").exists()
+
+
+def test_a_second_driver_of_the_same_study_is_turned_away(tmp_path: Path, tiny_text: str) -> None:
+    file, out = _study(tmp_path, tiny_text), tmp_path / "out.txt"
+    first = _start(file, out)
+    _wait_until(lambda: "trials," in out.read_text(), "the first driver works")
+    second = subprocess.run(
+        [sys.executable, "-m", "tune_lt.cli", "run", str(file)],
+        cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert second.returncode == 2
+    assert f"is being run by process {first.pid} on" in second.stderr
+    assert first.wait(300) == 0, out.read_text()
+    _whole(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"))
