@@ -22,7 +22,7 @@ LAYERS = (
     {"schema", "tracking"},
     {"journal"},
     {"search", "doctor"},
-    {"reporting"},
+    {"reporting", "repair", "estimate"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

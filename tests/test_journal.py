@@ -196,7 +196,7 @@ def test_a_full_disk_is_an_error_at_once(store: Store, tmp_path: Path, monkeypat
             pass
 
     real, journal._file = journal._file, Full()  # type: ignore[assignment]
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="No space left on device; run the study again once there is room"):
         _start(journal, "f1")
     journal._file = real
     journal.close()

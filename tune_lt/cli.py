@@ -15,6 +15,7 @@ from tune_lt import __version__
 from tune_lt.errors import InputError, TrainingFailed
 
 if TYPE_CHECKING:
+    from tune_lt.estimate import Estimate, Outlook
     from tune_lt.study import Study
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+ENDS = ("mean", "low", "high")  # of an interval
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a bundled one (digits).")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or its file.")]
 StoreOption = Annotated[
@@ -71,43 +73,48 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
 
 
 @app.command()
-def plan(study: StudyFile, store: StoreOption = None) -> None:
-    """Check a study file and show what it would train, with every default filled in. Changes nothing."""
+def plan(
+    study: StudyFile,
+    store: StoreOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
+) -> None:
+    """Check a study file and show what it would train, what is done already and what the rest costs. Changes nothing.
+
+    The cost follows from past runs on the store, without any from some training steps that are timed here.
+    """
     parsed = _read(study)
     import yaml
 
-    from tune_lt.search import driver, runner
+    from tune_lt import estimate
+    from tune_lt.search import driver
     from tune_lt.study import flattened
     from tune_lt.tracking import Store, exists
 
     dataset = driver.load_data(parsed)
-    content_hash = dataset.content_hash
     lines = driver.rehearse(parsed, dataset)
-    placeholder = {path: dimension.values[0] for path, dimension in parsed.space.items()}
-    found: dict[str, Any] | None = {} if parsed.search is None else None
-    have: dict[str, Any] = {}
-    if exists(store):
-        opened = Store(store)
-        have = opened.finished_cells()
-        parent = opened.parent(parsed.name)
-        if parent is not None and found is None:
-            found = runner.recorded_search(parsed, opened, parent.info.run_id, content_hash)
+    seen = estimate.outlook(parsed, Store(store) if exists(store) else None, dataset.content_hash)
+    cost = estimate.estimate(parsed, dataset, seen)
+    if as_json:
+        print(json.dumps(_plan_content(parsed, lines, seen, cost)))
+        return
     print(yaml.safe_dump(_defaults(parsed), sort_keys=False, allow_unicode=True).rstrip())
     for path, dimension in parsed.space.items():
         print(f"# searched: {path.replace('/', '.')} {dimension.kind} {list(dimension.values)}")
-    epochs = parsed.recipe.epochs
     print("\n" + "\n".join(lines))
+    epochs = {phase: sum(w.epochs.mean for w in seen.work if w.phase == phase) for phase in ("search", "tables")}
     if parsed.search:
-        state = "done" if found is not None else "to do"
-        print(f"search: {parsed.search.trials} trials of at most {epochs} epochs, {state}")
-    cells = runner.planned_cells(parsed, found if found is not None else placeholder, content_hash)
-    done = sum(cell.fingerprint in have for cell in cells) if found is not None else 0
-    print(f"tables: {len(parsed.rows)} rows x {len(parsed.seeds)} seeds = {len(cells)} cells, {done} done")
+        state = "done" if seen.found is not None else f"{seen.trials_done} done" if seen.trials_done else "to do"
+        left = f", about {epochs['search']:.0f} epochs left" if epochs["search"] else ""
+        print(f"search: {parsed.search.trials} trials of at most {parsed.recipe.epochs} epochs, {state}{left}")
+    size = f"{len(parsed.rows)} rows x {len(parsed.seeds)} seeds = {len(seen.cells)} cells"
+    left = f", {epochs['tables']:.0f} epochs left" if epochs["tables"] else ""
+    print(f"tables: {size}, {seen.cells_done} done{left}")
     for row, written in parsed.rows.items():
-        own = next(cell for cell in cells if cell.row == row)
+        own = next(cell for cell in seen.cells if cell.row == row)
         loss = ", ".join(f"{key} {value}" for key, value in flattened(own.cell.loss).items() if value is not None)
-        unknown = found is None and written.get("loss", {"best": True}).get("best", False)
+        unknown = seen.found is None and written.get("loss", {"best": True}).get("best", False)
         print(f"  {row}: {loss}" + (" (searched values: not known yet)" if unknown else ""))
+    print("\n".join(_cost_lines(cost)))
 
 
 @app.command()
@@ -248,11 +255,24 @@ def ui(
 
 
 @app.command()
-def doctor(store: StoreOption = None) -> None:
-    """What is installed, which devices there are, whether the store can be used. Exit code 1 if something is wrong."""
+def doctor(
+    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Look at its record too: name or file.")] = None,
+    store: StoreOption = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Put the study's record right, and say what was done.")] = False,
+) -> None:
+    """What is installed, which devices there are, whether the store can be used. Exit code 1 if something is wrong.
+
+    With a STUDY also what dead drivers left in its record: runs still RUNNING, cells without metrics, two runs of one
+    cell, records not sent. Nothing of a study that is being run is touched.
+    """
     from tune_lt.doctor import examine
 
+    if fix and study is None:
+        raise InputError("--fix: says which record is to be put right; tune-lt doctor STUDY --fix")
+    name = _name(study) if study else None
     problems = examine(store)
+    if name is not None and not problems:
+        problems = _doctor_study(name, store, fix)
     for problem in problems:
         print(f"problem: {problem}")
     print("problems: none" if not problems else f"problems: {len(problems)}")
@@ -331,6 +351,79 @@ def _report(name: str, store: Any, reports: Path) -> None:
         console.print()
         console.print(formats.terminal(table))
     console.print(f"\nwritten to {reports / name}/ and to the study's run in MLflow\n", highlight=False)
+
+
+def _doctor_study(name: str, store: str | None, fix: bool) -> list[str]:
+    """Examine a study's record, repair it if told to; the problems that remain."""
+    from tune_lt import repair
+    from tune_lt.tracking import Store, exists, store_uri
+
+    if not exists(store):
+        raise InputError(f"{store_uri(store)}: no store there yet")
+    opened = Store(store)
+    findings = repair.examine_study(opened, name)
+    if fix and any(finding.remedy for finding in findings):
+        for line in repair.fix(opened, findings):
+            print(f"fixed: {line}")
+        findings = repair.examine_study(opened, name)
+    for finding in findings:
+        if not finding.problem:
+            print(finding)
+    return [str(finding) for finding in findings if finding.problem]
+
+
+def _plan_content(study: Study, lines: list[str], seen: Outlook, cost: Estimate | None) -> dict[str, Any]:
+    """What `plan --json` prints; times in the units of their names, memory in bytes."""
+    epochs = {
+        phase: {key: sum(getattr(w.epochs, key) for w in seen.work if w.phase == phase) for key in ENDS}
+        for phase in ("search", "tables")
+    }
+    search = study.search and {
+        "trials": study.search.trials,
+        "epochs": study.recipe.epochs,
+        "done": seen.trials_done,
+        "epochs_left": epochs["search"],
+    }
+    tables = {
+        "rows": list(study.rows),
+        "seeds": list(study.seeds),
+        "cells": len(seen.cells),
+        "done": seen.cells_done,
+        "epochs_left": epochs["tables"],
+    }
+    estimated = None
+    if cost is not None:
+        hours = {key: getattr(cost.hours, key) for key in ENDS}
+        estimated = dataclasses.asdict(cost) | {
+            "cpu_hours": {key: value * cost.cpus for key, value in hours.items()},
+            "gpu_hours": {key: value * cost.gpus for key, value in hours.items()},
+        }
+    return {"name": study.name, "data": lines, "search": search, "tables": tables, "estimate": estimated}
+
+
+def _cost_lines(cost: Estimate | None) -> list[str]:
+    if cost is None:
+        return ["estimated cost: unknown; there is no past run on this store, and no GPU here to time some steps on"]
+    if cost.hours.mean == 0:
+        return ["nothing is left to train"]
+    unit, factor = ("GPU", cost.gpus) if cost.gpus else ("CPU", cost.cpus)
+    mean, low, high = (_hours(getattr(cost.hours, key) * factor) for key in ENDS)
+    wall = f"about {_duration(cost.wall_seconds.mean)} with {cost.at_once} at once"
+    lines = [f"estimated {mean} {unit}-hours ({low} to {high}), {wall}, from {cost.source}"]
+    if cost.memory_bytes is not None:
+        lines.append(f"peak memory per trial {cost.memory_bytes / 1e9:.2f} GB")
+    return lines
+
+
+def _hours(hours: float) -> str:
+    return "<0.001" if 0 < hours < 0.001 else f"{hours:.2g}" if hours < 10 else f"{hours:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length, limit in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
+        if seconds / length < limit:
+            return f"{seconds / length:.1f} h" if unit == "h" else f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86400:.1f} days"
 
 
 def _check_folder(folder: Path) -> None:

@@ -29,10 +29,11 @@ PARAMETERS = 100  # likewise
 LONGEST_PAUSE_SECONDS = 10.0
 PATIENCE_SECONDS = 90.0
 IDLE_SECONDS = 0.5
+RESUME = "run the study again once there is room, nothing that is recorded is lost"
 
 
 class Journal:
-    """The records of one study on their way to the store.
+    """The records of one study on their way to the store. Recording raises InputError when the disk is full.
 
     ``folder`` holds the file; ``say`` hears of trouble and of its end; ``beat`` is called every half second or so from
     the sending thread. Opening it begins to send what an earlier driver left behind.
@@ -114,9 +115,13 @@ class Journal:
         record["at"] = int(time.time() * 1000)
         line = json.dumps(record).encode() + b"\n"
         with self._lock:
-            written = self._file.write(line)
+            try:
+                written = self._file.write(line)
+            except OSError as error:
+                raise InputError(f"{self._path} cannot be written: {error.strerror}; {RESUME}") from None
             if written != len(line):
-                raise OSError(f"{self._path}: the disk is full")
+                self._file.truncate(self._file.tell() - (written or 0))
+                raise InputError(f"{self._path} cannot be written: the disk is full; {RESUME}")
             end = self._file.tell()
             self._waiting += 1
         self._queue.put((record, end))

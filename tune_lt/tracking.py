@@ -35,6 +35,7 @@ SQLITE = "sqlite:///"
 DEFAULT_URI = "sqlite:///mlflow.db"
 TAG = "tune_lt."
 TAG_CHARACTERS = 8000  # MLflow's limit of a tag
+DAMAGED, DUPLICATE = "damaged", "duplicate"  # outcomes that `tune-lt doctor --fix` gives: such runs count no longer
 
 
 def store_uri(option: str | None = None) -> str:
@@ -59,7 +60,10 @@ def exists(option: str | None = None) -> bool:
 
 @dataclass(frozen=True)
 class CellRecord:
-    """A cell as the store has it. Scores are fractions; ``params`` and ``tags`` (no prefix) are MLflow's strings."""
+    """A cell as the store has it. Scores are fractions; ``params`` and ``tags`` (no prefix) are MLflow's strings.
+
+    ``ended`` is in milliseconds since 1970, 0 while it runs; ``parent`` the id of the run it hangs on, or "".
+    """
 
     run_id: str
     status: str
@@ -67,6 +71,8 @@ class CellRecord:
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
+    ended: int = 0
+    parent: str = ""
 
 
 def refused(error: Exception) -> bool:
@@ -142,8 +148,11 @@ class Store:
 
     def parent(self, study: str) -> Run | None:
         """The study's parent run, or None if it never ran on this store."""
-        runs = self._of(study, f"tags.`{TAG}kind` = 'study'")
-        return min(runs, key=lambda run: run.info.start_time) if runs else None
+        return next(iter(self.parents(study)), None)
+
+    def parents(self, study: str) -> list[Run]:
+        """The study's parent runs, the oldest first: one, unless two drivers began at the same moment."""
+        return sorted(self._of(study, f"tags.`{TAG}kind` = 'study'"), key=lambda run: run.info.start_time)
 
     def ensure_parent(self, study: str) -> str:
         """The id of the study's parent run, created where there is none. Raises InputError if the store refuses."""
@@ -219,9 +228,15 @@ class Store:
         return cells
 
     def trials(self, study: str, search: str | None = None) -> list[CellRecord]:
-        """The study's search trials (of one search, if given), whatever became of them, in the order they started."""
+        """The study's search trials (of one search, if given), whatever became of them, in the order they started.
+
+        Duplicates are left out, and damaged ones that have been trained again since.
+        """
         condition = f"tags.`{TAG}row` = 'search'" + (f" and tags.`{TAG}search` = '{search}'" if search else "")
-        return [_record(run) for run in sorted(self._of(study, condition), key=lambda run: run.info.start_time)]
+        runs = sorted(self._of(study, condition), key=lambda run: run.info.start_time)
+        records = [record for record in map(_record, runs) if record.tags.get("outcome") != DUPLICATE]
+        whole = {record.tags.get("key") for record in records if record.tags.get("outcome") != DAMAGED}
+        return [r for r in records if r.tags.get("outcome") != DAMAGED or r.tags.get("key") not in whole]
 
     def cells(self, study: str) -> list[CellRecord]:
         """Every cell run of the study, finished or not, the oldest first."""
@@ -229,10 +244,11 @@ class Store:
         return [_record(run) for run in sorted(runs, key=lambda run: run.info.start_time)]
 
     def runs_by_key(self, study: str) -> dict[str, str]:
-        """Key of a cell -> id of its run in this study; of two, the older."""
+        """Key of a cell -> id of its run in this study; of two, the older. None that is damaged or a duplicate."""
         keys: dict[str, str] = {}
         for record in self.cells(study):
-            keys.setdefault(record.tags.get("key", record.run_id), record.run_id)
+            if record.tags.get("outcome") not in (DAMAGED, DUPLICATE):
+                keys.setdefault(record.tags.get("key", record.run_id), record.run_id)
         return keys
 
     def state_folder(self, study: str) -> Path:
@@ -267,6 +283,8 @@ def _record(run: Run) -> CellRecord:
         dict(run.data.params),
         dict(run.data.metrics),
         tags,
+        run.info.end_time or 0,
+        run.data.tags.get("mlflow.parentRunId", ""),
     )
 
 

@@ -118,13 +118,12 @@ def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord]) -> lis
         )
     if not rows:
         return []
-    specs = (
-        [Spec("ablation", f"Ablation of {searched}", (*reference, *own), expected, (*notes, *table_3))] if own else []
-    )
-    if others:
-        only = (f"Only {searched} was searched; the other losses run as the study file has them.",) if found else ()
-        specs.append(Spec("baselines", f"Baselines and {searched}", (*others, *own[-1:]), expected, (*notes, *only)))
-    return specs
+    only = (f"Only {searched} was searched; the other losses run as the study file has them.",) if found else ()
+    ablation = Spec("ablation", f"Ablation of {searched}", (*reference, *own), expected, (*notes, *table_3))
+    baselines = Spec("baselines", f"Baselines and {searched}", (*others, *own[-1:]), expected, (*notes, *only))
+    if not others:
+        return [ablation]
+    return [ablation, baselines] if len(own) > 1 else [baselines]
 
 
 def _balanced(rows: Mapping[str, list[dict[str, Any]]], records: Mapping[str, CellRecord]) -> str:
