@@ -241,6 +241,17 @@ def test_what_is_done_is_not_counted_again(tiny: Study, digits: data.Dataset, st
     assert cost.memory_bytes == 450_000_000
 
 
+def test_a_cell_that_waits_for_the_search_is_not_done_by_its_placeholder(
+    tiny: Study, digits: data.Dataset, store: Store
+) -> None:
+    low = {path: dimension.values[0] for path, dimension in tiny.space.items()}
+    cell = studyfile.cell(studyfile.row_config(tiny, "margin+weight_aura", low), data_seed=0, init_seed=0)
+    _train(store, tiny, [(cell, {"row": "any"}, "complete")], digits.content_hash)
+    seen = estimate.outlook(tiny, store, digits.content_hash)
+    assert seen.cells_done == 0
+    assert sum(work.cells for work in seen.work if work.phase == "tables") == 6
+
+
 def test_with_the_search_done_only_missing_cells_count(tiny: Study, digits: data.Dataset, store: Store) -> None:
     content = digits.content_hash
     found = {"loss/alpha": 0.7, "loss/gamma": 0.5, "loss/regions": 20, "loss/aura": True}

@@ -166,14 +166,16 @@ def test_a_line_cut_short_by_a_crash_is_dropped(store: Store, tmp_path: Path) ->
     folder = tmp_path / "j"
     folder.mkdir()
     note = {"op": "note", "key": "p", "tags": {"hello": "world"}, "at": 0}
-    (folder / "journal.jsonl").write_text(json.dumps(note) + '\n{"op": "sta')
-    journal = _open(store, folder)
+    (folder / "journal.jsonl").write_text("\0\0\0\n" + json.dumps(note) + '\n{"op": "sta')
+    said: list[str] = []
+    journal = _open(store, folder, say=said.append)
     journal.note({"second": "note"})
     journal.close()
     parent = store.parent("s")
     assert parent is not None
     assert parent.data.tags["tune_lt.hello"] == "world"
     assert parent.data.tags["tune_lt.second"] == "note"
+    assert said == [f"a damaged record in {folder / 'journal.jsonl'} is left out"]
 
 
 def test_a_record_the_store_refuses_is_told_and_does_not_hold_up_the_others(store: Store, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_driver_killed_at_twenty_moments_loses_and_repeats_nothing(tmp_path: P
     last = subprocess.run(command, cwd=folders[1], env=_environment(), capture_output=True, text=True, timeout=600)
     assert last.returncode == 0, last.stdout + last.stderr
     assert _results(folders[1]) == _results(folders[0])
-    tables = [(folder / "reports" / "tiny" / "ablation.csv").read_text() for folder in folders]
+    tables = [(folder / "reports" / "tiny" / "baselines.csv").read_text() for folder in folders]
     assert tables[0] == tables[1]
     assert len(kills) == KILLS
     assert not any((folders[1] / ".tune_lt" / "tiny" / "checkpoints").glob("*.pt"))

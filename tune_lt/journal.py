@@ -138,7 +138,10 @@ class Journal:
         position = min(sent, whole)
         for line in content[position:whole].splitlines(keepends=True):
             position += len(line)
-            yield json.loads(line), position
+            try:
+                yield json.loads(line), position
+            except ValueError:  # a power failure may leave a hole; the rest still counts
+                self._say(f"a damaged record in {self._path} is left out")
 
     def _work(self) -> None:
         while True:
