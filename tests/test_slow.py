@@ -97,7 +97,7 @@ def test_ctrl_c_leaves_nothing_running_and_the_same_command_goes_on(
     tmp_path: Path, tiny_text: str, moment: str
 ) -> None:
     study = tmp_path / "tiny.yaml"
-    study.write_text(tiny_text.replace("epochs: 4", "epochs: 60").replace("trials: 5", "trials: 8"))
+    study.write_text(tiny_text.replace("epochs: 4", "epochs: 150").replace("trials: 5", "trials: 8"))
     command = [sys.executable, "-m", "tune_lt.cli", "run", str(study)]
     out = tmp_path / "out.txt"
     with open(out, "w") as file:
@@ -175,7 +175,7 @@ def test_a_driver_killed_at_twenty_moments_loses_and_repeats_nothing(tmp_path: P
     """Beside it the same study runs undisturbed, one trial at a time: both must end with the same runs and curves."""
     text = tiny_text.replace("epochs: 4", "epochs: 40").replace("trials: 5", "trials: 8")
     text = text.replace("concurrent: 2", "concurrent: 1, checkpoint_seconds: 0").replace(
-        "seeds: [0, 1]", "seeds: [0, 1, 2]"
+        "seeds: [0, 1]", "seeds: [0, 1, 2, 3, 4, 5]"
     )
     folders = [tmp_path / "undisturbed", tmp_path / "killed"]
     for folder in folders:

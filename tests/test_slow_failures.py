@@ -19,6 +19,7 @@ from tune_lt.tracking import CellRecord, Store
 
 pytestmark = pytest.mark.slow
 AWAY_SECONDS = 60
+EPOCHS = 200  # seconds a trial: what is done to it happens in its middle
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
@@ -28,7 +29,9 @@ def _environment(**extra: str) -> dict[str, str]:
 
 def _study(folder: Path, tiny_text: str, **changes: str) -> Path:
     """The tiny study with longer trials, and ``old=new`` replaced in it."""
-    text = tiny_text.replace("epochs: 4", "epochs: 60").replace("concurrent: 2", "concurrent: 2, checkpoint_seconds: 0")
+    text = tiny_text.replace("epochs: 4", f"epochs: {EPOCHS}").replace(
+        "concurrent: 2", "concurrent: 2, checkpoint_seconds: 0"
+    )
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new)
@@ -72,7 +75,7 @@ def _whole(store: Store) -> list[CellRecord]:
         assert (record.status, record.tags["outcome"]) in (("FINISHED", "complete"), ("FINISHED", "pruned"))
         history = store.client.get_metric_history(record.run_id, "train/loss")
         assert [point.step for point in history] == list(range(1, len(history) + 1))
-        assert record.tags["outcome"] == "pruned" or len(history) == 60
+        assert record.tags["outcome"] == "pruned" or len(history) == EPOCHS
     rows = [record.tags["row"] for record in records]
     assert (rows.count("search"), rows.count("softmax"), len(rows)) == (5, 2, 11)
     return records
