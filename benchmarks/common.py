@@ -179,6 +179,9 @@ def workplace() -> Iterator[Callable[[], Path]]:
             os.environ.pop("TMPDIR")
             if before is not None:
                 os.environ["TMPDIR"] = before
+    if place.exists():  # a process of Ray's that was on its way out wrote once more
+        time.sleep(2)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def in_process(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
