@@ -146,6 +146,25 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(store: Store, tmp_path: 
     assert len(store.cells("s")) == 2
 
 
+def test_a_store_that_is_slow_is_not_one_that_is_away(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sending takes longer than the patience in all, but never longer without anything arriving."""
+    real = MlflowClient.create_run
+
+    def slow(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.3)
+        return real(self, *args, **kwargs)
+
+    journal = _open(store, tmp_path / "j")
+    monkeypatch.setattr(MlflowClient, "create_run", slow)
+    monkeypatch.setattr("tune_lt.journal.CHUNK", 5)  # one cell
+    for number in range(8):
+        _cell(journal, f"f{number}")
+    journal.close(patience=2.0)
+    assert len(store.finished_cells()) == 8
+
+
 def test_epochs_that_a_resumed_trial_repeats_are_sent_once(store: Store, tmp_path: Path) -> None:
     journal = _open(store, tmp_path / "j")
     _start(journal, "f1")

@@ -23,7 +23,7 @@ from tune_lt.errors import InputError
 from tune_lt.tracking import TAG, Store, redacted, refused
 
 STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # MLflow's word for an outcome; FINISHED otherwise
-CHUNK = 500  # records sent together
+CHUNK = 100  # records sent together, so that the lease is renewed in between
 BATCH = 1000  # metrics in one log_batch, MLflow's limit
 PARAMETERS = 100  # likewise
 LONGEST_PAUSE_SECONDS = 10.0
@@ -87,9 +87,11 @@ class Journal:
         self._append({"op": "end", "key": key, "tags": tags, "artifact": dict(artifact) if artifact else None})
 
     def drain(self, patience: float = PATIENCE_SECONDS) -> None:
-        """Wait until everything is in the store. Raises InputError if that takes longer than ``patience`` seconds."""
-        until = time.monotonic() + patience
+        """Wait until everything is in the store. Raises InputError if nothing arrives for ``patience`` seconds."""
+        until, before = time.monotonic() + patience, self._waiting
         while self._waiting and self._thread.is_alive():
+            if self._waiting < before:  # slow is not away
+                until, before = time.monotonic() + patience, self._waiting
             if time.monotonic() > until:
                 raise InputError(
                     f"{self._waiting} records could not be sent to the store {self._store.shown}; "

@@ -173,7 +173,8 @@ class Store:
 
     def interrupt_running(self, study: str) -> int:
         """Mark the cells of the study that claim to run as interrupted; how many. For the holder of the lease alone."""
-        running = [record for record in self.cells(study) if record.status == "RUNNING"]
+        condition = f"tags.`{TAG}kind` = 'cell' and attributes.status = 'RUNNING'"
+        running = [_record(run) for run in self._of(study, condition)]
         for record in running:
             self.tag(record.run_id, {f"{TAG}outcome": "interrupted"})
             self.client.set_terminated(record.run_id, "KILLED")

@@ -45,7 +45,7 @@ def read(store: Store, study: str, signature: str, metric: str) -> list[Past]:
             outcome=outcome,
             value=record.metrics.get(metric, math.nan),
             epochs=int(tags.get("epochs", 0)),
-            rungs=_rungs(store, record.run_id, metric, tags),
+            rungs=_rungs(store, record.run_id, metric, tags, flying=outcome == "running"),
         )
     parent = store.parent(study)
     prefix = reused_tag(signature, "")
@@ -61,8 +61,10 @@ def reused_tag(signature: str, number: int | str) -> str:
     return f"reused.{signature}.{number}"
 
 
-def _rungs(store: Store, run_id: str, metric: str, tags: Mapping[str, str]) -> dict[int, float]:
+def _rungs(store: Store, run_id: str, metric: str, tags: Mapping[str, str], *, flying: bool) -> dict[int, float]:
     """Of an ended trial from its tag; of one in flight from its curve, every epoch of it."""
     if "rungs" in tags:
         return {int(epoch): value for epoch, value in json.loads(tags["rungs"]).items()}
+    if not flying:
+        return {}  # nobody judged it
     return {point.step: point.value for point in store.client.get_metric_history(run_id, metric)}
