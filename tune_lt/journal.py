@@ -59,7 +59,7 @@ class Journal:
         self._queue: queue.SimpleQueue[tuple[dict[str, Any], int] | None] = queue.SimpleQueue()
         self._refused: Exception | None = None
         self._waiting = 0
-        self._closing_at: float | None = None
+        self._closing = False
         self._lock = threading.Lock()
         for record, end in self._unsent():
             self._waiting += 1
@@ -105,7 +105,7 @@ class Journal:
             self.drain(patience)
         finally:
             self._queue.put(None)
-            self._closing_at = time.monotonic()
+            self._closing = True
             self._thread.join()
             self._file.close()
         self._path.unlink(missing_ok=True)
@@ -185,7 +185,7 @@ class Journal:
                         self._refused = self._refused or error
                         return True
                     return all(list(map(self._send_until_done, ([record] for record in records))))  # find the one
-                if self._closing_at is not None:
+                if self._closing:
                     return False
                 if not told:
                     self._say(f"the store does not answer; records wait in {self._path} ({_first_line(error)})")

@@ -74,7 +74,7 @@ def parse(text: str, folder: Path) -> Study:
             else f"search: missing, but {', '.join(_dotted(path) for path in space)} has a range to search"
         )
     study = Study(
-        name=_section(Annotated[str, "name"], "name", raw["name"]),
+        name=_section(str, "name", raw["name"]),
         text=text,
         **base,
         validation=_section(Validation, "data.validation", validation),
