@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from tune_lt import checkpoint, data, losses, models, training
-from tune_lt.config import Augment, CellConfig, Optimizer, Recipe, Schedule
+from tune_lt.config import Augment, CellConfig, Optimizer, Recipe, Schedule, fold_of
 from tune_lt.errors import InputError, TrainingFailed
 
 RECIPE = Recipe(
@@ -238,6 +239,8 @@ def test_metrics_leave_empty_groups_out() -> None:
     scores = training.Scores(0.5, 0.5, {"many": 0.5, "rare": math.nan}, (0.5,))
     result = training.EpochResult(epoch=1, epochs=1, lr=0.1, train_loss=1.0, seconds=1.0, test=scores)
     assert result.as_metrics() == {"train/loss": 1.0, "test/top1": 0.5, "test/balanced": 0.5, "test/many": 0.5}
+    result = dataclasses.replace(result, val=scores, test=None)
+    assert result.as_metrics() == {"train/loss": 1.0, "val/top1": 0.5, "val/balanced": 0.5, "val/many": 0.5}
 
 
 def test_an_unknown_or_absent_device_is_named() -> None:
@@ -283,6 +286,56 @@ def test_nothing_to_hold_out_is_said_before_training(digits: data.Dataset) -> No
     )
     with pytest.raises(InputError, match="every class has a single training image"):
         training.rehearse(cell, single)
+
+
+def test_a_fold_trains_on_the_others_and_scores_its_own_images(digits: data.Dataset) -> None:
+    cells = [dataclasses.replace(CELL, fold=f"{k}/3", holdout=None) for k in (1, 2, 3)]
+    runs = [_results(cell, digits) for cell in cells]
+    full = next(training.run_epochs(dataclasses.replace(CELL, fold="full", holdout=None), dataset=digits, device="cpu"))
+    assert len({json.dumps(_numbers(run)) for run in runs}) == 3
+    for run in runs:
+        assert set(run[-1].as_metrics()) == {"train/loss"} | {
+            f"val/{name}" for name in ("top1", "balanced", "many", "medium", "few", "rare")
+        }
+    trained = torch.tensor([run[-1].class_counts for run in runs]).sum(0)
+    assert torch.equal(trained, 2 * torch.tensor(full.class_counts))  # each image is left out of one training in three
+
+
+def test_folds_are_spelled_in_one_way() -> None:
+    assert [fold_of(text) for text in ("full", "holdout", "1/2", "2/5", "10/10")] == [
+        None,
+        None,
+        (1, 2),
+        (2, 5),
+        (10, 10),
+    ]
+    for text in ("", "0/5", "6/5", "1/1", "1/0", "02/5", "2/5 ", "2/5\n", "-1/5", "2/5/5", "half", "²/5", "1/2.0"):
+        with pytest.raises(InputError, match="such as 2/5"):
+            fold_of(text)
+
+
+def test_folds_that_make_no_sense_are_said_before_training(digits: data.Dataset) -> None:
+    for fold, holdout, message in (("6/5", None, "such as 2/5"), ("1/5", 0.3, "only one of them")):
+        with pytest.raises(InputError, match=message):
+            training.rehearse(dataclasses.replace(CELL, fold=fold, holdout=holdout), digits)
+    one = torch.stack([(digits.train_labels == label).nonzero()[0, 0] for label in range(10)])
+    pair = torch.cat([one, (digits.train_labels == 0).nonzero()[1]])  # two images of 0, one of each other digit
+    few = data.Dataset.of(
+        digits.train_images[pair],
+        digits.train_labels[pair],
+        digits.test_images,
+        digits.test_labels,
+        digits.class_names,
+    )
+    plain = dataclasses.replace(CELL, data={"name": "digits"}, holdout=None, loss={"name": "softmax"})
+    said = []
+    for k in range(1, 6):
+        try:
+            training.rehearse(dataclasses.replace(plain, fold=f"{k}/5"), few)
+        except InputError as error:
+            said.append(str(error))
+    assert len(said) == 3
+    assert all("too many folds" in message for message in said)
 
 
 def test_every_loss_and_model_trains_an_epoch(digits: data.Dataset) -> None:

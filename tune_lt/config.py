@@ -6,11 +6,14 @@ builder's signature (`tune_lt.registry`); the rest is spelled out here. Nothing 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
+
+from tune_lt.errors import InputError
 
 Fraction = Annotated[float, Ge(0), Le(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]  # what every generator takes
@@ -72,8 +75,9 @@ class Recipe:
 class CellConfig:
     """One cell: everything that determines a trained network's result, apart from the images themselves.
 
-    ``fold`` is ``full`` (train on the whole training split, score the sealed test once) or ``holdout`` (train on all
-    but a stratified ``holdout`` fraction of the training split, and score that).
+    ``fold`` is ``full`` (train on the whole training split, score the sealed test once), ``holdout`` (train on all
+    but a stratified ``holdout`` fraction of the training split, and score that) or ``k/K`` such as ``2/5`` (train on
+    all but the k-th of K stratified folds of it, and score that); `fold_of` reads it.
     """
 
     data: Mapping[str, Any]
@@ -82,5 +86,19 @@ class CellConfig:
     recipe: Recipe = field(default_factory=Recipe)
     data_seed: int = 0
     init_seed: int = 0
-    fold: Literal["full", "holdout"] = "full"
+    fold: str = "full"
     holdout: Annotated[float, Gt(0), Lt(1)] | None = None
+
+
+def fold_of(fold: str) -> tuple[int, int] | None:
+    """(k, K) of ``k/K``, None of ``full`` and ``holdout``; InputError for anything else, ``02/5`` included.
+
+    One fold has one spelling, because it enters the fingerprint.
+    """
+    if fold in ("full", "holdout"):
+        return None
+    found = re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", fold)
+    k, folds = (int(found[1]), int(found[2])) if found else (0, 0)
+    if folds < 2 or k > folds:
+        raise InputError(f"fold = {fold!r}, but it must be full, holdout, or the k-th of K >= 2 folds, such as 2/5")
+    return k, folds

@@ -21,7 +21,8 @@ from scipy import stats
 from torch import nn
 
 from tune_lt import data, studyfile, training
-from tune_lt.config import CellConfig
+from tune_lt.config import CellConfig, fold_of
+from tune_lt.errors import InputError
 from tune_lt.search import history, runner
 from tune_lt.search.searcher import milestones
 from tune_lt.search.trainable import peak_memory
@@ -241,12 +242,14 @@ def spread(values: Sequence[float]) -> Interval:
 
 def images(cell: CellConfig, dataset: data.Dataset, *, fold: str | None = None) -> tuple[int, int]:
     """How many images an epoch of the cell trains on, and how many it then scores; ``fold`` instead of its own."""
+    fold = fold or cell.fold
     split = data.cell_data(
         dataset,
         imbalance=cell.data.get("imbalance"),
         profile=cell.data.get("profile", "exponential"),
         data_seed=cell.data_seed,
-        holdout=cell.holdout if (fold or cell.fold) != "full" else None,
+        holdout=cell.holdout if fold == "holdout" else None,
+        fold=fold_of(fold),
     )
     return len(split.train_index), 0 if split.val_index is None else len(split.val_index)
 
@@ -254,7 +257,7 @@ def images(cell: CellConfig, dataset: data.Dataset, *, fold: str | None = None) 
 def comparable(records: Iterable[CellRecord], cell: CellConfig, device: str) -> list[CellRecord]:
     """The latest past runs that trained on the same images with the same network, batches and type of device.
 
-    Losses and learning rates may differ: beside the network they cost little. Of the two kinds of fold both will do.
+    Losses and learning rates may differ: beside the network they cost little. Any kind of fold will do.
     """
     content = flattened({"data": dict(cell.data), "model": dict(cell.model)})
     wanted = {path: str(value) for path, value in content.items()} | {"recipe/batch_size": str(cell.recipe.batch_size)}
@@ -262,10 +265,18 @@ def comparable(records: Iterable[CellRecord], cell: CellConfig, device: str) -> 
     def fits(record: CellRecord) -> bool:
         own = {path: value for path, value in record.params.items() if path in wanted or path[:5] in ("data/", "model")}
         kind = record.tags.get("device", "").split(":")[0]
-        return own == wanted and kind == device and record.tags.get("fold") in ("full", "holdout")
+        return own == wanted and kind == device and _is_fold(record.tags.get("fold", ""))
 
     found = [record for record in records if float(record.tags.get("epoch_seconds", 0)) > 0 and fits(record)]
     return sorted(found, key=lambda record: record.ended)[-LATEST_RUNS:]
+
+
+def _is_fold(tag: str) -> bool:
+    try:
+        fold_of(tag)
+    except InputError:
+        return False
+    return True
 
 
 def from_runs(records: Sequence[CellRecord], cell: CellConfig, dataset: data.Dataset) -> Pace:

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from tune_lt import checkpoint, data, losses, metrics, models
-from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule
+from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule, fold_of
 from tune_lt.errors import InputError, TrainingFailed
 
 EVALUATION_BATCH = 1024
@@ -61,11 +61,10 @@ class EpochResult:
     def as_metrics(self) -> dict[str, float]:
         """The numbers to record, by the names of DESIGN §6; groups without classes are left out."""
         named = {"train/loss": self.train_loss}
-        if self.val:
-            named |= {"val/top1": self.val.top1, "val/balanced": self.val.balanced}
-        if self.test:
-            groups = {f"test/{group}": value for group, value in self.test.groups.items() if not math.isnan(value)}
-            named |= {"test/top1": self.test.top1, "test/balanced": self.test.balanced} | groups
+        for split, scores in (("val", self.val), ("test", self.test)):
+            if scores:
+                named |= {f"{split}/top1": scores.top1, f"{split}/balanced": scores.balanced}
+                named |= {f"{split}/{group}": value for group, value in scores.groups.items() if not math.isnan(value)}
         return named
 
 
@@ -117,10 +116,13 @@ class _Run:
             imbalance=cell.data.get("imbalance"),
             profile=cell.data.get("profile", "exponential"),
             data_seed=cell.data_seed,
-            holdout=cell.holdout if cell.fold == "holdout" else None,
+            holdout=cell.holdout if cell.fold != "full" else None,
+            fold=fold_of(cell.fold),
         )
         if split.val_index is not None and len(split.val_index) == 0:
-            raise InputError("no image can be held out: every class has a single training image")
+            if max(split.split_counts) < 2:
+                raise InputError("no image can be held out: every class has a single training image")
+            raise InputError(f"fold {cell.fold} has no image to score: too many folds for so few images")
         self.cell, self.place, self.split = cell, place, split
         self.identity = json.dumps([asdict(cell), dataset.content_hash, RESULT_VERSION, identity], sort_keys=True)
         torch.manual_seed(cell.init_seed)

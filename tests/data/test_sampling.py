@@ -1,4 +1,4 @@
-"""Long-tailed sub-sampling and the hold-out: counts, separation, determinism, no global state."""
+"""Long-tailed sub-sampling, the hold-out and folds: counts, separation, determinism, no global state."""
 
 from __future__ import annotations
 
@@ -184,6 +184,91 @@ def test_seal_takes_a_fifth_and_ignores_other_classes() -> None:
     assert more[more < 53].tolist() == test[test < 53].tolist()
 
 
+def _folds(dataset: Dataset, folds: int, **changes: object) -> list[CellData]:
+    return [_cell(dataset, fold=(k, folds), **changes) for k in range(1, folds + 1)]
+
+
+def _held(cells: list[CellData]) -> list[list[int]]:
+    assert all(cell.val_index is not None for cell in cells)
+    return [cell.val_index.tolist() for cell in cells if cell.val_index is not None]
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5, 10])
+def test_folds_partition_the_same_subsample(digits: Dataset, folds: int) -> None:
+    whole, cells = _cell(digits), _folds(digits, folds)
+    held = _held(cells)
+    assert sorted(position for fold in held for position in fold) == whole.train_index.tolist()
+    for cell, aside in zip(cells, held, strict=True):
+        assert sorted([*aside, *cell.train_index.tolist()]) == whole.train_index.tolist()
+        assert (cell.train_index.dtype, cell.val_index.dtype) == (torch.int64, torch.int64)
+        assert (cell.train_index.diff() > 0).all()
+        assert (cell.val_index.diff() > 0).all()
+        assert cell.split_counts == whole.class_counts
+        assert cell.class_counts == _counts(digits, cell.train_index)
+        assert cell.unvalidated == tuple(c for c, n in enumerate(_counts(digits, cell.val_index)) if n == 0)
+
+
+@pytest.mark.parametrize("folds", [2, 5, 7])
+def test_folds_are_balanced_within_and_over_classes(folds: int) -> None:
+    """Each class gives every fold n // K or one more; all classes together as well; a class of 1 gives nothing."""
+    counts = [40, 1, 2, 3, 1, 9, 2, 2, 2, 5]
+    dataset = _dataset(counts)
+    for seed in range(20):
+        cells = _folds(dataset, folds, imbalance=None, data_seed=seed)
+        by_class = np.array([_counts(dataset, cell.val_index) for cell in cells])
+        for c, n in enumerate(counts):
+            dealt = n if n > 1 else 0
+            assert by_class[:, c].sum() == dealt
+            assert set(by_class[:, c]) <= {dealt // folds, dealt // folds + 1}
+        assert np.ptp(by_class.sum(axis=1)) <= 1
+        assert all(min(cell.class_counts) >= 1 for cell in cells)
+        assert all({1, 4} <= set(cell.unvalidated) for cell in cells)
+
+
+def test_small_classes_do_not_meet_in_the_first_fold() -> None:
+    """Four classes of 2 in 5 folds: 8 images, of which no fold holds more than two."""
+    dataset = _dataset([2, 2, 2, 2])
+    for seed in range(10):
+        assert sorted(map(len, _held(_folds(dataset, 5, imbalance=None, data_seed=seed)))) == [1, 1, 2, 2, 2]
+
+
+def test_a_class_smaller_than_the_folds_changes_folds_with_the_seed(digits: Dataset) -> None:
+    """The 6 images of the digit 9 in 5 folds: the fold that holds two of them is not always the same."""
+    double = {
+        next(k for k, cell in enumerate(_folds(digits, 5, data_seed=seed)) if _counts(digits, cell.val_index)[9] == 2)
+        for seed in range(30)
+    }
+    assert double == set(range(5))
+
+
+def test_each_image_is_in_each_fold_equally_often() -> None:
+    """2,000 seeds, 3 folds: an image is in the first in a third of them; 6 standard deviations are allowed."""
+    dataset = _dataset([7, 5])
+    hits = np.zeros(12)
+    for seed in range(2000):
+        hits[_cell(dataset, imbalance=None, data_seed=seed, fold=(1, 3)).val_index] += 1
+    assert np.abs(hits - 2000 / 3).max() < 6 * math.sqrt(2000 * (1 / 3) * (2 / 3))
+
+
+def test_folds_have_a_stream_of_their_own(digits: Dataset) -> None:
+    before = _cell(digits, holdout=0.2)
+    first, again, other = (_held(_folds(digits, 5, data_seed=s)) for s in (3, 3, 4))
+    assert first == again
+    assert first != other
+    after = _cell(digits, holdout=0.2)
+    assert torch.equal(before.val_index, after.val_index)
+    dataset = _dataset([10, 10])  # half of each class either way: the same images only if the stream were the same
+    fold, holdout = _cell(dataset, imbalance=None, fold=(1, 2)), _cell(dataset, imbalance=None, holdout=0.5)
+    assert not torch.equal(fold.val_index, holdout.val_index)
+
+
+def test_more_folds_than_images_leave_some_empty() -> None:
+    cells = _folds(_dataset([2, 1]), 5, imbalance=None)
+    assert sorted(map(len, _held(cells))) == [0, 0, 0, 1, 1]
+    assert {cell.unvalidated for cell in cells} == {(0, 1), (1,)}
+    assert all(cell.class_counts in ([2, 1], [1, 1]) for cell in cells)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -194,6 +279,10 @@ def test_seal_takes_a_fifth_and_ignores_other_classes() -> None:
         ({"profile": "exponental"}, "did you mean 'exponential'"),
         ({"data_seed": -1}, "data_seed = -1"),
         ({"data_seed": 0.5}, "data_seed = 0.5"),
+        ({"fold": (0, 5)}, r"fold = \(0, 5\)"),
+        ({"fold": (6, 5)}, r"fold = \(6, 5\)"),
+        ({"fold": (1, 1)}, "K of at least 2"),
+        ({"fold": (1, 5), "holdout": 0.2}, "only one of them"),
     ],
 )
 def test_impossible_values_are_named(digits: Dataset, changes: dict[str, object], message: str) -> None:

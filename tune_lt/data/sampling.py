@@ -1,4 +1,4 @@
-"""Which images a cell trains on: the long tail laid over a data set, and the hold-out taken from it."""
+"""Which images a cell trains on: the long tail laid over a data set, and the hold-out or fold taken from it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tune_lt.errors import InputError
 from tune_lt.registry import lookup
 
 # Streams of the data seed: a hold-out drawn from its own stream cannot change which images were sub-sampled.
-_SUBSAMPLE, _HOLDOUT, _SEAL = 0, 1, 2
+_SUBSAMPLE, _HOLDOUT, _SEAL, _FOLDS = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, eq=False)
 class CellData:
     """The images of one cell, as sorted int64 positions in ``Dataset.train_images``.
 
-    ``val_index`` is None without a hold-out. ``class_counts``: images per class in ``train_index``, what a loss is
-    built with. ``split_counts``: images per class of the whole long-tailed training split, hold-out included; groups
-    of classes are formed by it. ``unvalidated``: classes that the hold-out has no image of.
+    ``val_index`` is None where nothing is held out. ``class_counts``: images per class in ``train_index``, what a loss
+    is built with. ``split_counts``: images per class of the whole long-tailed training split, those held out included;
+    groups of classes are formed by it. ``unvalidated``: classes that ``val_index`` has no image of.
     """
 
     train_index: Tensor
@@ -35,7 +35,13 @@ class CellData:
 
 
 def cell_data(
-    dataset: Dataset, *, imbalance: float | None, profile: str, data_seed: int, holdout: float | None
+    dataset: Dataset,
+    *,
+    imbalance: float | None,
+    profile: str,
+    data_seed: int,
+    holdout: float | None = None,
+    fold: tuple[int, int] | None = None,
 ) -> CellData:
     """Sub-sample the training images to a long tail, then hold a stratified part of that out for validation.
 
@@ -44,23 +50,33 @@ def cell_data(
     fraction, in (0, 1), of each class of the long-tailed split that goes to validation, rounded half up; a class of
     two or more images keeps at least one on either side, a single image stays in training.
 
-    ``data_seed`` decides both draws, with generators of its own; the sub-sample is the same with and without a
-    hold-out, and a smaller imbalance only adds images to it. Raises InputError for values that make no sense.
+    ``fold`` instead: (k, K) holds out the k-th of K stratified folds, k from 1 to K, K at least 2. The K folds of a
+    data seed share no image and together hold every one of the split, single images of a class apart, which are never
+    held out. Images of one class in two folds differ by at most one, and so do those of all classes together. A class
+    of fewer than K images is missing in some folds (``unvalidated``) and has training images in all.
+
+    ``data_seed`` decides each draw, with generators of its own; the sub-sample is the same whatever is held out, and
+    a smaller imbalance only adds images to it. Raises InputError for values that make no sense.
     """
     if not isinstance(data_seed, int) or data_seed < 0:
         raise InputError(f"data_seed = {data_seed!r}, but it must be a whole number of at least 0")
     if holdout is not None and not 0 < holdout < 1:
         raise InputError(f"holdout = {holdout!r}, but it must lie between 0 and 1, both excluded, or be left out")
+    if fold is not None:
+        if holdout is not None:
+            raise InputError(f"holdout = {holdout!r} and fold = {fold!r}, but only one of them can be held out")
+        if fold[1] < 2 or not 1 <= fold[0] <= fold[1]:
+            raise InputError(f"fold = {fold!r}, but it must be (k, K) with 1 <= k <= K and K of at least 2")
     members = _subsample(dataset, _wanted(dataset, imbalance, profile), data_seed)
     split_counts = [len(positions) for positions in members]
-    if holdout is None:
+    if holdout is not None:
+        generator = np.random.default_rng([data_seed, _HOLDOUT])
+        parts = [set_aside(positions, holdout, generator) for positions in members]
+    elif fold is not None:
+        parts = _fold(members, fold, np.random.default_rng([data_seed, _FOLDS]))
+    else:
         return CellData(_index(members), None, split_counts, list(split_counts))
-    held, kept = [], []
-    generator = np.random.default_rng([data_seed, _HOLDOUT])
-    for positions in members:
-        aside, rest = set_aside(positions, holdout, generator)
-        held.append(aside)
-        kept.append(rest)
+    held, kept = [aside for aside, _ in parts], [rest for _, rest in parts]
     unvalidated = tuple(c for c, positions in enumerate(held) if len(positions) == 0)
     return CellData(_index(kept), _index(held), [len(positions) for positions in kept], split_counts, unvalidated)
 
@@ -103,6 +119,31 @@ def _subsample(dataset: Dataset, wanted: list[int], data_seed: int) -> list[np.n
     labels = dataset.train_labels.numpy()
     generator = np.random.default_rng([data_seed, _SUBSAMPLE])
     return [np.sort(generator.permutation(np.flatnonzero(labels == c))[:count]) for c, count in enumerate(wanted)]
+
+
+def _fold(
+    members: list[np.ndarray], fold: tuple[int, int], generator: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(held out, kept) positions of each class in the k-th of K folds, both sorted.
+
+    The shuffled images of a class are dealt to the folds in turn, and the next class goes on where the last one
+    stopped: so small classes spread over the folds.
+    """
+    k, folds = fold
+    turn = int(
+        generator.integers(folds)
+    )  # else the smallest class would have its extra image in one fold for all seeds
+    parts = []
+    for positions in members:
+        dealt = (turn + np.arange(len(positions))) % folds
+        here = dealt == k - 1
+        if len(positions) < 2:
+            here[:] = False
+        else:
+            turn += len(positions)
+        shuffled = generator.permutation(positions)
+        parts.append((np.sort(shuffled[here]), np.sort(shuffled[~here])))
+    return parts
 
 
 def _index(members: list[np.ndarray]) -> Tensor:
