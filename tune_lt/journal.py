@@ -8,12 +8,14 @@ and an epoch that a resumed trial repeats is not sent a second time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +25,49 @@ from tune_lt.errors import InputError
 from tune_lt.tracking import TAG, Store, redacted, refused
 
 STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # MLflow's word for an outcome; FINISHED otherwise
-CHUNK = 100  # records sent together, so that the lease is renewed in between
-BATCH = 1000  # metrics in one log_batch, MLflow's limit
-PARAMETERS = 100  # likewise
+CHUNK = 100  # records sent together: what a run has among them goes in as few calls as MLflow allows
+ENTITIES = 1000  # in one log_batch, MLflow's limit
+TEXTS = 100  # of them parameters, and as many tags, likewise
+BEAT_SECONDS = 5.0  # at most between two beats while runs are being sent
 LONGEST_PAUSE_SECONDS = 10.0
 PATIENCE_SECONDS = 90.0
 IDLE_SECONDS = 0.5
 RESUME = "run the study again once there is room, nothing that is recorded is lost"
 
 
+@dataclass
+class _Batch:
+    """What is to be sent of one run, in the order in which it is sent; the epochs' metrics with their numbers."""
+
+    params: list[Param] = field(default_factory=list)
+    epochs: list[tuple[int, list[Metric]]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def take(self) -> tuple[list[Metric], list[Param], list[RunTag], int]:
+        """Metrics, parameters and tags for one call, and the last epoch among them (0 for none).
+
+        An epoch's metrics stay together, so that the last epoch in the store tells what is there.
+        """
+        params, self.params = self.params[:TEXTS], self.params[TEXTS:]
+        metrics: list[Metric] = []
+        last, count = 0, 0
+        for epoch, values in self.epochs:
+            if metrics and len(params) + len(metrics) + len(values) > ENTITIES:
+                break
+            metrics += values
+            last, count = epoch, count + 1
+        del self.epochs[:count]
+        room = 0 if self.params or self.epochs else max(0, ENTITIES - len(params) - len(metrics))
+        names = list(self.tags)[: min(TEXTS, room)]  # the end's tags come last: they say that all the rest is there
+        return metrics, params, [RunTag(f"{TAG}{name}", self.tags.pop(name)) for name in names], last
+
+
 class Journal:
     """The records of one study on their way to the store. Recording raises InputError when the disk is full.
 
-    ``folder`` holds the file; ``say`` hears of trouble and of its end; ``beat`` is called every half second or so from
-    the sending thread. Opening it begins to send what an earlier driver left behind.
+    ``folder`` holds the file; ``say`` hears of trouble and of its end; ``beat`` is called every few seconds, also while
+    much is being sent, from the sending thread. ``runs`` is `Store.runs_by_key`, read here if it is not given. Opening
+    it begins to send what an earlier driver left behind: ``inherited`` records.
     """
 
     def __init__(
@@ -48,13 +79,16 @@ class Journal:
         *,
         say: Callable[[str], None] = print,
         beat: Callable[[], None] = lambda: None,
+        runs: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._store, self._parent, self._say, self._beat = store, parent, say, beat
         self._client = store.client.raw  # this thread has a patience of its own
         self._experiment = store.experiment(study)
-        self._runs = store.runs_by_key(study)
-        self._last_epoch: dict[str, int] = {}
+        self._runs = {**(store.runs_by_key(study) if runs is None else runs), parent: parent}
+        self._places: dict[str, str] = {}  # key -> the place of the artifacts of a run that has not ended
+        self._last_epoch: dict[str, int] = {}  # likewise, the last epoch the store has
+        self._beaten = time.monotonic()
         self._path, self._sent_path = folder / "journal.jsonl", folder / "journal.sent"
         self._queue: queue.SimpleQueue[tuple[dict[str, Any], int] | None] = queue.SimpleQueue()
         self._refused: Exception | None = None
@@ -64,6 +98,8 @@ class Journal:
         for record, end in self._unsent():
             self._waiting += 1
             self._queue.put((record, end))
+        self.inherited = self._waiting
+        store.write_ahead()
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 closed in close(); unbuffered: survives a kill
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
@@ -93,11 +129,13 @@ class Journal:
             if self._waiting < before:  # slow is not away
                 until, before = time.monotonic() + patience, self._waiting
             if time.monotonic() > until:
-                raise InputError(
-                    f"{self._waiting} records could not be sent to the store {self._store.shown}; "
-                    f"they are kept in {self._path} and sent when the study is run again"
-                )
+                break
             time.sleep(0.02)
+        if self._waiting:
+            raise InputError(
+                f"{self._waiting} records could not be sent to the store {self._store.shown}; "
+                f"they are kept in {self._path} and sent when the study is run again"
+            )
 
     def close(self, patience: float = PATIENCE_SECONDS) -> None:
         """Wait as `drain` does, then stop. Raises InputError for records the store refused, too."""
@@ -108,6 +146,7 @@ class Journal:
             self._closing = True
             self._thread.join()
             self._file.close()
+            self._store.write_through()
         self._path.unlink(missing_ok=True)
         self._sent_path.unlink(missing_ok=True)
         if self._refused is not None:
@@ -137,6 +176,8 @@ class Journal:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.truncate(self._path, whole)
+        if whole < sent:  # a power failure took records that the store had: what is written now is not among them
+            self._sent_path.write_text(str(whole))
         position = min(sent, whole)
         for line in content[position:whole].splitlines(keepends=True):
             position += len(line)
@@ -166,7 +207,11 @@ class Journal:
             if records:
                 if not self._send_until_done(records):
                     return  # what comes after must not be sent before it
-                self._sent_path.write_text(str(end))
+                with contextlib.suppress(
+                    OSError
+                ):  # a full disk: the next driver sends more twice, which changes nothing
+                    self._store.sync()  # first, so that a power failure does not leave the mark ahead of the store
+                    self._sent_path.write_text(str(end))
                 with self._lock:
                     self._waiting -= len(records)
             self._try_beat()
@@ -198,69 +243,81 @@ class Journal:
             return True
 
     def _send(self, records: list[dict[str, Any]]) -> None:
-        """Send records in order, the metrics of one run together."""
-        metrics: dict[str, list[Metric]] = {}
+        """Send records in order, those of one run together."""
+        batches: dict[str, _Batch] = {}
         for record in records:
-            key = record["key"]
+            key = record["key"] if record["op"] != "note" else self._parent
+            batch = batches.setdefault(key, _Batch())
             if record["op"] == "epoch":
-                if record["epoch"] > self._last_epoch.get(key, 0):
-                    batch = metrics.setdefault(key, [])
-                    batch += [Metric(name, v, record["at"], record["epoch"]) for name, v in record["metrics"].items()]
-                continue
-            self._send_metrics(key, metrics.pop(key, []))
-            if record["op"] == "start":
+                self._add_epoch(key, batch, record)
+            elif record["op"] == "start":
+                self._beat_in_time()
+                self._send_batch(key, batch)
                 self._send_start(key, record)
+                batch.params += [Param(path, value) for path, value in record["params"].items()]
             elif record["op"] == "end":
-                self._send_end(key, record)
+                self._beat_in_time()
+                batch.tags |= record["tags"]
+                self._send_end(key, batch, record)
             else:
-                self._tag(self._parent, record["tags"])
-        for key, batch in metrics.items():
-            self._send_metrics(key, batch)
+                batch.tags |= record["tags"]
+        for key, batch in batches.items():
+            self._beat_in_time()
+            self._send_batch(key, batch)
+
+    def _add_epoch(self, key: str, batch: _Batch, record: dict[str, Any]) -> None:
+        last = batch.epochs[-1][0] if batch.epochs else self._last_epoch.get(key, 0)
+        if record["epoch"] > last:
+            values = [Metric(name, value, record["at"], record["epoch"]) for name, value in record["metrics"].items()]
+            batch.epochs.append((record["epoch"], values))
 
     def _send_start(self, key: str, record: dict[str, Any]) -> None:
-        client = self._client
         if key in self._runs:
             self._adopt(key)
-        else:
-            tags = {"mlflow.runName": record["name"], "mlflow.parentRunId": self._parent, f"{TAG}key": key}
-            tags |= {f"{TAG}{tag}": value for tag, value in record["tags"].items()}
-            run = client.create_run(self._experiment, start_time=record["at"], tags=tags)
-            self._runs[key] = run.info.run_id
-        params = [Param(path, value) for path, value in record["params"].items()]
-        for first in range(0, len(params), PARAMETERS):
-            client.log_batch(self._runs[key], params=params[first : first + PARAMETERS])
+            return
+        tags = {"mlflow.runName": record["name"], "mlflow.parentRunId": self._parent, f"{TAG}key": key}
+        tags |= {f"{TAG}{tag}": value for tag, value in record["tags"].items()}
+        run = self._client.create_run(self._experiment, start_time=record["at"], tags=tags)
+        self._runs[key], self._places[key] = run.info.run_id, run.info.artifact_uri
 
     def _adopt(self, key: str) -> None:
         """Go on with the run that an earlier driver, or an earlier attempt, left."""
         if key not in self._last_epoch:
             history = self._client.get_metric_history(self._runs[key], "train/loss")
             self._last_epoch[key] = max((point.step for point in history), default=0)
-        self._tag(self._runs[key], {"outcome": "running"})
+        self._client.log_batch(self._runs[key], tags=[RunTag(f"{TAG}outcome", "running")])
         self._client.update_run(self._runs[key], status="RUNNING")
 
-    def _send_metrics(self, key: str, metrics: list[Metric]) -> None:
-        for first in range(0, len(metrics), BATCH):
-            self._client.log_batch(self._runs[key], metrics=metrics[first : first + BATCH])
-        if metrics:
-            self._last_epoch[key] = metrics[-1].step
+    def _send_batch(self, key: str, batch: _Batch) -> None:
+        """Empty the batch, in as few calls as MLflow's limits allow."""
+        while batch.params or batch.epochs or batch.tags:
+            metrics, params, tags, last = batch.take()
+            self._client.log_batch(self._runs[key], metrics=metrics, params=params, tags=tags)
+            if last:
+                self._last_epoch[key] = last
 
-    def _send_end(self, key: str, record: dict[str, Any]) -> None:
+    def _send_end(self, key: str, batch: _Batch, record: dict[str, Any]) -> None:
         run_id = self._runs[key]
         if record["artifact"]:
-            self._client.log_dict(run_id, record["artifact"], "per_class.json")
-        self._tag(run_id, record["tags"])
+            place = self._places.get(key) or self._client.get_run(run_id).info.artifact_uri
+            self._store.put_json(place, "per_class.json", record["artifact"])
+        self._send_batch(key, batch)
         status = STATUS.get(record["tags"]["outcome"], "FINISHED")
         self._client.set_terminated(run_id, status, end_time=record["at"])
+        self._places.pop(key, None)
+        self._last_epoch.pop(key, None)
 
-    def _tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self._client.log_batch(run_id, tags=[RunTag(f"{TAG}{tag}", value) for tag, value in tags.items()])
+    def _beat_in_time(self) -> None:
+        if time.monotonic() - self._beaten >= BEAT_SECONDS:
+            self._try_beat()
 
     def _try_beat(self) -> None:
+        self._beaten = time.monotonic()
         try:
             self._beat()
         except Exception as error:  # the store is away: the next beat may find it back
             if refused(error):
-                raise
+                self._refused = self._refused or error
 
 
 def _first_line(error: Exception) -> str:

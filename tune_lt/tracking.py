@@ -6,13 +6,17 @@ cell. Tags and names are those of DESIGN §6. Cells are written by `tune_lt.jour
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import re
+import sqlite3
+import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +27,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import; 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we try again ourselves, and say so
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines and a request for each run's end
 
 from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
+from sqlalchemy import Engine, event
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -34,7 +41,13 @@ logging.getLogger("alembic").setLevel(logging.ERROR)
 SQLITE = "sqlite:///"
 DEFAULT_URI = "sqlite:///mlflow.db"
 TAG = "tune_lt."
+CELLS = f"tags.`{TAG}kind` = 'cell'"
+FINISHED = f"{CELLS} and tags.`{TAG}outcome` = 'complete' and attributes.status = 'FINISHED'"
 TAG_CHARACTERS = 8000  # MLflow's limit of a tag
+PAGE = 1000  # runs read at a time
+LOCAL_FILE_SYSTEMS = frozenset(
+    ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs")
+)  # Linux's names of those that no other machine can write to at the same time
 DAMAGED, DUPLICATE = "damaged", "duplicate"  # outcomes that `tune-lt doctor --fix` gives: such runs count no longer
 
 
@@ -62,7 +75,8 @@ def exists(option: str | None = None) -> bool:
 class CellRecord:
     """A cell as the store has it. Scores are fractions; ``params`` and ``tags`` (no prefix) are MLflow's strings.
 
-    ``ended`` is in milliseconds since 1970, 0 while it runs; ``parent`` the id of the run it hangs on, or "".
+    ``started`` and ``ended`` are in milliseconds since 1970, ``ended`` is 0 while it runs; ``parent`` is the id of the
+    run it hangs on, or "".
     """
 
     run_id: str
@@ -73,6 +87,30 @@ class CellRecord:
     tags: Mapping[str, str]
     ended: int = 0
     parent: str = ""
+    started: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Snapshot:
+    """What a driver that starts needs to know of the store, read once: it answers as the store did at that moment.
+
+    ``finished`` is what `Store.finished_cells` gives, ``cells`` what `Store.cells` gives for the study.
+    """
+
+    finished: Mapping[str, CellRecord]
+    cells: Sequence[CellRecord]
+
+    def hopeless_cells(self) -> dict[str, str]:
+        """As `Store.hopeless_cells`."""
+        return _hopeless(self.cells)
+
+    def trials(self, search: str | None = None) -> list[CellRecord]:
+        """As `Store.trials`."""
+        return _trials(cell for cell in self.cells if search is None or cell.tags.get("search") == search)
+
+    def runs_by_key(self) -> dict[str, str]:
+        """As `Store.runs_by_key`."""
+        return _runs_by_key(self.cells)
 
 
 def refused(error: Exception) -> bool:
@@ -142,7 +180,8 @@ class Store:
 
     def studies(self) -> list[str]:
         """The names of all studies in the store, newest first."""
-        parents = self._search([e.experiment_id for e in self._experiments()], f"tags.`{TAG}kind` = 'study'")
+        everywhere = [experiment.experiment_id for experiment in self._experiments()]
+        parents = [run for page in self._pages(everywhere, f"tags.`{TAG}kind` = 'study'") for run in page]
         parents.sort(key=lambda run: run.info.start_time, reverse=True)
         return list(dict.fromkeys(run.data.tags[f"{TAG}study"] for run in parents))
 
@@ -173,8 +212,7 @@ class Store:
 
     def interrupt_running(self, study: str) -> int:
         """Mark the cells of the study that claim to run as interrupted; how many. For the holder of the lease alone."""
-        condition = f"tags.`{TAG}kind` = 'cell' and attributes.status = 'RUNNING'"
-        running = [_record(run) for run in self._of(study, condition)]
+        running = self._records_of(study, f"{CELLS} and attributes.status = 'RUNNING'")
         for record in running:
             self.tag(record.run_id, {f"{TAG}outcome": "interrupted"})
             self.client.set_terminated(record.run_id, "KILLED")
@@ -182,9 +220,7 @@ class Store:
 
     def hopeless_cells(self, study: str) -> dict[str, str]:
         """Fingerprint -> reason of the study's cells that failed and would only fail again."""
-        condition = f"tags.`{TAG}outcome` = 'failed' and tags.`{TAG}retry` = 'no'"
-        records = [_record(run) for run in self._of(study, condition)]
-        return {record.fingerprint: record.tags.get("reason", "") for record in records}
+        return _hopeless(self._records_of(study, f"tags.`{TAG}outcome` = 'failed' and tags.`{TAG}retry` = 'no'"))
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         self.client.set_terminated(run_id, status)
@@ -203,6 +239,14 @@ class Store:
     def log_json(self, run_id: str, name: str, content: Any) -> None:
         self.client.log_dict(run_id, content, name)
 
+    def put_json(self, artifact_uri: str, name: str, content: Any) -> None:
+        """`log_json` where the place of a run's artifacts is known, which MLflow reads the whole run for. One try."""
+        repository = get_artifact_repository(artifact_uri, tracking_uri=self.uri)
+        with tempfile.TemporaryDirectory(prefix="tune_lt_") as folder:
+            file = Path(folder) / name
+            file.write_text(json.dumps(content, indent=2, default=str), encoding="utf-8")
+            repository.log_artifact(str(file))
+
     def read_json(self, run_id: str, name: str) -> Any:
         """An artifact written by `log_json`, or None where the run has none of that name."""
         if name not in {item.path for item in self.client.list_artifacts(run_id)}:
@@ -219,14 +263,7 @@ class Store:
 
     def finished_cells(self) -> dict[str, CellRecord]:
         """Every completed cell of every study in the store, by fingerprint; of two, the one finished first."""
-        condition = f"attributes.status = 'FINISHED' and tags.`{TAG}kind` = 'cell' and tags.`{TAG}outcome` = 'complete'"
-        runs = self._search([experiment.experiment_id for experiment in self._experiments()], condition)
-        runs.sort(key=lambda run: run.info.end_time)
-        cells: dict[str, CellRecord] = {}
-        for run in runs:
-            record = _record(run)
-            cells.setdefault(record.fingerprint, record)
-        return cells
+        return _finished(self._records([experiment.experiment_id for experiment in self._experiments()], FINISHED))
 
     def trials(self, study: str, search: str | None = None) -> list[CellRecord]:
         """The study's search trials (of one search, if given), whatever became of them, in the order they started.
@@ -234,45 +271,162 @@ class Store:
         Duplicates are left out, and damaged ones that have been trained again since.
         """
         condition = f"tags.`{TAG}row` = 'search'" + (f" and tags.`{TAG}search` = '{search}'" if search else "")
-        runs = sorted(self._of(study, condition), key=lambda run: run.info.start_time)
-        records = [record for record in map(_record, runs) if record.tags.get("outcome") != DUPLICATE]
-        whole = {record.tags.get("key") for record in records if record.tags.get("outcome") != DAMAGED}
-        return [r for r in records if r.tags.get("outcome") != DAMAGED or r.tags.get("key") not in whole]
+        return _trials(self._records_of(study, condition))
 
     def cells(self, study: str) -> list[CellRecord]:
         """Every cell run of the study, finished or not, the oldest first."""
-        runs = self._of(study, f"tags.`{TAG}kind` = 'cell'")
-        return [_record(run) for run in sorted(runs, key=lambda run: run.info.start_time)]
+        return sorted(self._records_of(study, CELLS), key=_started)
 
     def runs_by_key(self, study: str) -> dict[str, str]:
         """Key of a cell -> id of its run in this study; of two, the older. None that is damaged or a duplicate."""
-        keys: dict[str, str] = {}
-        for record in self.cells(study):
-            if record.tags.get("outcome") not in (DAMAGED, DUPLICATE):
-                keys.setdefault(record.tags.get("key", record.run_id), record.run_id)
-        return keys
+        return _runs_by_key(self.cells(study))
+
+    def snapshot(self, study: str) -> Snapshot:
+        """The finished cells of the whole store and every cell of the study, each run read once."""
+        own = self.client.get_experiment_by_name(study)
+        cells = sorted(self._records([own.experiment_id] if own else [], CELLS), key=_started)
+        elsewhere = [
+            e.experiment_id for e in self._experiments() if own is None or e.experiment_id != own.experiment_id
+        ]
+        here = own is not None and own.lifecycle_stage == "active"
+        complete = [c for c in cells if here and c.status == "FINISHED" and c.tags.get("outcome") == "complete"]
+        return Snapshot(_finished(complete + self._records(elsewhere, FINISHED)), cells)
 
     def state_folder(self, study: str) -> Path:
         """Where the study keeps journal and checkpoints: beside an SQLite file, else in the working directory."""
         return (self.folder or Path.cwd()) / ".tune_lt" / study
 
+    def write_ahead(self) -> bool:
+        """Let SQLite append to a log beside its file (WAL), where a commit need not wait for the disk; whether it does.
+
+        For the one who is about to write a lot. What is committed survives the death of every process, a power failure
+        only after `sync`. Not where the file may be on another machine's disk: such a log is shared through memory.
+        """
+        engine = self._engine()
+        if engine is None or not on_local_disk(Path(str(engine.url.database))):
+            return False
+        if not event.contains(engine, "connect", _sync_less):
+            event.listen(engine, "connect", _sync_less)
+        return _journal_mode(engine, "WAL")
+
+    def sync(self) -> None:
+        """Have all that is committed on the disk, as it is at once without `write_ahead`."""
+        engine = self._engine()
+        log = Path(f"{engine.url.database}-wal") if engine else None
+        if log and log.exists():
+            with log.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def write_through(self) -> None:
+        """End `write_ahead`: the store is one file again, which can be copied. While others have it open it waits."""
+        engine = self._engine()
+        if engine is not None:
+            _journal_mode(engine, "DELETE")
+
+    def _engine(self) -> Engine | None:
+        """MLflow's own way to an SQLite file; None for another store."""
+        return self.client.raw._tracking_client.store.engine if self.folder else None
+
     def _of(self, study: str, condition: str) -> list[Run]:
         experiment = self.client.get_experiment_by_name(study)
-        return self._search([experiment.experiment_id], condition) if experiment else []
+        return (
+            [run for page in self._pages([experiment.experiment_id], condition) for run in page] if experiment else []
+        )
+
+    def _records_of(self, study: str, condition: str) -> list[CellRecord]:
+        experiment = self.client.get_experiment_by_name(study)
+        return self._records([experiment.experiment_id] if experiment else [], condition)
 
     def _experiments(self) -> list[Any]:
         return list(self.client.search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=10_000))
 
-    def _search(self, experiments: list[str], condition: str) -> list[Run]:
-        runs: list[Run] = []
+    def _records(self, experiments: list[str], condition: str) -> list[CellRecord]:
+        with _garbage_kept():
+            runs = (_record(run) for page in self._pages(experiments, condition) for run in page)
+            records = {record.run_id: record for record in runs}  # a run begun meanwhile moves one to the next page too
+        return list(records.values())
+
+    def _pages(self, experiments: list[str], condition: str) -> Iterator[list[Run]]:
         token: str | None = None
         while experiments:
-            page = self.client.search_runs(experiments, condition, max_results=5_000, page_token=token)
-            runs += page
+            page = self.client.search_runs(experiments, condition, max_results=PAGE, page_token=token)
+            yield page
             token = page.token
             if not token:
                 break
-        return runs
+
+
+def on_local_disk(file: Path, mounts: Path = Path("/proc/mounts")) -> bool:
+    """Whether a file is on a disk of this machine; False where that cannot be told, as on anything but Linux."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    path, found, kind = file.resolve(), Path(), ""
+    for _, place, name, *_ in map(str.split, lines):
+        mounted = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), place))
+        if path.is_relative_to(mounted) and len(mounted.parts) >= len(found.parts):  # of two, the later hides the other
+            found, kind = mounted, name
+    return kind in LOCAL_FILE_SYSTEMS
+
+
+def _journal_mode(engine: Engine, mode: str) -> bool:
+    """Ask SQLite for a journal mode; whether the file has it then. Nobody is waited for."""
+    engine.dispose()  # MLflow's idle connections: they were set up for the mode until now, and would stand in the way
+    try:
+        with closing(sqlite3.connect(str(engine.url.database), timeout=0)) as connection:
+            return str(connection.execute(f"PRAGMA journal_mode={mode}").fetchone()[0]) == mode.lower()
+    except sqlite3.Error:
+        return False  # locked: someone else has it open
+
+
+def _sync_less(connection: sqlite3.Connection, record: Any) -> None:
+    """For a new connection: with a write-ahead log SQLite stays whole without waiting for the disk at each commit."""
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Without Python's garbage collector, which would look through thousands of new objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _started(record: CellRecord) -> int:
+    return record.started
+
+
+def _finished(complete: Iterable[CellRecord]) -> dict[str, CellRecord]:
+    cells: dict[str, CellRecord] = {}
+    for record in sorted(complete, key=lambda record: record.ended):
+        cells.setdefault(record.fingerprint, record)
+    return cells
+
+
+def _hopeless(cells: Iterable[CellRecord]) -> dict[str, str]:
+    failed = (c for c in cells if c.tags.get("outcome") == "failed" and c.tags.get("retry") == "no")
+    return {cell.fingerprint: cell.tags.get("reason", "") for cell in failed}
+
+
+def _trials(cells: Iterable[CellRecord]) -> list[CellRecord]:
+    trials = sorted((cell for cell in cells if cell.tags.get("row") == "search"), key=_started)
+    records = [record for record in trials if record.tags.get("outcome") != DUPLICATE]
+    whole = {record.tags.get("key") for record in records if record.tags.get("outcome") != DAMAGED}
+    return [r for r in records if r.tags.get("outcome") != DAMAGED or r.tags.get("key") not in whole]
+
+
+def _runs_by_key(cells: Iterable[CellRecord]) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    for record in cells:
+        if record.tags.get("outcome") not in (DAMAGED, DUPLICATE):
+            keys.setdefault(record.tags.get("key", record.run_id), record.run_id)
+    return keys
 
 
 def _record(run: Run) -> CellRecord:
@@ -281,12 +435,18 @@ def _record(run: Run) -> CellRecord:
         run.info.run_id,
         run.info.status,
         tags.get("fingerprint", ""),
-        dict(run.data.params),
-        dict(run.data.metrics),
-        tags,
+        _shared(run.data.params),
+        {sys.intern(name): value for name, value in run.data.metrics.items()},
+        _shared(tags),
         run.info.end_time or 0,
         run.data.tags.get("mlflow.parentRunId", ""),
+        run.info.start_time or 0,
     )
+
+
+def _shared(texts: Mapping[str, str]) -> dict[str, str]:
+    """A copy that shares its texts with other records': nearly all of them are the same in thousands of runs."""
+    return {sys.intern(key): sys.intern(value) for key, value in texts.items()}
 
 
 def _sqlite_folder(uri: str) -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any
 from tune_lt.errors import InputError
 from tune_lt.tracking import TAG, Store
 
+LEASE = f"{TAG}lease"
 LIFE_SECONDS = 60.0
 RENEW_SECONDS = 10.0
 SETTLE_SECONDS = 0.3
@@ -34,29 +35,33 @@ class Lease:
                 f"the study is being run by process {holder['pid']} on {holder['host']} "
                 f"(last sign of life {time.time() - holder['at']:.0f} s ago); wait for it or stop it"
             )
-        self._write()
+        self._write(store.client)
         time.sleep(SETTLE_SECONDS)  # of two that start in the same moment, the last to write has it
         now = self._holder()
         if now is None or now["id"] != self._owner["id"]:
             raise InputError("another driver has just started this study; wait for it or stop it")
 
     def renew(self) -> None:
-        """Called often; writes every few seconds. Sets ``lost`` when another driver has taken over."""
+        """Called often; writes every few seconds. Sets ``lost`` when another driver has taken over.
+
+        One try, however patient the store's client is: what is being recorded must not wait for it.
+        """
         if self.lost or time.monotonic() - self._renewed < RENEW_SECONDS:
             return
-        holder = self._holder()
+        client = self._store.client.raw
+        holder = _read(client, self._run_id)
         if holder is not None and holder["id"] != self._owner["id"]:
             self.lost = True
             return
-        self._write()
+        self._write(client)
 
     def release(self) -> None:
         if not self.lost:
-            self._store.tag(self._run_id, {f"{TAG}lease": ""})
+            self._store.tag(self._run_id, {LEASE: ""})
 
-    def _write(self) -> None:
+    def _write(self, client: Any) -> None:
+        client.set_tag(self._run_id, LEASE, json.dumps(self._owner | {"at": time.time()}))
         self._renewed = time.monotonic()
-        self._store.tag(self._run_id, {f"{TAG}lease": json.dumps(self._owner | {"at": time.time()})})
 
     def _holder(self) -> dict[str, Any] | None:
         return holder(self._store, self._run_id)
@@ -64,7 +69,11 @@ class Lease:
 
 def holder(store: Store, run_id: str) -> dict[str, Any] | None:
     """Who holds the study's lease: its ``id``, ``host``, ``pid`` and ``at``, the last sign of life; or None."""
-    text = store.client.get_run(run_id).data.tags.get(f"{TAG}lease", "")
+    return _read(store.client, run_id)
+
+
+def _read(client: Any, run_id: str) -> dict[str, Any] | None:
+    text = client.get_run(run_id).data.tags.get(LEASE, "")
     return json.loads(text) if text else None
 
 
