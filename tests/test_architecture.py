@@ -21,7 +21,7 @@ LAYERS = (
     {"studyfile"},
     {"schema", "tracking"},
     {"journal"},
-    {"search", "doctor"},
+    {"search", "doctor", "submit"},
     {"reporting", "repair", "estimate"},
     {"cli"},
 )

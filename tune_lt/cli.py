@@ -64,10 +64,7 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
         follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))
     if parsed.search:
         follow.append((f"tune-lt best {study}{option}", "the configuration found, as a file for tune-lt train"))
-    width = max(len(command) for command, _ in follow)
-    print("next:")
-    for command, purpose in follow:
-        print(f"  {command:<{width}}   {purpose}")
+    _print_ways(follow)
     if not whole:
         raise typer.Exit(1)  # cells of the tables failed; their reasons are above and in the store
 
@@ -232,6 +229,61 @@ def train(
 
 
 @app.command()
+def submit(
+    study: StudyFile,
+    address: Annotated[
+        str,
+        typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="The Ray dashboard, http://head:8265."),
+    ],
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="An MLflow server that the cluster reaches; else MLFLOW_TRACKING_URI."),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show the job's log; exit with 1 if it fails.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Run it even if it succeeded before.")] = False,
+) -> None:
+    """Run a study on a Ray cluster, through its Jobs API. Submitted twice, it still runs once.
+
+    The study file and its plugins are sent, images are not: data.root is a path on the cluster.
+    """
+    import time
+
+    from tune_lt import submit as jobs
+
+    handover = jobs.prepare(study_path(study), store, address)
+    client = jobs.connect(address)
+    job = jobs.submit(handover, client, again=again)
+    asked = f"tune-lt submit {study} --address {address} --store {handover.store}"
+    tables = f"tune-lt report {handover.study} --store {handover.store}"
+    if job.outcome == "done":
+        print(f"job {job.id}: {job.state}; not run again ({asked} --again does)\nits tables: {tables}")
+        return
+    if job.outcome == "attached":
+        minutes = max(0.0, time.time() - job.started) / 60
+        print(f"job {job.id}: {job.state}, submitted {minutes:.0f} min ago; nothing is run twice", flush=True)
+    else:
+        earlier = f"; {job.before}, what it finished is reused" if job.before else ""
+        print(f"job {job.id}: submitted{earlier}", flush=True)
+    ways = [
+        (f"{asked} --follow", "its log, until it ends"),
+        (f"tune-lt status {handover.study} --store {handover.store}", "how far it is"),
+        (tables, "its tables"),
+        (jobs.stop_command(client, job.id), "stops it; submitted again, it goes on"),
+    ]
+    if follow:
+        try:
+            succeeded = jobs.follow(client, job.id)
+        except KeyboardInterrupt:
+            print(f"\nthe job {job.id} goes on without you")
+            _print_ways([ways[0], ways[3]])
+            raise typer.Exit(130) from None
+        if not succeeded:
+            raise typer.Exit(1)
+        ways = [ways[2]]
+    _print_ways(ways)
+
+
+@app.command()
 def ui(
     store: StoreOption = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
@@ -351,6 +403,14 @@ def _report(name: str, store: Any, reports: Path) -> None:
         console.print()
         console.print(formats.terminal(table))
     console.print(f"\nwritten to {reports / name}/ and to the study's run in MLflow\n", highlight=False)
+
+
+def _print_ways(ways: list[tuple[str, str]]) -> None:
+    """What to type next, and what for."""
+    width = max(len(command) for command, _ in ways)
+    print("next:")
+    for command, purpose in ways:
+        print(f"  {command:<{width}}   {purpose}")
 
 
 def _doctor_study(name: str, store: str | None, fix: bool) -> list[str]:

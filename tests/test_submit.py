@@ -1,0 +1,296 @@
+"""`tune-lt submit`: what is refused and what is sent; and, slowly, a study on a real cluster with a real server."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tune_lt import submit
+from tune_lt.tracking import Store
+
+Call = Callable[..., tuple[int, str, str]]
+CLUSTER, SERVER = "http://ray.example:8265", "http://mlflow.example:5000"
+ROOT = Path(__file__).parents[1]
+FOLDER = """\
+name: folder
+data: {name: image_folder, root: ROOT, size: 8}
+model: {name: resnet8, width: 4}
+loss: {name: softmax}
+rows: {softmax: {loss: {name: softmax}}}
+"""
+PLUGIN = """\
+from tune_lt import losses
+from tune_lt.losses.reweighting import Focal
+from power import POWER  # noqa
+
+@losses.register("submitted")
+class Submitted(Focal):
+    pass
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny_text: str) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(tiny_text)
+    return file
+
+
+def test_the_same_study_has_the_same_job_and_another_one_has_not(study: Path, tmp_path: Path) -> None:
+    first = submit.prepare(study, SERVER, CLUSTER).job
+    assert re.fullmatch(r"tune_lt-tiny-[0-9a-f]{12}", first)
+    assert submit.prepare(study, SERVER + "/", CLUSTER).job == first
+    moved = shutil.copy(study, tmp_path / "copy")
+    assert submit.prepare(study, "http://other.example:5000", CLUSTER).job != first
+    study.write_text(study.read_text().replace("trials: 5", "trials: 6"))
+    assert submit.prepare(study, SERVER, CLUSTER).job != first
+    shutil.copy(moved, study)
+    assert submit.prepare(study, SERVER, CLUSTER).job == first
+
+
+def test_a_name_that_no_address_can_hold_still_makes_a_job(study: Path) -> None:
+    study.write_text(study.read_text().replace("name: tiny", "name: größe+1"))
+    assert re.fullmatch(r"tune_lt-gr--e-1-[0-9a-f]{12}", submit.prepare(study, SERVER, CLUSTER).job)
+
+
+def test_the_plugins_and_what_they_import_are_sent_and_nothing_else(tmp_path: Path, tiny_text: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("plugins: [submitted_plugin]\n" + tiny_text)
+    (tmp_path / "submitted_plugin.py").write_text(PLUGIN.replace("power", "helpers_of_mine.power"))
+    (tmp_path / "helpers_of_mine").mkdir()
+    (tmp_path / "helpers_of_mine" / "__init__.py").write_text("")
+    (tmp_path / "helpers_of_mine" / "power.py").write_text("POWER = 2\n")
+    (tmp_path / "unused.py").write_text("")
+    (tmp_path / "image.png").write_bytes(b"large")
+    handover = submit.prepare(file, SERVER, CLUSTER)
+    helpers = ["helpers_of_mine/__init__.py", "helpers_of_mine/power.py"]
+    assert sorted(handover.files) == [*helpers, "mine.yaml", "submitted_plugin.py"]
+    (tmp_path / "helpers_of_mine" / "power.py").write_text("POWER = 3\n")
+    assert submit.prepare(file, SERVER, CLUSTER).job != handover.job
+
+
+@pytest.mark.parametrize(
+    ("root", "store", "address", "message"),
+    [
+        ("images", SERVER, CLUSTER, "data.root: found 'images'; valid: an absolute path"),
+        ("~/images", SERVER, CLUSTER, "data.root: found '~/images'; valid: an absolute path"),
+        ("/images", None, CLUSTER, "--store: missing; a cluster needs an MLflow server"),
+        ("/images", "sqlite:////shared/mlflow.db", CLUSTER, "--store: found sqlite:////shared/mlflow.db; valid"),
+        ("/images", "postgresql://me:secret@db/mlflow", CLUSTER, "found postgresql://me:***@db/mlflow; valid"),
+        ("/images", "http://me:secret@mlflow.example", CLUSTER, "put name and password into MLFLOW_TRACKING_USERNAME"),
+        ("/images", "http://localhost:5000", CLUSTER, "on the cluster http://ray.example:8265 that is the cluster"),
+    ],
+)
+def test_what_a_cluster_could_not_use_is_refused(
+    cli: Call, tmp_path: Path, root: str, store: str | None, address: str, message: str
+) -> None:
+    file = tmp_path / "folder.yaml"
+    file.write_text(FOLDER.replace("ROOT", root))
+    option = ["--store", store] if store else []
+    code, out, err = cli("submit", str(file), "--address", address, *option)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "secret" not in err
+
+
+def test_a_local_server_goes_with_a_local_cluster(study: Path) -> None:
+    handover = submit.prepare(study, "http://localhost:5000", "http://127.0.0.1:8265")
+    assert "--store http://localhost:5000 " in handover.script
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "head:8265", "auto", "http://"])
+def test_an_address_of_another_kind_is_refused(cli: Call, study: Path, address: str) -> None:
+    code, _, err = cli("submit", str(study), "--address", address, "--store", SERVER)
+    assert (code, err.startswith(f"error: --address: found '{address}'; valid: ")) == (2, True)
+
+
+def test_nothing_there_and_something_else_there_are_told_apart(cli: Call, study: Path, tmp_path: Path) -> None:
+    address = f"http://127.0.0.1:{_free_ports(1)[0]}"
+    code, _, err = cli("submit", str(study), "--address", address, "--store", SERVER)
+    assert (code, f"--address {address}: nothing answers there (Connection refused)" in err) == (2, True)
+    handler = functools.partial(_Silent, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        code, _, err = cli("submit", str(study), "--address", address, "--store", SERVER)
+        server.shutdown()
+    assert (code, f"{address}: what answers there is no Ray dashboard (HTTP 404)" in err) == (2, True)
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on; all held until all are known, so that they differ."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+class Lab(NamedTuple):
+    """A cluster that asks for a token and an MLflow server: their addresses, the token, the cluster's home folder."""
+
+    address: str
+    store: str
+    token: str
+    home: Path
+
+
+def _environment(**extra: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    return kept | {"PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"} | extra
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A real Ray head with its Jobs API, and a real MLflow server on SQLite; both ended with all their children."""
+    folder = tmp_path_factory.mktemp("lab")
+    short = tempfile.mkdtemp(prefix="tlr")  # Ray puts sockets there, whose names may not be long
+    gcs, dashboard, client, agent, grpc, metrics, runtime, mlflow = _free_ports(8)
+    token = "a-token-of-the-tests-0123456789abcdef"
+    secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": str(folder)}
+    secured |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # nobody waits for what still runs
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+    ray += ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--temp-dir={short}", "--disable-usage-stats"]
+    ray += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    ray += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+    ray += [f"--dashboard-agent-grpc-port={grpc}", f"--metrics-export-port={metrics}"]
+    ray += [f"--runtime-env-agent-port={runtime}", "--object-store-memory=200000000"]
+    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow), "--workers", "1"]
+    server += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    server += ["--artifacts-destination", str(folder / "artifacts")]
+    running = []
+    try:
+        for name, command, extra in (("ray", ray, secured), ("mlflow", server, {})):
+            with open(folder / f"{name}.txt", "w") as log:
+                options = {"cwd": folder, "env": _environment(**extra), "stdout": log, "stderr": log}
+                running.append(subprocess.Popen(command, start_new_session=True, **options))  # type: ignore[call-overload]
+        for name, port in (("ray", dashboard), ("mlflow", mlflow)):
+            _wait_until(lambda port=port: _answers(port), folder / f"{name}.txt")
+        yield Lab(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{mlflow}", token, folder)
+    finally:
+        for process in running:
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in running:
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        shutil.rmtree(short, ignore_errors=True)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait_until(condition: Callable[[], bool], log: Path, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            pytest.fail(f"not within {seconds:g} s:\n{log.read_text()}")
+        time.sleep(0.2)
+
+
+def _start(file: Path, lab: Lab, out: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Begin `tune-lt submit` with the cluster's token; a RAY_ADDRESS of another cluster must not matter."""
+    command = [sys.executable, "-m", "tune_lt.cli", "submit", str(file), "--address", lab.address]
+    extra = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": lab.token, "RAY_ADDRESS": "http://127.0.0.1:1"}
+    extra |= {"MLFLOW_TRACKING_PASSWORD": "not-to-be-seen", "MLFLOW_TRACKING_USERNAME": "me"} | environment
+    with open(out, "w") as stream:
+        return subprocess.Popen(
+            [*command, "--store", lab.store, *options],
+            cwd=file.parent, env=_environment(**extra), stdout=stream, stderr=stream,
+        )  # fmt: skip
+
+
+def _submit(file: Path, lab: Lab, out: Path, *options: str, **environment: str) -> tuple[int, str]:
+    code = _start(file, lab, out, *options, **environment).wait(240)
+    return code, out.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("aiohttp_cors") is None, reason="Ray's Jobs server needs ray[default]")
+def test_a_study_on_a_cluster_runs_once_however_often_it_is_submitted(
+    lab: Lab, tmp_path: Path, tiny_text: str, cli: Call
+) -> None:
+    file, out = tmp_path / "tiny.yaml", tmp_path / "out.txt"
+    file.write_text(tiny_text.replace("epochs: 4", "epochs: 30"))
+
+    # two at the same moment: one job; who may not, is told so
+    outs = [tmp_path / f"out{number}.txt" for number in range(4)]
+    started = [_start(file, lab, out) for out in outs[:2]]
+    started.append(_start(file, lab, outs[2], RAY_AUTH_TOKEN="another-token-0123456789abcdef01234"))
+    started.append(_start(file, lab, outs[3], RAY_AUTH_MODE="disabled"))
+    codes = [process.wait(120) for process in started]
+    printed = [out.read_text() for out in outs]
+    assert codes == [0, 0, 2, 2], printed
+    assert f"{lab.address}: the cluster refuses this token (" in printed[2]
+    assert f"{lab.address}: the cluster asks for a token; valid: RAY_AUTH_MODE=token" in printed[3]
+    assert "Traceback" not in "".join(printed)
+    first, second = sorted(printed[:2], key=lambda text: "nothing is run twice" in text)
+    job = submit.prepare(file, lab.store, lab.address).job
+    assert first.startswith(f"job {job}: submitted\n")
+    assert second.startswith((f"job {job}: PENDING", f"job {job}: RUNNING"))
+
+    # another version of the study waits for it; Ctrl-C leaves it running
+    other = tmp_path / "other" / "tiny.yaml"
+    other.parent.mkdir()
+    other.write_text(file.read_text() + "# changed\n")
+    code, text = _submit(other, lab, out)
+    assert (code, f"with another content as job {job}; wait for it, or stop it: ray job stop" in text) == (2, True), (
+        text
+    )
+    following = _start(file, lab, out, "--follow")
+    _wait_until(lambda: "search: " in out.read_text(), out)
+    following.send_signal(signal.SIGINT)
+    assert following.wait(60) == 130
+    assert f"the job {job} goes on without you" in out.read_text()
+
+    # stopped, it is submitted under the next number, and goes on
+    stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", "--address", lab.address, job]
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": lab.token}
+    subprocess.run(stop, env=_environment(**token), check=True, capture_output=True, timeout=120)
+    code, text = _submit(file, lab, out, "--follow")
+    assert code == 0, text
+    assert text.startswith(f"job {job}-2: submitted; {job} STOPPED, what it finished is reused\n")
+    assert "tables: 6 cells" in text
+    assert f"job {job}-2: SUCCEEDED" in text
+    assert "not-to-be-seen" not in text
+
+    # done is done
+    code, text = _submit(file, lab, out, "--follow")
+    assert (code, f"job {job}-2: SUCCEEDED; not run again" in text) == (0, True), text
+
+    # everything is on the server, once, and what was in flight on the cluster's own disk
+    cells = Store(lab.store).cells("tiny")
+    assert len({cell.tags["key"] for cell in cells}) == len(cells) == 11
+    code, report, err = cli("report", "tiny", "--store", lab.store, cwd=tmp_path)
+    assert (code, "margin+weight_aura" in report) == (0, True), err
+    (state,) = (lab.home / "tune_lt").iterdir()
+    assert (state / "reports" / "tiny").is_dir()
+    assert (state / ".tune_lt" / "tiny").is_dir()
