@@ -14,15 +14,19 @@ ROOT = Path(__file__).parents[1] / "tune_lt"
 LAYERS = (
     {"__init__", "errors"},
     {"registry", "config", "provenance"},
+    {"parallel"},
     {"losses", "models", "metrics", "data"},
     {"checkpoint"},
     {"training"},
     {"study"},
+    {"strict"},
+    {"ranges", "rows"},
     {"studyfile"},
     {"schema", "tracking"},
     {"journal"},
     {"search", "doctor", "submit"},
     {"reporting", "repair", "estimate"},
+    {"plans"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -17,11 +17,12 @@ from tune_lt import data, estimate, studyfile, training
 from tune_lt.config import CellConfig
 from tune_lt.estimate import Interval, Outlook, Work, comparable, from_runs, images, probe, search_epochs, slots, spread
 from tune_lt.journal import Journal
-from tune_lt.search import runner
+from tune_lt.search import planning
 from tune_lt.study import Resources, Study, fingerprint, flattened
 from tune_lt.tracking import CellRecord, Store
 
 Call = Callable[..., tuple[int, str, str]]
+OWN = "ghm_cwap"
 COUNTS = data.exponential(120, 20, 10)
 FULL = sum(COUNTS)
 
@@ -216,12 +217,12 @@ def test_what_is_done_is_not_counted_again(tiny: Study, digits: data.Dataset, st
     # 5 trials of 4 epochs judged at 1 and 2: 5 + 2.5 + 2.5; 6 cells of 4 epochs
     assert sum(work.epochs.mean for work in nothing.work if work.phase == "search") == 10
     assert sum(work.epochs.mean for work in nothing.work if work.phase == "tables") == 24
-    assert (nothing.found, nothing.trials_done, nothing.cells_done, len(nothing.cells)) == (None, 0, 0, 6)
+    assert (nothing.found, nothing.trials_done, nothing.cells_done, len(nothing.cells)) == ({}, {OWN: 0}, 0, 6)
     softmax = [
         studyfile.cell(studyfile.row_config(tiny, "softmax", {}), data_seed=seed, init_seed=seed) for seed in (0, 1)
     ]
     trials = [_cell(tiny, loss=dict(tiny.loss) | {"alpha": alpha}) for alpha in (0.4, 0.5, 0.6)]
-    search = {"row": "search", "search": tiny.search_signature(content), "found": "{}"}
+    search = {"row": "search", "search": tiny.search_signature(tiny.searches[OWN], content), "found": "{}"}
     cells = [
         (softmax[0], {"row": "softmax"}, "complete"),
         (softmax[1], {"row": "softmax"}, "failed"),
@@ -231,7 +232,7 @@ def test_what_is_done_is_not_counted_again(tiny: Study, digits: data.Dataset, st
     ]
     _train(store, tiny, cells, content)
     seen = estimate.outlook(tiny, store, content)
-    assert (seen.found, seen.trials_done, seen.cells_done, len(seen.cells)) == (None, 2, 1, 6)
+    assert (seen.found, seen.trials_done, seen.cells_done, len(seen.cells)) == ({}, {OWN: 2}, 1, 6)
     assert sum(work.epochs.mean for work in seen.work if work.phase == "search") == 6  # 3 + 1.5 + 1.5
     assert sum(work.epochs.mean for work in seen.work if work.phase == "tables") == 16
     assert sum(work.cells for work in seen.work) == 3 + 4
@@ -244,8 +245,8 @@ def test_what_is_done_is_not_counted_again(tiny: Study, digits: data.Dataset, st
 def test_a_cell_that_waits_for_the_search_is_not_done_by_its_placeholder(
     tiny: Study, digits: data.Dataset, store: Store
 ) -> None:
-    low = {path: dimension.values[0] for path, dimension in tiny.space.items()}
-    cell = studyfile.cell(studyfile.row_config(tiny, "margin+weight_aura", low), data_seed=0, init_seed=0)
+    low = {path: dimension.values[0] for path, dimension in tiny.searches[OWN].space.items()}
+    cell = studyfile.cell(studyfile.row_config(tiny, "margin+weight_aura", {OWN: low}), data_seed=0, init_seed=0)
     _train(store, tiny, [(cell, {"row": "any"}, "complete")], digits.content_hash)
     seen = estimate.outlook(tiny, store, digits.content_hash)
     assert seen.cells_done == 0
@@ -255,14 +256,14 @@ def test_a_cell_that_waits_for_the_search_is_not_done_by_its_placeholder(
 def test_with_the_search_done_only_missing_cells_count(tiny: Study, digits: data.Dataset, store: Store) -> None:
     content = digits.content_hash
     found = {"loss/alpha": 0.7, "loss/gamma": 0.5, "loss/regions": 20, "loss/aura": True}
-    cells = [planned.cell for planned in runner.planned_cells(tiny, found, content)]
+    cells = [planned.cell for planned in planning.planned_cells(tiny, {OWN: found}, content)]
     _train(store, tiny, [(cell, {"row": "any"}, "complete") for cell in cells[:4]], content)
-    recorded = {"signature": tiny.search_signature(content), "trials": 5, "found": found}
+    recorded = {"signature": tiny.search_signature(tiny.searches[OWN], content), "trials": 5, "found": found}
     parent = store.parent(tiny.name)
     assert parent is not None
-    store.log_json(parent.info.run_id, "search.json", recorded)
+    store.log_json(parent.info.run_id, planning.artifact(OWN), recorded)
     seen = estimate.outlook(tiny, store, content)
-    assert (seen.found, seen.trials_done, seen.cells_done) == (found, 5, 4)
+    assert (seen.found, seen.trials_done, seen.cells_done) == ({OWN: found}, {OWN: 5}, 4)
     assert [(work.phase, work.cells, work.epochs.mean) for work in seen.work] == [("tables", 1, 4), ("tables", 1, 4)]
 
 
@@ -297,8 +298,9 @@ def test_plan_for_scripts_from_past_runs(
     content = json.loads(out)
     assert content["name"] == "tiny"
     assert content["search"] == {
-        "trials": 5, "epochs": 4, "done": 0, "epochs_left": {"mean": 10.0, "low": 5.0, "high": 20.0}
-    }  # fmt: skip
+        "searches": {"ghm_cwap": {"trials": 5, "units": 1, "epochs": 4, "done": 0}},
+        "epochs_left": {"mean": 10.0, "low": 5.0, "high": 20.0},
+    }
     tables = content["tables"]
     assert (tables["rows"], tables["seeds"]) == (["softmax", "margin+weight_aura", "ldam+drw"], [0, 1])
     assert (tables["cells"], tables["done"], tables["epochs_left"]["mean"]) == (6, 2, 16)

@@ -101,6 +101,6 @@ def test_the_history_of_a_search_is_what_its_runs_and_its_notes_say(store: Store
     past = history.read(store, "s", "sig", "val/balanced")
     assert [trial.number for trial in past] == [0, 1, 2, 3, 4, 5]
     assert [trial.outcome for trial in past] == ["complete", "pruned", "running", "failed", "running", "reused"]
-    assert (past[0].value, past[0].epochs, past[0].rungs) == (0.6, 4, {1: 0.4, 2: 0.5})
+    assert (past[0].value("val/balanced"), past[0].step, past[0].rungs) == (0.6, 4, {1: 0.4, 2: 0.5})
     assert past[2].rungs == {1: 0.3}
     assert (past[5].found, past[5].fingerprint) == ({"loss/alpha": 0.5}, "f0")

@@ -151,7 +151,7 @@ def test_the_parent_run_holds_the_study_file_the_tables_and_the_figure(ran: Ran)
     assert parent is not None
     client = ran.store.client
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
-        "study.yaml", "search.json", "cells.json", "report"
+        "study.yaml", "search.ghm_cwap.json", "cells.json", "report"
     }  # fmt: skip
     reports = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "report")}
     tables = {f"baselines.{suffix}" for suffix in ("md", "tex", "csv")}  # one row of the searched loss is no ablation

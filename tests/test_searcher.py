@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
-from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from tune_lt.search.history import Past
-from tune_lt.search.searcher import CellASHA, CellSearch, domain, milestones, scheduler
-from tune_lt.study import Dimension, Search
+from tune_lt.search.schedulers import CellASHA, milestones, scheduler
+from tune_lt.search.searcher import CellSearch, distribution
+from tune_lt.study import Dimension, Search, Space
 
 SPACE = {
     "loss/alpha": Dimension("uniform", (0.3, 1.0)),
@@ -26,14 +27,26 @@ SPACE = {
 }
 
 
+SEARCH = Search(scheduler="asha")
+
+
 def _plan(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A planned cell whose fingerprint is its values."""
+    """A planned trial whose fingerprint is its values."""
     record = {"key": "k", "name": "n", "params": {}, "tags": {}}
-    return {"cell": {"loss": dict(found)}, "fingerprint": json.dumps(dict(found), sort_keys=True), "record": record}
+    fingerprint = json.dumps(dict(found), sort_keys=True)
+    return {"units": [dict(found)], "fingerprint": fingerprint, "record": record, "values": None}
 
 
-def _search(past: Sequence[Past] = (), known: Mapping[str, float] | None = None, **options: Any) -> CellSearch:
-    return CellSearch(SPACE, Search(**{"trials": 100} | options), _plan, past, known)
+def _space(space: Mapping[str, Dimension], **options: Any) -> Space:
+    return Space("ghm_cwap", {}, {}, space, Search(**{"trials": 100} | options))
+
+
+def _search(past: Sequence[Past] = (), **options: Any) -> CellSearch:
+    return CellSearch(_space(SPACE, **options), _plan, past)
+
+
+def _result(value: float, step: int = 4, *, final: bool = True) -> dict[str, Any]:
+    return {"mean:val/balanced": value, "epoch": step, "step": step, "final": final}
 
 
 def test_suggestions_lie_in_their_ranges_and_become_cells() -> None:
@@ -41,11 +54,11 @@ def test_suggestions_lie_in_their_ranges_and_become_cells() -> None:
     seen: dict[str, set[Any]] = {path: set() for path in SPACE}
     for number in range(60):
         planned = searcher.suggest(str(number))["planned"]
-        assert planned["cell"] == {"loss": planned["found"]}
+        assert planned["units"] == [planned["found"]]
         assert planned["record"]["tags"] == {"trial": str(number)}
         for path, value in planned["found"].items():
             seen[path].add(value)
-        searcher.on_trial_complete(str(number), {"val/balanced": 0.5, "epoch": 4, "final": True})
+        searcher.on_trial_complete(str(number), _result(0.5, 4))
     assert all(0.3 <= value <= 1.0 for value in seen["loss/alpha"])
     assert all(0.01 <= value <= 1.0 for value in seen["recipe/optimizer/lr"])
     assert seen["loss/regions"] == {10, 11, 12}  # both ends included
@@ -59,7 +72,7 @@ def test_it_ends_after_the_trials_asked_for() -> None:
     assert searcher.suggest("c") == Searcher.FINISHED
     assert not searcher.exhausted
     for name in ("a", "b"):
-        searcher.on_trial_complete(name, {"val/balanced": 0.5, "epoch": 4, "final": True})
+        searcher.on_trial_complete(name, _result(0.5, 4))
     assert searcher.exhausted
 
 
@@ -78,7 +91,7 @@ def test_tpe_and_random_differ_once_there_is_evidence() -> None:
         searcher = _search(sampler=sampler, seed=0, trials=40)
         for number in range(40):
             alpha = searcher.suggest(str(number))["planned"]["found"]["loss/alpha"]
-            result = {"val/balanced": 1 - abs(alpha - 0.9), "epoch": 4, "final": True}
+            result = _result(1 - abs(alpha - 0.9), 4)
             searcher.on_trial_complete(str(number), result)
         return [trial.params["loss/alpha"] for trial in searcher.study.trials[20:]]
 
@@ -93,14 +106,14 @@ def test_optuna_is_told_the_truth() -> None:
         searcher.suggest(name)
     for epoch, value in ((1, 0.4), (2, 0.5)):
         for name in ("finished", "stopped"):
-            searcher.on_trial_result(name, {"val/balanced": value, "epoch": epoch, "final": False})
-    searcher.on_trial_result("nan", {"val/balanced": math.nan, "epoch": 1, "final": False})
-    searcher.on_trial_complete("finished", {"val/balanced": 0.6, "epoch": 4, "final": True})
-    searcher.on_trial_complete("stopped", {"val/balanced": 0.5, "epoch": 2, "final": False})
-    searcher.on_trial_complete("nan", {"val/balanced": math.nan, "epoch": 4, "final": True})
+            searcher.on_trial_result(name, _result(value, epoch, final=False))
+    searcher.on_trial_result("nan", _result(math.nan, 1, final=False))
+    searcher.on_trial_complete("finished", _result(0.6, 4))
+    searcher.on_trial_complete("stopped", _result(0.5, 2, final=False))
+    searcher.on_trial_complete("nan", _result(math.nan, 4))
     searcher.on_trial_complete("error", error=True)
     searcher.on_trial_complete("nothing", None)
-    searcher.on_trial_complete("finished", {"val/balanced": 0.1, "epoch": 4, "final": True})  # Tune may say it twice
+    searcher.on_trial_complete("finished", _result(0.1, 4))  # Tune may say it twice
     states = [trial.state for trial in searcher.study.trials]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL, TrialState.FAIL]
     finished, stopped, *_ = searcher.study.trials
@@ -113,24 +126,24 @@ def test_mode_min_turns_the_search_around() -> None:
     searcher = _search(mode="min")
     for name, value in (("a", 0.2), ("b", 0.1)):
         searcher.suggest(name)
-        searcher.on_trial_complete(name, {"val/balanced": value, "epoch": 4, "final": True})
+        searcher.on_trial_complete(name, _result(value, 4))
     assert searcher.study.best_trial.number == 1
 
 
-def test_domains_are_tunes_own() -> None:
-    assert isinstance(domain(Dimension("uniform", (0.0, 1.0))), tune.search.sample.Float)
-    integer = domain(Dimension("int", (3, 5)))
-    assert (integer.lower, integer.upper) == (3, 6)
-    assert domain(Dimension("choice", (1, 2))).categories == [1, 2]
+def test_ranges_are_optunas_own() -> None:
+    assert distribution(Dimension("uniform", (0.0, 1.0))) == FloatDistribution(0.0, 1.0)
+    assert distribution(Dimension("loguniform", (0.1, 1.0))) == FloatDistribution(0.1, 1.0, log=True)
+    assert distribution(Dimension("int", (3, 5))) == IntDistribution(3, 5)
+    assert distribution(Dimension("choice", (1, 2))) == CategoricalDistribution((1, 2))
 
 
 @pytest.mark.parametrize(("epochs", "rungs"), [(40, [10, 20]), (4, [1, 2]), (10, [3, 6]), (100, [25, 50]), (2, [1])])
 def test_asha_decides_after_about_a_quarter_and_half(epochs: int, rungs: list[int]) -> None:
-    asha = scheduler(Search(), epochs)
+    asha = scheduler(SEARCH, epochs)
     assert isinstance(asha, CellASHA)
-    assert milestones(Search(), epochs) == rungs
+    assert milestones(SEARCH, epochs) == rungs
     assert sorted(milestone for milestone, _ in asha.rungs if milestone < epochs) == rungs
-    assert asha._time_attr == "epoch"
+    assert asha._time_attr == "step"
 
 
 def test_no_scheduler_is_first_in_first_out() -> None:
@@ -139,6 +152,7 @@ def test_no_scheduler_is_first_in_first_out() -> None:
     assert milestones(search, 40) == []
 
 
+HALF = {"val/balanced": 0.5}
 SMALL = {"loss/aura": Dimension("choice", (True, False))}
 
 
@@ -146,14 +160,14 @@ def test_a_cell_is_never_suggested_twice() -> None:
     """Six trials over two values: two are trained, the others take over their results, one in flight included."""
     reused: list[tuple[int, Any]] = []
     searcher = CellSearch(
-        SMALL, Search(trials=6), _plan, on_reuse=lambda number, found, name: reused.append((number, found))
+        _space(SMALL, trials=6), _plan, on_reuse=lambda number, found, name, values: reused.append((number, found))
     )
     first, second = searcher.suggest("a"), searcher.suggest("b")
     assert first["planned"]["found"] != second["planned"]["found"]
     assert searcher.suggest("c") == Searcher.FINISHED
     assert len(reused) == 4
-    searcher.on_trial_complete("a", {"val/balanced": 0.7, "epoch": 4, "final": True})
-    searcher.on_trial_complete("b", {"val/balanced": 0.5, "epoch": 4, "final": True})
+    searcher.on_trial_complete("a", _result(0.7, 4))
+    searcher.on_trial_complete("b", _result(0.5, 4))
     value = {first["planned"]["found"]["loss/aura"]: 0.7, second["planned"]["found"]["loss/aura"]: 0.5}
     assert [trial.value for trial in searcher.study.trials] == [
         value[t.params["loss/aura"]] for t in searcher.study.trials
@@ -162,8 +176,7 @@ def test_a_cell_is_never_suggested_twice() -> None:
 
 
 def test_a_cell_another_study_trained_is_taken_over() -> None:
-    known = {_plan({"loss/aura": value})["fingerprint"]: 0.9 for value in (True, False)}
-    searcher = CellSearch(SMALL, Search(trials=3), _plan, known=known)
+    searcher = CellSearch(_space(SMALL, trials=3), lambda found: _plan(found) | {"values": {"val/balanced": 0.9}})
     assert searcher.suggest("a") == Searcher.FINISHED
     assert [(trial.state, trial.value) for trial in searcher.study.trials] == [(TrialState.COMPLETE, 0.9)] * 3
 
@@ -173,8 +186,8 @@ def _run(searcher: CellSearch, numbers: range, values: dict[int, float]) -> list
     found = []
     for number in numbers:
         found.append(searcher.suggest(str(number))["planned"]["found"])
-        searcher.on_trial_result(str(number), {"val/balanced": values[number], "epoch": 4})
-        searcher.on_trial_complete(str(number), {"val/balanced": values[number], "epoch": 4, "final": number % 3 != 0})
+        searcher.on_trial_result(str(number), _result(values[number]))
+        searcher.on_trial_complete(str(number), _result(values[number], final=number % 3 != 0))
     return found
 
 
@@ -187,8 +200,8 @@ def test_a_search_that_starts_again_goes_on_as_if_it_had_not_stopped() -> None:
             found=found,
             fingerprint=_plan(found)["fingerprint"],
             outcome="complete" if number % 3 else "pruned",
-            value=values[number],
-            epochs=4,
+            values={"val/balanced": values[number]},
+            step=4,
         )
         for number, found in enumerate(whole[:12])
     ]
@@ -202,7 +215,7 @@ def test_a_search_that_starts_again_goes_on_as_if_it_had_not_stopped() -> None:
 def test_trials_in_flight_are_carried_on_first_under_their_numbers() -> None:
     whole = _run(_search(trials=6), range(6), dict.fromkeys(range(6), 0.5))
     past = [
-        Past(number, found, _plan(found)["fingerprint"], "running" if number in (1, 3) else "complete", 0.5, 4)
+        Past(number, found, _plan(found)["fingerprint"], "running" if number in (1, 3) else "complete", HALF, 4)
         for number, found in enumerate(whole[:4])
     ]
     searcher = _search(past, trials=6)
@@ -214,11 +227,11 @@ def test_trials_in_flight_are_carried_on_first_under_their_numbers() -> None:
 
 
 def test_failed_trials_of_the_past_are_failed_and_more_trials_extend() -> None:
-    past = [Past(0, {"loss/aura": True}, "f0", "failed"), Past(1, {"loss/aura": True}, "f1", "complete", 0.5, 4)]
-    searcher = CellSearch(SMALL, Search(trials=2), _plan, past)
+    past = [Past(0, {"loss/aura": True}, "f0", "failed"), Past(1, {"loss/aura": True}, "f1", "complete", HALF, 4)]
+    searcher = CellSearch(_space(SMALL, trials=2), _plan, past)
     assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
     assert searcher.exhausted
-    assert not CellSearch(SMALL, Search(trials=3), _plan, past).exhausted
+    assert not CellSearch(_space(SMALL, trials=3), _plan, past).exhausted
 
 
 class _Trial:
@@ -229,13 +242,13 @@ class _Trial:
 
 
 def _asha(past: Sequence[Past] = ()) -> CellASHA:
-    asha = scheduler(Search(), 40, past)
+    asha = scheduler(SEARCH, 40, past)
     assert isinstance(asha, CellASHA)
     return asha
 
 
 def _report(asha: CellASHA, trial: _Trial, epoch: int, value: float) -> str:
-    return asha.on_trial_result(None, trial, {"epoch": epoch, "val/balanced": value})  # type: ignore[arg-type]
+    return asha.on_trial_result(None, trial, {"step": epoch, "mean:val/balanced": value})  # type: ignore[arg-type]
 
 
 def test_asha_starts_again_with_its_rungs() -> None:

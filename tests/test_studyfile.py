@@ -19,6 +19,8 @@ from tune_lt.losses import LOSSES
 from tune_lt.schema import schema
 from tune_lt.study import Dimension, Study, fingerprint, flattened, nested, overlay
 
+OWN = "ghm_cwap"
+
 SPACES = Path(__file__).parents[1] / "search_spaces"
 
 MISTAKES = [  # (text of the tiny study, what replaces it, field in the message, part of the rest)
@@ -47,7 +49,7 @@ MISTAKES = [  # (text of the tiny study, what replaces it, field in the message,
     ("epochs: 4", "epochs: 4, optimizer: {momentun: 0.9}", "recipe.optimizer.momentun", "did you mean 'momentum'"),
     ("epochs: 4", "epochs: 4, schedule: {milestones: [0.5]}", "recipe.schedule", "one factor for each"),
     ("clip_norm: 2.0", "clip_norm: hello", "recipe.clip_norm", '"hello"'),
-    ("sampler: tpe", "sampler: tbe", "search.sampler", "'tpe' or 'random'"),
+    ("sampler: tpe", "sampler: tbe", "search.sampler", "'tpe', 'random' or 'grid'"),
     ("trials: 5", "trials: 0", "search.trials", "found 0"),
     ("name: resnet8", "name: resnet9", "model.name", "did you mean 'resnet8'"),
     ("width: 4", "width: 2", "model.width", "found 2"),
@@ -58,7 +60,12 @@ MISTAKES = [  # (text of the tiny study, what replaces it, field in the message,
     ("imbalance: 20", "imbalence: 20", "data.imbalence", "did you mean 'imbalance'"),
     ("softmax: {loss: {name: softmax}}", "focal: {loss: {name: focal, alpha: 3}}", "rows.focal.loss.alpha", "gamma"),
     ("softmax: {loss: {name: softmax}}", "focal: {los: {name: focal}}", "rows.focal.los", "did you mean 'loss'"),
-    ("softmax: {loss: {name: softmax}}", "focal: {loss: {gamma: 1}}", "rows.focal.loss", "best: true or a name"),
+    (
+        "softmax: {loss: {name: softmax}}",
+        "focal: {loss: {best: ldam}}",
+        "rows.focal.loss.best",
+        "valid: true, one_standard_error",
+    ),
     ("softmax: {loss: {name: softmax}}", "x: {loss: {name: focal, best: true}}", "rows.x.loss", "one of the two"),
     ("drw: {start: 0.5}", "drw: {start: 1.5}", "rows.ldam+drw.loss.drw.start", "found 1.5"),
     ("drw: {start: 0.5}", "drw: {stort: 0.5}", "rows.ldam+drw.loss.drw.stort", "did you mean 'start'"),
@@ -124,7 +131,7 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
 
 def test_defaults_are_those_of_the_signatures(tiny: Study) -> None:
     for name, (_, default) in registry.parameters(LOSSES["ghm_cwap"]).items():
-        if f"loss/{name}" not in tiny.space:
+        if f"loss/{name}" not in tiny.searches[OWN].space:
             assert tiny.loss[name] == default
     assert tiny.recipe == dataclasses.replace(
         Recipe(),
@@ -136,7 +143,7 @@ def test_defaults_are_those_of_the_signatures(tiny: Study) -> None:
 
 
 def test_ranges_become_dimensions(tiny: Study) -> None:
-    assert tiny.space == {
+    assert tiny.searches[OWN].space == {
         "loss/alpha": Dimension("uniform", (0.3, 1.0)),
         "loss/gamma": Dimension("uniform", (0.0, 1.5)),
         "loss/regions": Dimension("choice", (10, 20)),
@@ -146,9 +153,9 @@ def test_ranges_become_dimensions(tiny: Study) -> None:
 
 def test_a_row_takes_what_was_found_and_its_own_values(tiny: Study) -> None:
     found = {"loss/alpha": 0.5, "loss/gamma": 1.0, "loss/regions": 20, "loss/aura": False}
-    row = studyfile.row_config(tiny, "margin+weight_aura", found)
+    row = studyfile.row_config(tiny, "margin+weight_aura", {OWN: found})
     assert (row["loss"]["alpha"], row["loss"]["regions"], row["loss"]["aura"]) == (0.5, 20, True)
-    other = studyfile.row_config(tiny, "ldam+drw", found)
+    other = studyfile.row_config(tiny, "ldam+drw", {OWN: found})
     assert other["loss"] == {"name": "ldam", "max_m": 0.5, "s": 30.0, "drw": {"start": 0.5, "beta": 0.9999}}
     assert other["model"] == {"name": "resnet8", "width": 4, "head": "cosine"}
 

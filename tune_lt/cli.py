@@ -15,7 +15,6 @@ from tune_lt import __version__
 from tune_lt.errors import InputError, TrainingFailed
 
 if TYPE_CHECKING:
-    from tune_lt.estimate import Estimate, Outlook
     from tune_lt.study import Study
 
 app = typer.Typer(
@@ -25,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-ENDS = ("mean", "low", "high")  # of an interval
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a bundled one (digits).")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or its file.")]
 StoreOption = Annotated[
@@ -62,7 +60,7 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
     follow = [(f"tune-lt ui{option}", "browse every run in the MLflow UI")]
     if parsed.rows:
         follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))
-    if parsed.search:
+    if parsed.searches:
         follow.append((f"tune-lt best {study}{option}", "the configuration found, as a file for tune-lt train"))
     _print_ways(follow)
     if not whole:
@@ -80,11 +78,8 @@ def plan(
     The cost follows from past runs on the store, without any from some training steps that are timed here.
     """
     parsed = _read(study)
-    import yaml
-
-    from tune_lt import estimate
+    from tune_lt import estimate, plans
     from tune_lt.search import driver
-    from tune_lt.study import flattened
     from tune_lt.tracking import Store, exists
 
     dataset = driver.load_data(parsed)
@@ -92,26 +87,9 @@ def plan(
     seen = estimate.outlook(parsed, Store(store) if exists(store) else None, dataset.content_hash)
     cost = estimate.estimate(parsed, dataset, seen)
     if as_json:
-        print(json.dumps(_plan_content(parsed, lines, seen, cost)))
-        return
-    print(yaml.safe_dump(_defaults(parsed), sort_keys=False, allow_unicode=True).rstrip())
-    for path, dimension in parsed.space.items():
-        print(f"# searched: {path.replace('/', '.')} {dimension.kind} {list(dimension.values)}")
-    print("\n" + "\n".join(lines))
-    epochs = {phase: sum(w.epochs.mean for w in seen.work if w.phase == phase) for phase in ("search", "tables")}
-    if parsed.search:
-        state = "done" if seen.found is not None else f"{seen.trials_done} done" if seen.trials_done else "to do"
-        left = f", about {epochs['search']:.0f} epochs left" if epochs["search"] else ""
-        print(f"search: {parsed.search.trials} trials of at most {parsed.recipe.epochs} epochs, {state}{left}")
-    size = f"{len(parsed.rows)} rows x {len(parsed.seeds)} seeds = {len(seen.cells)} cells"
-    left = f", {epochs['tables']:.0f} epochs left" if epochs["tables"] else ""
-    print(f"tables: {size}, {seen.cells_done} done{left}")
-    for row, written in parsed.rows.items():
-        own = next(cell for cell in seen.cells if cell.row == row)
-        loss = ", ".join(f"{key} {value}" for key, value in flattened(own.cell.loss).items() if value is not None)
-        unknown = seen.found is None and written.get("loss", {"best": True}).get("best", False)
-        print(f"  {row}: {loss}" + (" (searched values: not known yet)" if unknown else ""))
-    print("\n".join(_cost_lines(cost)))
+        print(json.dumps(plans.content(parsed, lines, seen, cost)))
+    else:
+        print("\n".join(plans.lines(parsed, lines, seen, cost)))
 
 
 @app.command()
@@ -156,39 +134,47 @@ def best(
     study: StudyFile,
     store: StoreOption = None,
     export: Annotated[Path | None, typer.Option(help="Write it as a study file for `tune-lt train`.")] = None,
+    loss: Annotated[str | None, typer.Option(help="The compared loss meant; else the study's own.")] = None,
 ) -> None:
     """The best configuration the search found, as a study file."""
     parsed = _read(study)
     import yaml
 
-    from tune_lt import studyfile
-    from tune_lt.search import driver, runner
+    from tune_lt import plans, studyfile
+    from tune_lt.registry import names
+    from tune_lt.search import driver, planning
     from tune_lt.study import nested, overlay
     from tune_lt.tracking import Store, exists, store_uri
 
-    if parsed.search is None:
-        raise InputError(f"{study}: the study searches nothing")
+    own = parsed.own_search()
+    wanted = loss or (own.name if own else next(iter(parsed.searches), ""))
+    if wanted not in parsed.searches:
+        raise InputError(f"{study}: the study does not search {wanted or 'anything'}; {names(parsed.searches)}")
+    space = parsed.searches[wanted]
     if not exists(store):
         raise InputError(f"{store_uri(store)}: no store there yet; tune-lt run {study}")
     opened = Store(store)
     parent = opened.parent(parsed.name)
     content_hash = driver.load_data(parsed).content_hash
-    found = parent and runner.recorded_search(parsed, opened, parent.info.run_id, content_hash)
-    if not found:
+    concluded = parent and planning.recorded_search(parsed, space, opened, parent.info.run_id, content_hash)
+    if not concluded:
         raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as it stands; tune-lt run {study}")
-    config = {"name": f"{parsed.name}-best"} | _plain(overlay(parsed.base(), nested(found)))
-    config["data"]["validation"] = dataclasses.asdict(parsed.validation)
+    base = parsed.base() | {"loss": dict(space.loss), "model": dict(space.model)}
+    config = plans.plain(overlay(base, nested(space.complete(concluded["found"]))))
+    config = {"name": f"{parsed.name}-best"} | config
+    config["data"]["validation"] = plans.plain(dataclasses.asdict(parsed.validation))
     config["resources"] = {"cpus": parsed.resources.cpus}  # its number of threads
     if parsed.plugins:
         config["plugins"] = list(parsed.plugins)
-    text = f"# what the search of {parsed.name} found; its trial was trained with --seed {parsed.search.seed}\n"
+    seed = parsed.units(space)[0][0]
+    text = f"# what the search of {parsed.name} found; its trial was trained with --seed {seed}\n"
     text += yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     studyfile.parse(text, parsed.folder)  # what we hand out must be readable
     if export is None:
         print(text, end="")
     else:
         export.write_text(text, encoding="utf-8")
-        print(f"wrote {export}; next: tune-lt train {export} --seed {parsed.search.seed}")
+        print(f"wrote {export}; next: tune-lt train {export} --seed {seed}")
 
 
 @app.command()
@@ -201,20 +187,23 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     save: Annotated[Path | None, typer.Option(help="Save the state here every epoch, and go on from it.")] = None,
 ) -> None:
-    """Train one configuration, without Ray or MLflow. Scores held-out training images unless --test is given."""
+    """Train one configuration without Ray or MLflow. Scores held-out images, or the first fold, unless --test is given."""
     parsed = _read(study)
     import torch
 
     from tune_lt import studyfile, training
 
-    if parsed.space:
-        searched = ", ".join(path.replace("/", ".") for path in parsed.space)
+    own = parsed.own_search()
+    if own:
+        searched = ", ".join(path.replace("/", ".") for path in own.space)
         raise InputError(
             f"{study}: {searched} has a range; tune-lt best {study} --export FILE writes one configuration"
         )
     torch.set_num_threads(max(1, int(parsed.resources.cpus)))  # as a trial of the study would: the same rounding
-    holdout = None if test else parsed.validation.holdout
-    cell = studyfile.cell({**parsed.base(), "recipe": parsed.recipe}, data_seed=seed, init_seed=seed, holdout=holdout)
+    holdout, folds = parsed.validation.holdout, parsed.validation.folds
+    fold = "full" if test else f"1/{folds}" if folds else "holdout"
+    config = {**parsed.base(), "recipe": parsed.recipe}
+    cell = studyfile.cell(config, data_seed=seed, init_seed=seed, fold=fold, holdout=holdout)
     for result in training.run_epochs(
         cell, device=device, score_test=test, save_to=save, identity=json.dumps(parsed.sources)
     ):
@@ -432,80 +421,11 @@ def _doctor_study(name: str, store: str | None, fix: bool) -> list[str]:
     return [str(finding) for finding in findings if finding.problem]
 
 
-def _plan_content(study: Study, lines: list[str], seen: Outlook, cost: Estimate | None) -> dict[str, Any]:
-    """What `plan --json` prints; times in the units of their names, memory in bytes."""
-    epochs = {
-        phase: {key: sum(getattr(w.epochs, key) for w in seen.work if w.phase == phase) for key in ENDS}
-        for phase in ("search", "tables")
-    }
-    search = study.search and {
-        "trials": study.search.trials,
-        "epochs": study.recipe.epochs,
-        "done": seen.trials_done,
-        "epochs_left": epochs["search"],
-    }
-    tables = {
-        "rows": list(study.rows),
-        "seeds": list(study.seeds),
-        "cells": len(seen.cells),
-        "done": seen.cells_done,
-        "epochs_left": epochs["tables"],
-    }
-    estimated = None
-    if cost is not None:
-        hours = {key: getattr(cost.hours, key) for key in ENDS}
-        estimated = dataclasses.asdict(cost) | {
-            "cpu_hours": {key: value * cost.cpus for key, value in hours.items()},
-            "gpu_hours": {key: value * cost.gpus for key, value in hours.items()},
-        }
-    return {"name": study.name, "data": lines, "search": search, "tables": tables, "estimate": estimated}
-
-
-def _cost_lines(cost: Estimate | None) -> list[str]:
-    if cost is None:
-        return ["estimated cost: unknown; there is no past run on this store, and no GPU here to time some steps on"]
-    if cost.hours.mean == 0:
-        return ["nothing is left to train"]
-    unit, factor = ("GPU", cost.gpus) if cost.gpus else ("CPU", cost.cpus)
-    mean, low, high = (_hours(getattr(cost.hours, key) * factor) for key in ENDS)
-    wall = f"about {_duration(cost.wall_seconds.mean)} with {cost.at_once} at once"
-    lines = [f"estimated {mean} {unit}-hours ({low} to {high}), {wall}, from {cost.source}"]
-    if cost.memory_bytes is not None:
-        lines.append(f"peak memory per trial {cost.memory_bytes / 1e9:.2f} GB")
-    return lines
-
-
-def _hours(hours: float) -> str:
-    return "<0.001" if 0 < hours < 0.001 else f"{hours:.2g}" if hours < 10 else f"{hours:,.0f}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length, limit in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
-        if seconds / length < limit:
-            return f"{seconds / length:.1f} h" if unit == "h" else f"{seconds / length:.0f} {unit}"
-    return f"{seconds / 86400:.1f} days"
-
-
 def _check_folder(folder: Path) -> None:
     """Fail now rather than after the training where the reports could not be written."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"--reports {folder}: {existing} is not a folder that can be written to")
-
-
-def _defaults(study: Study) -> dict[str, Any]:
-    """The whole study with every default, as its file would say it."""
-    shown = {"name": study.name} | _plain(study.base())
-    shown["data"]["validation"] = dataclasses.asdict(study.validation)
-    shown["search"] = dataclasses.asdict(study.search) if study.search else None
-    return shown | {"seeds": list(study.seeds), "resources": dataclasses.asdict(study.resources)}
-
-
-def _plain(config: Any) -> Any:
-    """Lists for tuples: YAML has no other."""
-    if isinstance(config, dict):
-        return {key: _plain(value) for key, value in config.items()}
-    return [_plain(value) for value in config] if isinstance(config, tuple | list) else config
 
 
 if __name__ == "__main__":

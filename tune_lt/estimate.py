@@ -20,11 +20,11 @@ import torch
 from scipy import stats
 from torch import nn
 
-from tune_lt import data, studyfile, training
+from tune_lt import data, training
 from tune_lt.config import CellConfig, fold_of
 from tune_lt.errors import InputError
-from tune_lt.search import history, runner
-from tune_lt.search.searcher import milestones
+from tune_lt.search import history, planning
+from tune_lt.search.schedulers import milestones
 from tune_lt.search.trainable import peak_memory
 from tune_lt.study import Resources, Study, flattened
 from tune_lt.tracking import CellRecord, Store
@@ -114,15 +114,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is done of a study and what is not. ``found``: what its search found, None while that is not known.
+    """What is done of a study and what is not. ``found``: what its searches found, those missing that have not ended.
 
     ``cells`` are those of the tables (where nothing is found yet, with placeholders), ``cells_done`` how many of them
-    are trained; ``trials_done`` how many trials have ended. ``records`` are the past runs to estimate from.
+    are trained; ``trials_done`` how many trials of each search have ended. ``records``: past runs to estimate from.
     """
 
-    found: dict[str, Any] | None
-    trials_done: int
-    cells: list[runner.PlannedCell]
+    found: dict[str, dict[str, Any]]
+    trials_done: dict[str, int]
+    cells: list[planning.PlannedCell]
     cells_done: int
     work: list[Work]
     records: list[CellRecord]
@@ -130,25 +130,35 @@ class Outlook:
 
 def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     """Look up what ``store`` has of the study; None is a store that is not there yet."""
-    search, parent = study.search, store.parent(study.name) if store else None
+    parent = store.parent(study.name) if store else None
     have = store.finished_cells() if store else {}
     hopeless = store.hopeless_cells(study.name) if store else {}
-    found: dict[str, Any] | None = None if search else {}
-    ended, work = 0, []
-    if search and store and parent:
-        found = runner.recorded_search(study, store, parent.info.run_id, content_hash)
-        past = history.read(store, study.name, study.search_signature(content_hash), search.metric)
-        ended = sum(trial.outcome != "running" and trial.number < search.trials for trial in past)
-    low, high = ({path: values.values[end] for path, values in study.space.items()} for end in (0, -1))
-    if search and found is None:
-        cell = studyfile.cell(
-            study.base() | {"recipe": study.recipe},
-            data_seed=search.seed, init_seed=search.seed, holdout=study.validation.holdout,
-        )  # fmt: skip
-        epochs = search_epochs(search.trials - ended, study.recipe.epochs, milestones(search, study.recipe.epochs))
-        work = [Work("search", cell, search.trials - ended, epochs)]
-    cells = runner.planned_cells(study, low if found is None else found, content_hash)
-    others = runner.planned_cells(study, high, content_hash) if found is None else cells
+    found: dict[str, dict[str, Any]] = {}
+    low: dict[str, dict[str, Any]] = {}
+    high: dict[str, dict[str, Any]] = {}
+    ended: dict[str, int] = {}
+    work: list[Work] = []
+    for name, space in study.searches.items():
+        search = space.search
+        concluded = None
+        if store and parent:
+            concluded = planning.recorded_search(study, space, store, parent.info.run_id, content_hash)
+            signature = study.search_signature(space, content_hash)
+            past = history.read(store, study.name, signature, search.objectives[0])
+            ended[name] = sum(trial.outcome != "running" and trial.number < search.budget for trial in past)
+        if concluded is not None:
+            found |= planning.found_by(name, concluded)
+            ended[name] = search.budget
+            continue
+        low[name], high[name] = ({path: d.values[end] for path, d in space.space.items()} for end in (0, -1))
+        units = planning.trial_cells(study, space, low[name])
+        left = search.budget - ended.setdefault(name, 0)
+        epochs = search_epochs(left, study.recipe.epochs, milestones(search, study.recipe.epochs))
+        further = float(left * study.recipe.epochs * (len(units) - 1))  # of the units after the first
+        epochs += Interval(further * (epochs.mean / epochs.high if left else 1), 0.0, further)
+        work.append(Work("search", units[0], left, epochs))
+    cells = planning.planned_cells(study, found | low, content_hash)
+    others = planning.planned_cells(study, found | high, content_hash) if low else cells
     pairs = list(zip(cells, others, strict=True))  # alike whatever the search will find, or waiting for it
     known = {cell.fingerprint for cell, other in pairs if cell.fingerprint == other.fingerprint}
     settled = known & (have.keys() | hopeless.keys())
@@ -161,7 +171,7 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     for (_, length), group in alike.items():
         work.append(Work("tables", group[0], len(group), Interval(*[float(length * len(group))] * 3)))
     done = sum(cell.fingerprint in known & have.keys() for cell in cells)
-    return Outlook(found, search.trials if search and found is not None else ended, cells, done, work, [*have.values()])
+    return Outlook(found, ended, cells, done, work, [*have.values()])
 
 
 def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | None:

@@ -11,6 +11,7 @@ import difflib
 import inspect
 import numbers
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import annotated_types
@@ -32,6 +33,26 @@ _PLAIN: dict[Any, tuple[Any, str]] = {
     float: (numbers.Real, "a number"),
     str: (str, "a text"),
 }
+
+
+@dataclass(frozen=True)
+class Knob:
+    """How a search varies a parameter unless a study file says otherwise, in the parameter's ``Annotated``.
+
+    ``kind`` and ``values`` as in a study file: ``uniform``, ``loguniform``, ``int`` (low, high), ``choice`` of values.
+    ``neutral``: where the loss does least; the one-standard-error rule leans towards it.
+    """
+
+    kind: Literal["uniform", "loguniform", "int", "choice"]
+    values: tuple[Any, ...]
+    neutral: float | None = None
+
+
+def knob(annotation: Any) -> Knob | None:
+    """The `Knob` in a parameter's annotation, or None."""
+    parts = [annotation, *get_args(annotation)]  # ``Annotated[...] | None`` too
+    metadata = [item for part in parts if get_origin(part) is Annotated for item in get_args(part)[1:]]
+    return next((item for item in metadata if isinstance(item, Knob)), None)
 
 
 def names(valid: Iterable[str], found: str | None = None) -> str:

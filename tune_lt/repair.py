@@ -164,6 +164,8 @@ def _is_damaged(store: Store, cell: CellRecord, *, artifacts: bool) -> bool:
     outcome, fold = cell.tags.get("outcome"), cell.tags.get("fold")
     if outcome not in ("complete", "pruned") or cell.status != "FINISHED":
         return False
+    if cell.tags.get("kind") == "trial":
+        return "train/loss" not in cell.metrics  # the means of its cells, which have the rest
     split = {None: (), "full": ("test/top1", "test/balanced")}.get(fold, ("val/top1", "val/balanced"))
     if not {"train/loss", *split} <= cell.metrics.keys():
         return True
@@ -186,7 +188,8 @@ def _duplicates(cells: list[CellRecord]) -> list[tuple[CellRecord, CellRecord]]:
     by_fingerprint: dict[str, CellRecord] = {}
     for cell in sorted(cells, key=_precedence):
         kept = by_key.setdefault(cell.tags.get("key", cell.run_id), cell)
-        if kept is cell and cell.tags.get("outcome") == "complete" and cell.status == "FINISHED":
+        whole = cell.tags.get("outcome") == "complete" and cell.status == "FINISHED"
+        if kept is cell and whole and cell.tags.get("kind") == "cell":
             kept = by_fingerprint.setdefault(cell.fingerprint, cell)
         if kept is not cell:
             pairs.append((cell, kept))

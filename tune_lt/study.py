@@ -13,41 +13,104 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from tune_lt.config import _STRICT, RESULT_VERSION, CellConfig, Recipe, Seed
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One searched parameter: ``uniform`` and ``loguniform`` [low, high], ``int`` [low, high] inclusive, ``choice``."""
+    """One searched parameter: ``uniform`` and ``loguniform`` [low, high], ``int`` [low, high] inclusive, ``choice``.
+
+    ``when``: searched only where these other parameters (by path) have one of these values; elsewhere it does not
+    matter and keeps its default.
+    """
 
     kind: Literal["uniform", "loguniform", "int", "choice"]
     values: tuple[Any, ...]
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def points(self) -> tuple[Any, ...] | None:
+        """The values of a grid over it; None where there are infinitely many."""
+        if self.kind == "int":
+            return tuple(range(self.values[0], self.values[1] + 1))
+        return self.values if self.kind == "choice" else None
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The stratified fraction of the training split that is held out to choose by; never the test split."""
+    """What hyper-parameters are chosen by: held-out images of the training split, never the test split.
+
+    ``holdout``: a stratified fraction of them (0.2 where nothing is said). ``folds``: stratified K-fold
+    cross-validation; a trial's value is the mean over its folds. ``seeds``: each is a data seed and an init seed that
+    every trial is trained with; the search's seed alone by default.
+    """
 
     __pydantic_config__ = _STRICT
-    holdout: Annotated[float, Gt(0), Lt(1)] = 0.2
+    holdout: Annotated[float, Gt(0), Lt(1)] | None = None
+    folds: Annotated[int, Ge(2), Le(50)] | None = None
+    seeds: tuple[Seed, ...] | None = None
+
+
+Metric = Literal["val/balanced", "val/top1", "val/many", "val/medium", "val/few", "val/rare"]
 
 
 @dataclass(frozen=True)
 class Search:
-    """How the dimensions are searched. Trials train with data seed = init seed = ``seed``.
+    """How the dimensions are searched.
 
-    ``asha`` stops the worse half of the trials after a quarter and again after half of the epochs.
+    ``sampler``: ``grid`` takes every point once. ``trials``: 20, or the whole grid, unless told otherwise.
+    ``scheduler``: ``asha`` stops the worse half of the trials after a quarter and again after half of the (first
+    fold's) epochs; ``racing`` stops a trial between folds once it is worse than the best one with enough evidence;
+    unless told otherwise racing with folds, asha without, and none for a grid or for two metrics.
+    ``metric``: one, or two for a Pareto front. ``constraints``: how much (a fraction; 0.01 is a point) a metric may at
+    most fall below softmax's on the same images. ``seed`` is the sampler's.
     """
 
     __pydantic_config__ = _STRICT
-    sampler: Literal["tpe", "random"] = "tpe"
-    trials: Annotated[int, Ge(1)] = 20
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    trials: Annotated[int, Ge(1)] | None = None
     seed: Seed = 0
-    scheduler: Literal["asha", "none"] = "asha"
-    metric: Literal["val/balanced", "val/top1"] = "val/balanced"
+    scheduler: Literal["asha", "racing", "none"] | None = None
+    metric: Metric | tuple[Metric, Metric] = "val/balanced"
     mode: Literal["max", "min"] = "max"
+    constraints: Mapping[Metric, Annotated[float, Ge(0), Lt(1)]] = field(default_factory=dict)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The metrics to optimise: one or two."""
+        return (self.metric,) if isinstance(self.metric, str) else self.metric
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Every metric that decides anything, the first objective first."""
+        return tuple(dict.fromkeys([*self.objectives, *self.constraints]))
+
+    @property
+    def budget(self) -> int:
+        """The number of trials, once it is known."""
+        assert self.trials is not None
+        return self.trials
+
+
+@dataclass(frozen=True)
+class Space:
+    """One search of a study: the loss and network it starts from (checked, every default filled in), what varies.
+
+    ``space``: path such as ``loss/alpha`` -> Dimension; ``loss`` holds a valid placeholder there. ``plain`` are the
+    defaults that take the place of a dimension whose ``when`` does not hold.
+    """
+
+    name: str
+    loss: Mapping[str, Any]
+    model: Mapping[str, Any]
+    space: Mapping[str, Dimension]
+    search: Search
+    plain: Mapping[str, Any] = field(default_factory=dict)
+
+    def complete(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """``found`` with the defaults of the dimensions that were not searched, since their ``when`` did not hold."""
+        return {path: self.plain[path] for path in self.space if path not in found} | dict(found)
 
 
 @dataclass(frozen=True)
@@ -67,11 +130,21 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Seeds:
+    """Every data seed (sub-sample) is trained with every init seed (network, order, augmentation)."""
+
+    __pydantic_config__ = _STRICT
+    data: tuple[Seed, ...] = (0,)
+    init: tuple[Seed, ...] = (0,)
+
+
+@dataclass(frozen=True)
 class Study:
     """One study file, checked: ``data``, ``model``, ``loss`` with every default filled in.
 
-    ``loss`` and ``recipe`` hold a valid placeholder where ``space`` (path such as ``loss/alpha`` -> Dimension)
-    searches. ``rows`` are the rows of the tables as written, by name.
+    ``searches``: what is searched, by name: the study's own loss first (if it has a range), then the losses it is
+    compared with; all with the same budget. ``rows`` are the rows of the tables as written, by name; ``columns`` the
+    imbalance factors they are trained with, ``seeds`` the pairs of data seed and init seed.
     """
 
     name: str
@@ -80,11 +153,11 @@ class Study:
     model: Mapping[str, Any]
     loss: Mapping[str, Any]
     recipe: Recipe = field(default_factory=Recipe)
-    validation: Validation = field(default_factory=Validation)
-    space: Mapping[str, Dimension] = field(default_factory=dict)
-    search: Search | None = None
+    validation: Validation = field(default_factory=lambda: Validation(holdout=0.2))
+    searches: Mapping[str, Space] = field(default_factory=dict)
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    columns: tuple[float | None, ...] = ()
+    seeds: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (2, 2))
     resources: Resources = field(default_factory=Resources)
     plugins: tuple[str, ...] = ()
     folder: Path = Path()
@@ -95,12 +168,22 @@ class Study:
         recipe = dataclasses.asdict(self.recipe)
         return {"data": dict(self.data), "model": dict(self.model), "loss": dict(self.loss), "recipe": recipe}
 
-    def search_signature(self, content_hash: str) -> str:
+    def own_search(self) -> Space | None:
+        """The search over the study's own loss, if it has one."""
+        return next((space for space in self.searches.values() if space.loss["name"] == self.loss["name"]), None)
+
+    def units(self, space: Space) -> list[tuple[int, str]]:
+        """What each trial of a search is trained on, in the order of training: (seed, fold)."""
+        folds = self.validation.folds
+        names = [f"{k}/{folds}" for k in range(1, folds + 1)] if folds else ["holdout"]
+        return [(seed, name) for seed in self.validation.seeds or (space.search.seed,) for name in names]
+
+    def search_signature(self, space: Space, content_hash: str) -> str:
         """Hash of all that decides what each trial of the search is; with more trials the same search goes on."""
-        assert self.search is not None
-        search = dataclasses.asdict(self.search) | {"trials": None}
-        space = {path: dataclasses.asdict(dimension) for path, dimension in self.space.items()}
-        parts = [self.base(), space, search, dataclasses.asdict(self.validation)]
+        search = dataclasses.asdict(space.search) | {"trials": None}
+        dimensions = {path: dataclasses.asdict(dimension) for path, dimension in space.space.items()}
+        base = self.base() | {"loss": dict(space.loss), "model": dict(space.model)}
+        parts = [base, dimensions, search, self.units(space), dataclasses.asdict(self.validation)]
         return _digest([*parts, content_hash, dict(self.sources), RESULT_VERSION])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
-import json
 import math
 import re
 import sys
@@ -15,26 +14,26 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge
-from pydantic import TypeAdapter, ValidationError
 
-from tune_lt import data, losses, models, registry
+from tune_lt import data, losses, models, ranges, registry, rows
 from tune_lt.config import CellConfig, Recipe, Seed
 from tune_lt.errors import InputError
-from tune_lt.study import Dimension, Resources, Search, Study, Validation, nested, overlay
+from tune_lt.rows import Found, cell
+from tune_lt.strict import Problems, dotted, known_fields, section
+from tune_lt.study import Dimension, Resources, Search, Seeds, Space, Study, Validation, nested, overlay
 
-SECTIONS = ("name", "plugins", "data", "model", "recipe", "loss", "search", "rows", "seeds", "resources")
+__all__ = ["Problems", "cell", "from_dict", "load_plugins", "parse", "read", "row_config"]
+SECTIONS = (
+    "name", "plugins", "data", "model", "recipe", "loss", "search", "compare", "rows", "ablation", "cross", "seeds",
+    "resources",
+)  # fmt: skip
 NAME = r"[\w+-][\w.+-]{0,99}"
-KINDS = ("uniform", "loguniform", "int", "choice")
-SEARCHABLE = re.compile(r"loss/(?!name$).+|recipe/optimizer/(lr|weight_decay)")
+TRIALS = 20  # of a search, unless the file says otherwise
 LONG_TAIL: dict[str, tuple[Any, Any]] = {
     "imbalance": (Annotated[float, Ge(1)] | None, None),
     "profile": (Literal[tuple(data.PROFILES)], "exponential"),
 }
 Parameters = Mapping[str, tuple[Any, Any]]
-
-
-class Problems(Exception):
-    """Mistakes in a study file, each "field: what is wrong"; `read` turns them into one InputError."""
 
 
 def read(path: Path) -> Study:
@@ -54,73 +53,54 @@ def read(path: Path) -> Study:
 def parse(text: str, folder: Path) -> Study:
     """The study written in ``text``; plugins are looked for in ``folder`` first. Raises Problems."""
     raw = _load_yaml(text)
-    _known_fields("", raw, SECTIONS)
-    for section in ("name", "data", "model", "loss"):
-        if section not in raw:
-            raise Problems(f"{section}: missing")
-    plugins = _section(tuple[str, ...], "plugins", raw.get("plugins", []))
+    known_fields("", raw, SECTIONS)
+    for required in ("name", "data", "model", "loss"):
+        if required not in raw:
+            raise Problems(f"{required}: missing")
+    plugins = section(tuple[str, ...], "plugins", raw.get("plugins", []))
     sources = load_plugins(plugins, folder)
-    plain, space = _split_dimensions({key: raw[key] for key in ("data", "model", "recipe", "loss") if key in raw})
+    plain, space = ranges.split({key: raw[key] for key in ("data", "model", "recipe", "loss") if key in raw})
     if isinstance(plain["data"], dict) and isinstance(root := plain["data"].get("root"), str):
         plain["data"]["root"] = str(folder / Path(root).expanduser())  # workers may run in another folder
     validation = plain["data"].pop("validation", {}) if isinstance(plain["data"], dict) else {}
     base = _configuration(plain)
-    _check_space(plain, space)
-    search = _section(Search, "search", raw["search"]) if "search" in raw else None
-    if bool(search) != bool(space):
-        raise Problems(
-            "search: the file searches nothing; give a parameter a range such as loss.alpha: {uniform: [0.3, 1.0]}"
-            if search
-            else f"search: missing, but {', '.join(_dotted(path) for path in space)} has a range to search"
-        )
+    checked = _validation(validation)
     study = Study(
-        name=_section(str, "name", raw["name"]),
+        name=section(str, "name", raw["name"]),
         text=text,
         **base,
-        validation=_section(Validation, "data.validation", validation),
-        space=space,
-        search=search,
-        rows=_rows(raw.get("rows", {}), searching=search is not None),
-        seeds=_section(tuple[Seed, ...], "seeds", raw.get("seeds", [0, 1, 2])),
-        resources=_section(Resources, "resources", raw.get("resources", {})),
+        validation=checked,
+        searches=_searches(raw, plain, ranges.ordered(space), checked),
+        rows=_rows(raw),
+        columns=_columns(raw.get("cross", {}), base["data"]["imbalance"]),
+        seeds=_seeds(raw.get("seeds", [0, 1, 2])),
+        resources=section(Resources, "resources", raw.get("resources", {})),
         plugins=plugins,
         folder=folder,
         sources=sources,
     )
     if not re.fullmatch(NAME, study.name):
         raise Problems(f"name: found {study.name!r}; valid: 1 to 100 letters, digits and . _ + -, no dot first")
-    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
-        raise Problems(f"seeds: found {list(study.seeds)}; valid: at least one, none twice")
+    compared = {name for name, one in study.searches.items() if one is not study.own_search()}
+    rows.check_best(study.rows, study.own_search() is not None, compared)
     for name in study.rows:
         row_config(study, name, {})  # a row's mistakes come out now, not after the search
     return study
 
 
-def row_config(study: Study, row: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's resolved configuration ``{data, model, loss, recipe}``; ``found`` is flat, ``{"loss/alpha": 0.8}``.
-
-    ``loss: {best: true, ...}`` is the study's loss with what the search found, the row's own values laid over it;
-    ``loss: {name: ...}`` is another loss at its defaults. ``model`` and ``recipe`` are laid over the study's.
-    """
-    changes = {key: dict(value) for key, value in study.rows[row].items()}
-    config = overlay(study.base(), nested(found))
-    loss = changes.pop("loss", {"best": True})
-    best = loss.pop("best", False)
-    config["loss"] = overlay(config["loss"], loss) if best else loss
-    if "name" in changes.get("model", {}):
-        config["model"] = {}  # another network does not inherit this one's parameters
-    return _configuration(overlay(config, changes), f"rows.{row}.")
+def row_config(study: Study, row: str, found: Found) -> dict[str, Any]:
+    """A row's resolved configuration ``{data, model, loss, recipe}``, checked (`tune_lt.rows`). Raises Problems."""
+    return rows.row_config(study, row, found, _configuration)
 
 
-def cell(config: Mapping[str, Any], *, data_seed: int, init_seed: int, holdout: float | None = None) -> CellConfig:
-    """The cell of a resolved configuration: trained on the full training split, or on all but ``holdout`` of it."""
-    fold: Literal["full", "holdout"] = "full" if holdout is None else "holdout"
-    return CellConfig(**config, data_seed=data_seed, init_seed=init_seed, fold=fold, holdout=holdout)
+def with_loss(study: Study, name: str) -> dict[str, Any]:
+    """The loss ``name`` at its defaults, as a study would have it."""
+    return dict(_configuration(study.base() | {"loss": {"name": name}, "recipe": study.recipe})["loss"])
 
 
 def from_dict(config: Mapping[str, Any]) -> CellConfig:
     """The cell that ``dataclasses.asdict`` made a dictionary of."""
-    recipe = _section(Recipe, "recipe", config["recipe"])
+    recipe = section(Recipe, "recipe", config["recipe"])
     return CellConfig(**{**config, "recipe": recipe})
 
 
@@ -210,52 +190,6 @@ def _check_leaves(path: str, value: Any) -> None:
         raise Problems(f"{path}: found {value!r} ({type(value).__name__}); valid: text, number, true, false, null")
 
 
-def _split_dimensions(raw: Any, path: str = "") -> tuple[Any, dict[str, Dimension]]:
-    """``raw`` with every range replaced by its first value, and the ranges by path."""
-    if not isinstance(raw, dict):
-        return raw, {}
-    if len(raw) == 1 and (kind := next(iter(raw))) in KINDS:
-        dimension = _dimension(path, kind, raw[kind])
-        return dimension.values[0], {path: dimension}
-    plain, space = {}, {}
-    for key, value in raw.items():
-        plain[key], found = _split_dimensions(value, f"{path}/{key}" if path else key)
-        space.update(found)
-    return plain, space
-
-
-def _dimension(path: str, kind: Any, values: Any) -> Dimension:
-    field = _dotted(path)
-    if not SEARCHABLE.fullmatch(path):
-        raise Problems(
-            f"{field}: cannot be searched; searchable: the loss's parameters, "
-            "recipe.optimizer.lr, recipe.optimizer.weight_decay"
-        )
-    if not isinstance(values, list) or not values or (kind != "choice" and len(values) != 2):
-        raise Problems(
-            f"{field}: found {kind}: {values!r}; valid: {kind}: {'[value, ...]' if kind == 'choice' else '[low, high]'}"
-        )
-    if kind == "choice":
-        if any(isinstance(value, dict | list) for value in values) or len(set(map(repr, values))) < len(values):
-            raise Problems(f"{field}: found choice: {values!r}; valid: different plain values")
-        return Dimension("choice", tuple(values))
-    wanted = int if kind == "int" else (int, float)
-    if any(isinstance(value, bool) or not isinstance(value, wanted) for value in values) or values[0] >= values[1]:
-        raise Problems(
-            f"{field}: found {kind}: {values!r}; valid: two {'whole ' if kind == 'int' else ''}numbers, low < high"
-        )
-    if kind == "loguniform" and values[0] <= 0:
-        raise Problems(f"{field}: found loguniform: {values!r}; valid: a low end above 0")
-    return Dimension(kind, tuple(values) if kind == "int" else tuple(map(float, values)))
-
-
-def _check_space(plain: Mapping[str, Any], space: Mapping[str, Dimension]) -> None:
-    """Both ends of every range, and every choice, must be values the field takes."""
-    for path, dimension in space.items():
-        for value in dimension.values:
-            _configuration(overlay(plain, nested({path: value})))
-
-
 def _configuration(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Data, model, loss and recipe checked against their signatures, every default filled in."""
     recipe = plain.get("recipe", {})
@@ -263,7 +197,7 @@ def _configuration(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
         "data": _component("data", plain["data"], prefix),
         "model": _component("model", plain["model"], prefix),
         "loss": _component("loss", plain["loss"], prefix),
-        "recipe": _check_recipe(_section(Recipe, f"{prefix}recipe", recipe), f"{prefix}recipe"),
+        "recipe": _check_recipe(section(Recipe, f"{prefix}recipe", recipe), f"{prefix}recipe"),
     }
 
 
@@ -283,11 +217,11 @@ def _component(kind: str, raw: Any, prefix: str) -> dict[str, Any]:
 
 
 def _parameters(field: str, raw: Mapping[str, Any], known: Parameters) -> dict[str, Any]:
-    _known_fields(field, raw, known)
+    known_fields(field, raw, known)
     values = {}
     for name, (annotation, default) in known.items():
         if name in raw:
-            values[name] = _section(annotation, f"{field}.{name}", raw[name])
+            values[name] = section(annotation, f"{field}.{name}", raw[name])
         elif default is registry.REQUIRED:
             raise Problems(f"{field}.{name}: missing")
         else:
@@ -305,58 +239,153 @@ def _check_recipe(recipe: Recipe, field: str) -> Recipe:
     return recipe
 
 
-def _rows(raw: Any, *, searching: bool) -> dict[str, dict[str, Any]]:
-    rows = _section(dict[str, dict[str, dict[str, Any]]], "rows", raw)
-    for name, row in rows.items():
-        if not name.strip() or not name.isprintable() or len(name) > 100:
-            raise Problems(f"rows: found a row called {name!r}; valid: up to 100 printable characters")
-        _known_fields(f"rows.{name}", row, ("loss", "model", "recipe"))
-        if "loss" not in row:
-            continue  # the study's own, with what was found
-        loss = row["loss"]
-        if loss.get("best", False) is not True and "name" not in loss:
-            raise Problems(f"rows.{name}.loss: needs best: true or a name; {registry.names(losses.LOSSES)}")
-        if loss.get("best") is True and "name" in loss:
-            raise Problems(f"rows.{name}.loss: found best: true and a name; valid: one of the two")
-        if loss.get("best") is True and not searching:
-            raise Problems(f"rows.{name}.loss.best: the study has no search to take the best of")
-    return rows
+def _validation(raw: Any) -> Validation:
+    checked: Validation = section(Validation, "data.validation", raw)
+    if checked.holdout is not None and checked.folds is not None:
+        raise Problems("data.validation: found holdout and folds; valid: one of the two")
+    if checked.seeds is not None:
+        _different("data.validation.seeds", checked.seeds)
+    if checked.folds is None and checked.holdout is None:
+        return dataclasses.replace(checked, holdout=0.2)
+    return checked
 
 
-def _known_fields(field: str, raw: Any, known: Any) -> None:
-    where = f"{field}." if field else ""
-    if not isinstance(raw, dict):
-        raise Problems(f"{field}: found {raw!r}; valid: a mapping with {', '.join(known) or 'nothing'}")
-    unknown = [f"{where}{key}: unknown; {registry.names(known, key)}" for key in raw if key not in known]
-    if unknown:
-        raise Problems(*unknown)
+def _searches(
+    raw: Mapping[str, Any], plain: Mapping[str, Any], space: Mapping[str, Dimension], validation: Validation
+) -> dict[str, Space]:
+    """Everything the study searches, by name, with one budget for all."""
+    compare = raw.get("compare", {})
+    known_fields("compare", compare, ("losses", "trials"))
+    bases: dict[str, tuple[dict[str, Any], dict[str, Dimension]]] = {}
+    if space:
+        bases[str(plain["loss"]["name"])] = ({}, dict(space))
+    shared = {path: dimension for path, dimension in space.items() if not path.startswith("loss/")}
+    for index, entry in enumerate(section(list[Any], "compare.losses", compare.get("losses", []))):
+        changes, own = _compared(entry, f"compare.losses[{index}]")
+        name = changes["loss"]["name"]
+        if name in bases:
+            raise Problems(f"compare.losses[{index}]: {name!r} is searched already")
+        if shared | own:  # else it is trained as it is, nothing in it can be searched
+            bases[name] = (changes, ranges.ordered(shared | own))
+    searching = bool(bases)
+    if searching != ("search" in raw):
+        raise Problems(
+            f"search: missing, but {', '.join(dotted(path) for path in space) or 'compare'} has a range to search"
+            if searching
+            else "search: the file searches nothing; give a parameter a range such as loss.alpha: {uniform: [0.3, 1.0]}"
+        )
+    search = _search(raw.get("search", {}), section(int | None, "compare.trials", compare.get("trials")), validation)
+    searches = {}
+    for name, (changes, own) in bases.items():
+        start = overlay(plain, changes) | ({"loss": changes["loss"]} if changes else {})
+        if "name" in changes.get("model", {}):
+            start["model"] = changes["model"]
+        for path, dimension in own.items():  # both ends of every range, and every choice, must be what the field takes
+            for value in dimension.values:
+                _configuration(overlay(start, nested({path: value})))
+        config = _configuration(overlay(start, nested({path: own[path].values[0] for path in own})))
+        defaults = ranges.defaults(name, own)
+        searches[name] = Space(name, config["loss"], config["model"], own, _budget(search, own, len(bases)), defaults)
+    return searches
 
 
-def _section(annotation: Any, field: str, raw: Any) -> Any:
-    """``raw`` checked against a type or dataclass with its bounds, without any conversion (1.0 for 1 apart)."""
-    if dataclasses.is_dataclass(annotation) and dataclasses.is_dataclass(raw):
-        return raw
-    try:
-        return TypeAdapter(annotation).validate_json(json.dumps(raw), strict=True)
-    except ValidationError as error:
-        raise Problems(*(_describe(field, annotation, item) for item in error.errors(include_url=False))) from None
+def _compared(entry: Any, field: str) -> tuple[dict[str, Any], dict[str, Dimension]]:
+    """What a loss to compare with changes of the study's configuration, and its ranges: the signature's, or its own."""
+    if isinstance(entry, str):
+        entry = {"loss": {"name": entry}}
+    if isinstance(entry, dict) and "name" in entry:
+        entry = {"loss": entry}
+    known_fields(field, entry, ("loss", "model"))
+    if not isinstance(entry.get("loss"), dict) or entry["loss"].get("name") not in losses.LOSSES:
+        found = entry.get("loss", {})
+        name = found.get("name") if isinstance(found, dict) else found
+        raise Problems(f"{field}: unknown loss {name!r}; {registry.names(losses.LOSSES, str(name))}")
+    changes, own = ranges.split(entry)
+    if not own:
+        own = {
+            path: knob
+            for path, knob in ranges.knobs(changes["loss"]["name"]).items()
+            if path[5:] not in changes["loss"]
+        }
+    return changes, own
 
 
-def _describe(field: str, annotation: Any, item: Any) -> str:
-    inner = [
-        str(part)
-        for part in item["loc"]
-        if not (isinstance(part, str) and re.search(r"[\[\]]|^(int|float|str|none|bool)$", part))
-    ]
-    where = ".".join([field, *inner])
-    if item["type"] == "unexpected_keyword_argument":
-        target = annotation
-        for part in inner[:-1]:
-            target = next(f.default_factory for f in dataclasses.fields(target) if f.name == part)
-        return f"{where}: unknown; {registry.names([f.name for f in dataclasses.fields(target)], inner[-1])}"
-    hint = f", or a range: one of {', '.join(KINDS)}" if isinstance(item["input"], dict) else ""
-    return f"{where}: found {json.dumps(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}{hint}"
+def _search(raw: Any, trials: int | None, validation: Validation) -> Search:
+    """The section ``search`` with the scheduler that suits the validation where it names none."""
+    search: Search = section(Search, "search", raw)
+    if None not in (trials, search.trials) and trials != search.trials:
+        raise Problems(f"compare.trials: found {trials}, but search.trials is {search.trials}; budgets must be equal")
+    search = dataclasses.replace(search, trials=search.trials or trials)
+    several = validation.folds is not None or len(validation.seeds or ()) > 1
+    if len(search.objectives) != len(set(search.objectives)):
+        raise Problems(f"search.metric: found {list(search.objectives)}; valid: one metric, or two different ones")
+    if search.scheduler is None:
+        pruning: Literal["asha", "racing", "none"] = (
+            "none" if search.sampler == "grid" or len(search.objectives) > 1 else "racing" if several else "asha"
+        )
+        return dataclasses.replace(search, scheduler=pruning)
+    if len(search.objectives) > 1 and search.scheduler != "none":
+        raise Problems(f"search.scheduler: found {search.scheduler} with two metrics; valid: none")
+    if search.scheduler == "racing" and not several:
+        raise Problems("search.scheduler: found racing without folds; valid: asha, none, or data.validation.folds")
+    return search
 
 
-def _dotted(path: str) -> str:
-    return path.replace("/", ".")
+def _budget(search: Search, space: Mapping[str, Dimension], searches: int) -> Search:
+    """The search with its number of trials."""
+    if search.sampler != "grid":
+        return dataclasses.replace(search, trials=search.trials or TRIALS)
+    if searches > 1:
+        raise Problems("search.sampler: found grid with compare; valid: tpe, random, so that budgets are equal")
+    endless = [dotted(path) for path, dimension in space.items() if dimension.points() is None]
+    if endless:
+        raise Problems(f"search.sampler: found grid, but {endless[0]} is continuous; valid there: choice, int")
+    if any(dimension.when for dimension in space.values()):
+        raise Problems("search.sampler: found grid with a when; valid: tpe, random, or rows for such a grid")
+    size = math.prod(len(dimension.points() or ()) for dimension in space.values())
+    if search.trials not in (None, size):
+        raise Problems(f"search.trials: found {search.trials}, but the grid has {size} points; leave it out")
+    return dataclasses.replace(search, trials=size)
+
+
+def _rows(raw: Mapping[str, Any]) -> dict[str, rows.Row]:
+    """The rows written out, the ablation's, and one for each compared loss that none of them has."""
+    searched = set(ranges.split(raw.get("recipe", {}), "recipe")[1])
+    named = rows.written(raw.get("rows", {}))
+    for name, row in (rows.designed(raw["ablation"]) if "ablation" in raw else {}).items():
+        if name in named:
+            raise Problems(f"ablation.factors: a row {name!r} is written in rows, too")
+        named[name] = row
+    used = {row.get("loss", {}).get("best") for row in named.values()}
+    for entry in raw.get("compare", {}).get("losses", []):
+        changes, own = _compared(entry, "compare.losses")
+        name = changes["loss"]["name"]
+        if name not in used:
+            label, row = (f"{name} (searched)", {"loss": {"best": name}}) if own or searched else (name, changes)
+            named.setdefault(label, row)
+    return named
+
+
+def _columns(raw: Any, imbalance: float | None) -> tuple[float | None, ...]:
+    known_fields("cross", raw, ("imbalance",))
+    factors = section(tuple[Annotated[float, Ge(1)], ...], "cross.imbalance", raw.get("imbalance", []))
+    if "imbalance" in raw:
+        _different("cross.imbalance", factors)
+    return factors or (imbalance,)
+
+
+def _seeds(raw: Any) -> tuple[tuple[int, int], ...]:
+    """Pairs of data seed and init seed: alike for a list, all combinations for a mapping."""
+    if isinstance(raw, dict):
+        crossed: Seeds = section(Seeds, "seeds", raw)
+        _different("seeds.data", crossed.data)
+        _different("seeds.init", crossed.init)
+        return tuple((one, other) for one in crossed.data for other in crossed.init)
+    seeds = section(tuple[Seed, ...], "seeds", raw)
+    _different("seeds", seeds)
+    return tuple((seed, seed) for seed in seeds)
+
+
+def _different(field: str, values: tuple[Any, ...]) -> None:
+    if not values or len(set(values)) < len(values):
+        raise Problems(f"{field}: found {list(values)}; valid: at least one, none twice")

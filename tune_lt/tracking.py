@@ -41,8 +41,8 @@ logging.getLogger("alembic").setLevel(logging.ERROR)
 SQLITE = "sqlite:///"
 DEFAULT_URI = "sqlite:///mlflow.db"
 TAG = "tune_lt."
-CELLS = f"tags.`{TAG}kind` = 'cell'"
-FINISHED = f"{CELLS} and tags.`{TAG}outcome` = 'complete' and attributes.status = 'FINISHED'"
+CELLS = f"tags.`{TAG}kind` != 'study'"  # and the trials that several cells make up
+FINISHED = f"tags.`{TAG}kind` = 'cell' and tags.`{TAG}outcome` = 'complete' and attributes.status = 'FINISHED'"
 TAG_CHARACTERS = 8000  # MLflow's limit of a tag
 PAGE = 1000  # runs read at a time
 LOCAL_FILE_SYSTEMS = frozenset(
@@ -274,7 +274,7 @@ class Store:
         return _trials(self._records_of(study, condition))
 
     def cells(self, study: str) -> list[CellRecord]:
-        """Every cell run of the study, finished or not, the oldest first."""
+        """Every cell run of the study, finished or not, the oldest first; runs of trials with several cells too."""
         return sorted(self._records_of(study, CELLS), key=_started)
 
     def runs_by_key(self, study: str) -> dict[str, str]:
@@ -405,7 +405,8 @@ def _started(record: CellRecord) -> int:
 def _finished(complete: Iterable[CellRecord]) -> dict[str, CellRecord]:
     cells: dict[str, CellRecord] = {}
     for record in sorted(complete, key=lambda record: record.ended):
-        cells.setdefault(record.fingerprint, record)
+        if record.tags.get("kind") == "cell":
+            cells.setdefault(record.fingerprint, record)
     return cells
 
 

@@ -45,10 +45,19 @@ def collect(store: Store, study: str) -> Report:
         raise InputError(f"the store {store.shown} has no cells of a study {study!r}; studies there: {known}")
     records = store.finished_cells()
     frame = _frame(store, content["rows"], records)
-    specs = _specs(content, records)
-    rows = _figure_rows(content, frame)
-    figure = accuracy_by_class_size(frame, rows, f"{study}: accuracy by class size")
-    return Report(study, frame, tuple(assemble(frame, spec) for spec in specs), figure)
+    tables = []
+    for column in content["columns"]:
+        part = {
+            row: [entry for entry in entries if entry["imbalance"] == column]
+            for row, entries in content["rows"].items()
+        }
+        own = frame if frame.empty else frame[_of_column(frame, column)]
+        several = column if len(content["columns"]) > 1 else None
+        tables += [assemble(own, spec) for spec in _specs(content | {"rows": part}, records, several)]
+    hardest = max(content["columns"], key=lambda column: column or 0.0, default=None)
+    own = frame if frame.empty else frame[_of_column(frame, hardest)]
+    title = f"{study}: accuracy by class size" + (f", imbalance {hardest:g}" if len(content["columns"]) > 1 else "")
+    return Report(study, frame, tuple(tables), accuracy_by_class_size(own, _figure_rows(content, own), title))
 
 
 def write(report: Report, folder: Path) -> list[Path]:
@@ -84,6 +93,7 @@ def _frame(store: Store, rows: Mapping[str, list[dict[str, Any]]], records: Mapp
                     "loss": record.params["loss/name"],
                     "data_seed": entry["data_seed"],
                     "init_seed": entry["init_seed"],
+                    "imbalance": entry["imbalance"],
                     "run_id": record.run_id,
                     **{metric: record.metrics.get(metric, math.nan) for metric in COLUMNS.values()},
                     "class_counts": per_class["class_counts"],
@@ -94,16 +104,26 @@ def _frame(store: Store, rows: Mapping[str, list[dict[str, Any]]], records: Mapp
     return pd.DataFrame(lines)
 
 
-def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord]) -> list[Spec]:
-    """The ablation: rows of the searched loss. The baselines: every other loss, and the searched one in full."""
+def _of_column(frame: pd.DataFrame, imbalance: float | None) -> pd.Series:
+    """Which lines belong to an imbalance factor."""
+    return frame["imbalance"].isna() if imbalance is None else frame["imbalance"] == imbalance
+
+
+def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord], imbalance: float | None) -> list[Spec]:
+    """The ablation: rows of the searched loss. The baselines: every other loss, and the searched one in full.
+
+    ``imbalance`` is in their titles where there are tables for several.
+    """
     rows, searched, losses = content["rows"], content["searched"], content["losses"]
     expected = len(next(iter(rows.values()), []))
     own = [row for row in rows if losses[row] == searched]
     others = [row for row in rows if losses[row] != searched]
     reference = [row for row in others if row == REFERENCE]
     table_3 = (SWAPPED,) if {"margin", "weight_ura"} <= set(own) else ()
-    found = ", ".join(f"{path} = {_number(value)}" for path, value in content["found"].items())
-    notes = [f"Searched on held-out training images: {found}."] if found else []
+    found = content["found"]
+    notes = [
+        f"Searched on held-out training images ({name}): {_values(values)}." for name, values in found.items() if values
+    ]
     used = [
         records[entry["fingerprint"]]
         for entries in rows.values()
@@ -118,9 +138,15 @@ def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord]) -> lis
         )
     if not rows:
         return []
-    only = (f"Only {searched} was searched; the other losses run as the study file has them.",) if found else ()
-    ablation = Spec("ablation", f"Ablation of {searched}", (*reference, *own), expected, (*notes, *table_3))
-    baselines = Spec("baselines", f"Baselines and {searched}", (*others, *own[-1:]), expected, (*notes, *only))
+    alone = list(found) == [searched]
+    only = (f"Only {searched} was searched; the other losses run as the study file has them.",) if alone else ()
+    suffix, end = ("", "") if imbalance is None else (f"_{imbalance:g}", f", imbalance {imbalance:g}")
+    ablation = Spec(
+        f"ablation{suffix}", f"Ablation of {searched}{end}", (*reference, *own), expected, (*notes, *table_3)
+    )
+    baselines = Spec(
+        f"baselines{suffix}", f"Baselines and {searched}{end}", (*others, *own[-1:]), expected, (*notes, *only)
+    )
     if not others:
         return [ablation]
     return [ablation, baselines] if len(own) > 1 else [baselines]
@@ -163,6 +189,10 @@ def _provenance(records: list[CellRecord]) -> str:
     names = ", ".join(f"{name} {json.loads(min(versions)).get(name, '?')}" for name in ("torch", "ray", "optuna"))
     parts.append(names if len(versions) == 1 else f"MIXED versions, {names} among them")
     return "Runs: " + "; ".join(parts) + "."
+
+
+def _values(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} = {_number(value)}" for path, value in found.items())
 
 
 def _number(value: Any) -> str:

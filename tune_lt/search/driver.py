@@ -18,7 +18,8 @@ from tune_lt.errors import InputError
 from tune_lt.journal import PATIENCE_SECONDS, Journal
 from tune_lt.search.display import Display
 from tune_lt.search.lease import Lease
-from tune_lt.search.runner import Runner, planned_cells
+from tune_lt.search.planning import planned_cells, trial_cells
+from tune_lt.search.runner import Runner
 from tune_lt.study import Study
 from tune_lt.tracking import TAG, Store
 
@@ -36,21 +37,30 @@ def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
 
     Raises InputError for what cannot, before anything is started.
     """
-    placeholder = {path: dimension.values[0] for path, dimension in study.space.items()}
-    for row in study.rows:
-        config = studyfile.row_config(study, row, placeholder)
-        training.rehearse(studyfile.cell(config, data_seed=study.seeds[0], init_seed=study.seeds[0]), dataset)
-    base = study.base() | {"recipe": study.recipe}
-    holdout = study.validation.holdout if study.search else None
-    split = training.rehearse(studyfile.cell(base, data_seed=0, init_seed=0, holdout=holdout), dataset)
+    placeholder = {
+        name: {path: d.values[0] for path, d in space.space.items()} for name, space in study.searches.items()
+    }
+    for planned in {cell.row: cell for cell in planned_cells(study, placeholder, dataset.content_hash)}.values():
+        training.rehearse(planned.cell, dataset)
+    cells = [cell for name, space in study.searches.items() for cell in trial_cells(study, space, placeholder[name])]
+    base = studyfile.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)
+    split = training.rehearse(base, dataset)
+    unvalidated = [
+        training.rehearse(cell, dataset).unvalidated for cell in {cell.fold: cell for cell in cells}.values()
+    ]
     counts = sorted(split.split_counts, reverse=True)
     sealed = len(dataset.test_labels)
     lines = [f"data: {len(counts)} classes, {counts[0]} to {counts[-1]} training images, {sealed} images sealed"]
     if dataset.skipped:
         lines.append(f"data: {len(dataset.skipped)} unreadable files skipped: {_some(dataset.skipped)}")
-    if split.unvalidated:
-        names = [dataset.class_names[label] for label in split.unvalidated]
+    never = set.intersection(*map(set, unvalidated)) if unvalidated else set()
+    sometimes = set().union(*map(set, unvalidated)) - never
+    if never:
+        names = [dataset.class_names[label] for label in sorted(never)]
         lines.append(f"data: too few images to hold one out, so not in the validation: {_some(names)}")
+    if sometimes:
+        names = [dataset.class_names[label] for label in sorted(sometimes)]
+        lines.append(f"data: fewer images than folds, so not in the validation of every fold: {_some(names)}")
     return lines
 
 
@@ -60,7 +70,7 @@ def run_study(study: Study, store: Store, display: Display) -> bool:
     Whether every cell of the tables is there at the end. Raises InputError if the study cannot be carried out,
     KeyboardInterrupt if it was stopped.
     """
-    if study.search is None and not study.rows:
+    if not study.searches and not study.rows:
         raise InputError(f"the study {study.name!r} has neither a search nor rows to run; tune-lt train trains it")
     folder = store.state_folder(study.name)
     _check_room(folder)
@@ -81,7 +91,9 @@ def run_study(study: Study, store: Store, display: Display) -> bool:
             store.begin(parent, study.text, _parent_tags(study))
             with _ray_session(display, dataset):
                 runner = Runner(study, store, display, dataset, parent, journal, lease)
-                found = runner.search() if study.search else {}
+                found = {
+                    name: values for space in study.searches.values() for name, values in runner.search(space).items()
+                }
                 whole = runner.train(planned_cells(study, found, dataset.content_hash), found)
             status = "FINISHED" if whole else "FAILED"
         except KeyboardInterrupt:

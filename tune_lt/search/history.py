@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tune_lt.tracking import TAG, Store
+from tune_lt.tracking import TAG, CellRecord, Store
 
 ENDED = ("complete", "pruned", "failed")
 
 
 @dataclass(frozen=True)
 class Past:
-    """One trial of the search. ``value``: the last one of the metric; ``rungs``: epoch -> the value ASHA judged by.
+    """One trial of the search. ``values``: the metrics it ended with, means over its units; ``units`` those of each.
 
     ``outcome`` is complete, pruned, failed, or running: a trial that was interrupted, or whose failure may pass, and is
-    to be carried on with under the same number.
+    to be carried on with under the same number; or reused: its cells were known already. ``step``: the epochs it had,
+    over all units; ``rungs``: step -> the value ASHA judged by.
     """
 
     number: int
     found: Mapping[str, Any]
     fingerprint: str
     outcome: str
-    value: float = math.nan
-    epochs: int = 0
+    values: Mapping[str, float] = field(default_factory=dict)
+    step: int = 0
     rungs: Mapping[int, float] = field(default_factory=dict)
+    units: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def value(self, metric: str) -> float:
+        return self.values.get(metric, math.nan)
 
 
 def read(store: Store, study: str, signature: str, metric: str) -> list[Past]:
@@ -43,9 +48,10 @@ def read(store: Store, study: str, signature: str, metric: str) -> list[Past]:
             found=json.loads(tags["found"]),
             fingerprint=record.fingerprint,
             outcome=outcome,
-            value=record.metrics.get(metric, math.nan),
-            epochs=int(tags.get("epochs", 0)),
-            rungs=_rungs(store, record.run_id, metric, tags, flying=outcome == "running"),
+            values=record.metrics,
+            step=int(tags.get("epochs", 0)),
+            rungs=_rungs(store, record, metric, flying=outcome == "running"),
+            units=unit_values(record),
         )
     parent = store.parent(study)
     prefix = reused_tag(signature, "")
@@ -57,14 +63,24 @@ def read(store: Store, study: str, signature: str, metric: str) -> list[Past]:
 
 
 def reused_tag(signature: str, number: int | str) -> str:
-    """The tag of the study's run that remembers a trial which needed no training: its cell was known already."""
+    """The tag of the study's run that remembers a trial which needed no training: its cells were known already."""
     return f"reused.{signature}.{number}"
 
 
-def _rungs(store: Store, run_id: str, metric: str, tags: Mapping[str, str], *, flying: bool) -> dict[int, float]:
-    """Of an ended trial from its tag; of one in flight from its curve, every epoch of it."""
-    if "rungs" in tags:
-        return {int(epoch): value for epoch, value in json.loads(tags["rungs"]).items()}
+def unit_values(record: CellRecord) -> dict[str, list[float]]:
+    """The metrics of each unit of a trial that has ended, NaN where one has none; its own where it had only one."""
+    if "units" in record.tags:
+        return {
+            name: [math.nan if value is None else value for value in values]
+            for name, values in json.loads(record.tags["units"]).items()
+        }
+    return {name: [value] for name, value in record.metrics.items()}
+
+
+def _rungs(store: Store, record: CellRecord, metric: str, *, flying: bool) -> dict[int, float]:
+    """Of an ended trial from its tag; of one in flight from its curve, every step of it."""
+    if "rungs" in record.tags:
+        return {int(epoch): value for epoch, value in json.loads(record.tags["rungs"]).items()}
     if not flying:
         return {}  # nobody judged it
-    return {point.step: point.value for point in store.client.get_metric_history(run_id, metric)}
+    return {point.step: point.value for point in store.client.get_metric_history(record.run_id, metric)}

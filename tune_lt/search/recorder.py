@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,29 +17,54 @@ from ray.tune.experiment import Trial
 
 from tune_lt.journal import Journal
 from tune_lt.search.display import Display, Progress
-from tune_lt.study import flattened
+from tune_lt.search.selection import Ended
+from tune_lt.search.trainable import MEAN
+from tune_lt.tracking import TAG_CHARACTERS
 
 SECONDS_BETWEEN_UPDATES = 0.5
 REASON_CHARACTERS = 400
-METRICS = ("train", "val", "test")
+METRICS = ("train/", "val/", "test/")
 
 
 @dataclass
-class Ended:
-    """How a trial ended: ``outcome`` is complete, pruned or failed (with its ``reason``)."""
+class _Flight:
+    """A trial that is running: the units it has had, by index, and the one that is open in the store."""
 
-    found: Mapping[str, Any]
-    outcome: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    reason: str = ""
+    planned: Mapping[str, Any]
+    rungs: dict[int, float]
+    values: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    open: int | None = None
+    step: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def units(self) -> list[dict[str, Any]]:
+        units: list[dict[str, Any]] = self.planned["units"]
+        return units
+
+    @property
+    def key(self) -> str:
+        return str(self.planned["record"]["key"])
+
+    @property
+    def several(self) -> bool:
+        return len(self.units) > 1
+
+    @property
+    def share(self) -> float:
+        return self.step / sum(unit["cell"]["recipe"]["epochs"] for unit in self.units)
+
+    def unit_key(self, index: int) -> str:
+        return str(self.units[index]["record"]["key"]) if self.several else self.key
 
 
 class Recorder(tune.Callback):
-    """Records each trial's planned cell as one run: key, name, parameters and tags are in ``planned["record"]``.
+    """Records each planned trial: its cells a run each and, where it has several, a run of its own with their means.
 
-    ``judged_at``: the epochs whose values a restarted ASHA needs; ``rungs``: those that trials to be carried on have
-    reached, by fingerprint. ``ended`` begins with what earlier drivers finished, so that the best of all is known.
-    ``on_end`` hears of each cell that is done with; ``check`` is called now and then, to raise if the study must stop.
+    ``metric``: what decides; ``judged_at``: the steps whose values a restarted ASHA needs; ``rungs``: those that trials
+    to be carried on have reached, by fingerprint. ``ended`` begins with what earlier drivers finished; ``best`` picks
+    from it what to show. ``on_end`` hears of each cell that is done with; ``check`` is called now and then, to raise
+    if the study must stop.
     """
 
     def __init__(
@@ -49,58 +75,66 @@ class Recorder(tune.Callback):
         *,
         class_names: tuple[str, ...],
         metric: str = "",
-        mode: str = "max",
         judged_at: Sequence[int] = (),
         rungs: Mapping[str, Mapping[int, float]] | None = None,
         ended: Sequence[Ended] = (),
+        best: Callable[[Sequence[Ended]], Ended | None] = lambda ended: None,
         on_end: Callable[[str], None] = lambda fingerprint: None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal, self._display, self._total = journal, display, total
-        self._class_names, self._metric, self._sign = class_names, metric, 1 if mode == "max" else -1
+        self._class_names, self._metric, self._pick = class_names, metric, best
         self._judged_at, self._on_end, self._check = set(judged_at), on_end, check
-        self._progress: dict[str, tuple[str, float]] = {}  # running trials -> key, share of their epochs
+        self._flights: dict[str, _Flight] = {}
         self._last: dict[str, dict[str, Any]] = {}
         self._reached = rungs or {}
-        self._rungs: dict[str, dict[int, float]] = {}
-        self._seconds: dict[str, list[float]] = {}
         self._recovered: set[str] = set()
         self._updated, self._epochs = 0.0, 0
         self.ended = list(ended)
-        self._best: Ended | None = None
-        for end in self.ended:
-            self._consider(end)
+        self._counts = Counter(end.outcome for end in self.ended)
+        self._best = best(self.ended)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles callbacks into a snapshot that nothing here ever restores
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         planned = trial.config["planned"]
-        record = planned["record"]
-        reached = self._reached.get(planned["fingerprint"], {})
-        self._rungs[trial.trial_id] = {epoch: value for epoch, value in reached.items() if epoch in self._judged_at}
-        self._progress[trial.trial_id] = (record["key"], 0.0)
-        self._journal.start(record["key"], record["name"], record["params"], record["tags"])
+        if trial.trial_id not in self._flights:
+            reached = self._reached.get(planned["fingerprint"], {})
+            rungs = {step: value for step, value in reached.items() if step in self._judged_at}
+            self._flights[trial.trial_id] = _Flight(planned, rungs)
+        flight = self._flights[trial.trial_id]
+        self._start(planned["record"])
+        if flight.several:
+            self._open_next(flight)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         if "epoch" not in result:
             return  # Tune repeats a function trainable's end as a result of its own
-        planned, epoch = trial.config["planned"], result["epoch"]
-        key = planned["record"]["key"]
         self._last[trial.trial_id] = result
         if "failed" in result:
             return
+        flight, unit = self._flights[trial.trial_id], result["unit"]
+        if unit in flight.values:
+            return  # a trial that was tried again repeats a unit which is recorded
+        flight.step = result["step"]
+        if result["known"]:
+            self._end_unit(flight, unit, result)
+            return
         if trial.trial_id in self._recovered:
             self._recovered.discard(trial.trial_id)
-            self._display.say(f"the trial goes on with epoch {epoch}")
+            self._display.say(f"the trial goes on with epoch {result['epoch']}")
         self._epochs += 1
-        self._progress[trial.trial_id] = (key, epoch / planned["cell"]["recipe"]["epochs"])
-        self._seconds.setdefault(trial.trial_id, []).append(result["seconds"])
-        if epoch in self._judged_at and self._metric in result:
-            self._rungs[trial.trial_id][epoch] = result[self._metric]
-        self._journal.epoch(key, epoch, _metrics(result))
+        flight.seconds.append(result["seconds"])
+        self._journal.epoch(flight.unit_key(unit), result["epoch"], _metrics(result))
+        if result["step"] in self._judged_at:
+            flight.rungs[result["step"]] = result[f"{MEAN}{self._metric}"]
+            if flight.several:
+                self._journal.epoch(flight.key, result["step"], _means(result))
+        if result["unit_final"]:
+            self._end_unit(flight, unit, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result = self._last.pop(trial.trial_id, {})
@@ -123,61 +157,118 @@ class Recorder(tune.Callback):
 
     def close(self) -> int:
         """Record what was running when Tune stopped early; how many trials that were."""
-        for key, _ in self._progress.values():
-            self._journal.end(key, "interrupted", {})
-        interrupted = len(self._progress)
-        self._progress.clear()
+        for flight in self._flights.values():
+            if flight.several and flight.open is not None:
+                self._journal.end(flight.unit_key(flight.open), "interrupted", {})
+            self._journal.end(flight.key, "interrupted", {})
+        interrupted = len(self._flights)
+        self._flights.clear()
         return interrupted
 
     def reused(self, end: Ended | None) -> None:
-        """Count a trial whose cell is known already, or is in training for another trial (None)."""
-        self.ended.append(end or Ended({}, "reused"))
-        self._consider(self.ended[-1])
+        """Count a trial whose cells are known already, or are in training for another trial (None)."""
+        self._add(end or Ended({}, "reused"))
 
-    def best(self) -> Ended | None:
-        """The best trial that ran to its last epoch, by the search's metric; None while there is none."""
-        return self._best
+    def _start(self, record: Mapping[str, Any]) -> None:
+        self._journal.start(record["key"], record["name"], record["params"], record["tags"])
+
+    def _open_next(self, flight: _Flight) -> None:
+        """Begin the run of the next unit that has to be trained, if there is one."""
+        left = (index for index in range(len(flight.units)) if index not in flight.values)
+        flight.open = next((index for index in left if flight.units[index]["known"] is None), None)
+        if flight.open is not None:
+            self._start(flight.units[flight.open]["record"])
+
+    def _end_unit(self, flight: _Flight, unit: int, result: Mapping[str, Any]) -> None:
+        flight.values[unit] = _metrics(result)
+        if not flight.several:
+            return  # its run ends with the trial
+        if not result["known"]:
+            self._journal.end(flight.unit_key(unit), "complete", self._effort(flight, result), self._classes(result))
+            self._on_end(flight.units[unit]["fingerprint"])
+        self._journal.epoch(flight.key, result["step"], _means(result))
+        if not result["known"]:
+            flight.seconds.clear()
+            self._open_next(flight)
 
     def _end(self, trial: Trial, outcome: str, result: dict[str, Any], tags: Mapping[str, str] | None = None) -> None:
-        planned, tags = trial.config["planned"], dict(tags or {})
-        self._progress.pop(trial.trial_id, None)
-        rungs, seconds = self._rungs.pop(trial.trial_id, {}), self._seconds.pop(trial.trial_id, [])
-        tags["epochs"] = str(result.get("epoch", 0))
-        if seconds:
-            tags["epoch_seconds"] = f"{statistics.median(seconds):.4g}"
-        if "memory" in result:
-            tags["memory"] = str(result["memory"])
+        flight, tags = self._flights.pop(trial.trial_id), dict(tags or {})
+        if flight.several and flight.open is not None and flight.open not in flight.values:
+            name = flight.units[flight.open]["fingerprint"]
+            self._journal.end(flight.unit_key(flight.open), outcome, tags | self._effort(flight, result))
+            self._on_end(name)
+        if flight.several:
+            effort = {"epochs": str(result.get("step", 0)), "units": _listed(flight)}
+        else:
+            effort = self._effort(flight, result)
+        self._on_end(flight.planned["fingerprint"])
         if self._judged_at:
-            tags["rungs"] = json.dumps(rungs)
-        classes = {"class_names": self._class_names, **result["classes"]} if "classes" in result else None
-        self._journal.end(planned["record"]["key"], outcome, tags, classes)
-        self._on_end(planned["fingerprint"])
-        end = Ended(planned.get("found", {}), outcome, _metrics(result), tags.get("reason", ""))
-        self.ended.append(end)
-        self._consider(end)
+            effort["rungs"] = json.dumps(flight.rungs)
+        self._journal.end(flight.key, outcome, tags | effort, None if flight.several else self._classes(result))
+        end = Ended(
+            flight.planned.get("found", {}),
+            outcome,
+            {name.removeprefix(MEAN): value for name, value in result.items() if name.startswith(MEAN)},
+            tags.get("reason", ""),
+            _by_metric(flight),
+            result.get("step", 0),
+        )
+        self._add(end)
         if end.reason:
             self._display.say(f"a trial failed and is recorded as such: {end.reason}")
         self._show()
 
-    def _consider(self, end: Ended) -> None:
-        if not self._metric or end.outcome != "complete" or not math.isfinite(end.metrics[self._metric]):
-            return
-        if self._best is None or self._sign * (end.metrics[self._metric] - self._best.metrics[self._metric]) > 0:
-            self._best = end
+    def _add(self, end: Ended) -> None:
+        self.ended.append(end)
+        self._counts[end.outcome] += 1
+        if end.outcome == "complete":
+            self._best = self._pick([*([self._best] if self._best else []), end])
+
+    def _effort(self, flight: _Flight, result: Mapping[str, Any]) -> dict[str, str]:
+        """What the cell that has just ended took."""
+        tags = {"epochs": str(result.get("epoch", 0))}
+        if flight.seconds:
+            tags["epoch_seconds"] = f"{statistics.median(flight.seconds):.4g}"
+        if "memory" in result:
+            tags["memory"] = str(result["memory"])
+        return tags
+
+    def _classes(self, result: Mapping[str, Any]) -> dict[str, Any] | None:
+        return {"class_names": self._class_names, **result["classes"]} if "classes" in result else None
 
     def _show(self) -> None:
         self._updated = time.monotonic()
-        counts = {outcome: sum(end.outcome == outcome for end in self.ended) for outcome in ("pruned", "failed")}
+        counts = {outcome: self._counts[outcome] for outcome in ("pruned", "failed")}
         best = ""
-        if self._best:
-            found = ", ".join(f"{path.split('/')[-1]} {_short(v)}" for path, v in flattened(self._best.found).items())
-            best = f"{self._metric} {self._best.metrics[self._metric]:.3f} ({found})"
-        shares = [share for _, share in self._progress.values()]
+        if self._best and self._metric:
+            found = ", ".join(f"{path.split('/')[-1]} {_short(value)}" for path, value in self._best.found.items())
+            best = f"{self._metric} {self._best.value(self._metric):.3f} ({found})"
+        shares = [flight.share for flight in self._flights.values()]
         self._display.update(Progress(len(self.ended), shares, self._total, self._epochs, counts, best))
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in result.items() if name.split("/")[0] in METRICS}
+    return {name: value for name, value in result.items() if name.startswith(METRICS)}
+
+
+def _means(result: Mapping[str, Any]) -> dict[str, float]:
+    """A trial's metrics so far: the means of what is watched, and the last training loss."""
+    watched = {name.removeprefix(MEAN): value for name, value in result.items() if name.startswith(MEAN)}
+    return {"train/loss": result["train/loss"]} | {name: v for name, v in watched.items() if math.isfinite(v)}
+
+
+def _by_metric(flight: _Flight) -> dict[str, list[float]]:
+    """The watched metrics of each unit a trial has had, in order."""
+    order = sorted(flight.values)
+    return {name: [flight.values[index].get(name, math.nan) for index in order] for name in flight.planned["watched"]}
+
+
+def _listed(flight: _Flight) -> str:
+    values = {name: [v if math.isfinite(v) else None for v in some] for name, some in _by_metric(flight).items()}
+    exact = json.dumps(values)
+    if len(exact) <= TAG_CHARACTERS:
+        return exact
+    return json.dumps({name: [v if v is None else round(v, 5) for v in some] for name, some in values.items()})
 
 
 def _short(value: Any) -> str:

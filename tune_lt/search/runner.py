@@ -1,60 +1,32 @@
-"""Carrying out a study inside a Ray session: its search, and the cells of its tables."""
+"""Carrying out a study inside a Ray session: its searches, and the cells of its tables."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 from ray import tune
 
-from tune_lt import data, provenance, studyfile, training
-from tune_lt.config import CellConfig
+from tune_lt import data, provenance, ranges, training
 from tune_lt.errors import InputError
 from tune_lt.journal import Journal
-from tune_lt.search import history
+from tune_lt.rows import ONE_SE
+from tune_lt.search import history, selection
 from tune_lt.search.display import Display
 from tune_lt.search.lease import Lease
-from tune_lt.search.recorder import Ended, Recorder
-from tune_lt.search.searcher import CellSearch, milestones, scheduler
+from tune_lt.search.planning import PlannedCell, Planner, artifact, found_by, recorded_search
+from tune_lt.search.recorder import Recorder
+from tune_lt.search.schedulers import milestones, scheduler
+from tune_lt.search.searcher import CellSearch
+from tune_lt.search.selection import Ended
 from tune_lt.search.trainable import checkpoint_path, train_cell
-from tune_lt.study import Study, fingerprint, flattened, nested, overlay
-from tune_lt.tracking import Store
+from tune_lt.study import Space, Study
+from tune_lt.tracking import CellRecord, Store
 
 ATTEMPTS = 3  # for a trial whose worker dies or raises; one that would only repeat its failure gets one
-
-
-@dataclass(frozen=True)
-class PlannedCell:
-    """A cell of a table: the row it stands in and its fingerprint."""
-
-    row: str
-    cell: CellConfig
-    fingerprint: str
-
-
-def planned_cells(study: Study, found: Mapping[str, Any], content_hash: str) -> list[PlannedCell]:
-    """Every cell of the study's tables, all rows of one seed before those of the next."""
-    configs = {row: studyfile.row_config(study, row, found) for row in study.rows}
-    cells = []
-    for seed in study.seeds:
-        for row, config in configs.items():
-            cell = studyfile.cell(config, data_seed=seed, init_seed=seed)
-            cells.append(PlannedCell(row, cell, fingerprint(cell, content_hash, study.sources)))
-    return cells
-
-
-def recorded_search(study: Study, store: Store, parent_id: str, content_hash: str) -> dict[str, Any] | None:
-    """What an earlier run of exactly this search, with as many trials, found (flat, path -> value), or None."""
-    assert study.search is not None
-    recorded = store.read_json(parent_id, "search.json")
-    if recorded is None or recorded["signature"] != study.search_signature(content_hash):
-        return None
-    return dict(recorded["found"]) if recorded["trials"] == study.search.trials else None
 
 
 class Runner:
@@ -73,10 +45,9 @@ class Runner:
         self.study, self.store, self.display, self.journal, self.lease = study, store, display, journal, lease
         self.dataset, self.parent_id = dataset, parent_id
         self.checkpoints = store.state_folder(study.name) / "checkpoints"
-        self.tags = {
+        tags = {
             "study": study.name,
             "dataset": str(study.data["name"]),
-            "imbalance": str(study.data["imbalance"] or "as it is"),
             "protocol": "sealed",
             "git": provenance.git_commit(),
             "versions": json.dumps(provenance.versions()),
@@ -85,101 +56,121 @@ class Runner:
         self.gpus = gpus if gpus is not None else float(ray.cluster_resources().get("GPU", 0) >= 1)
         self.concurrent = _fit(study.resources.cpus, self.gpus, study.resources.concurrent)
         self.device = "auto" if self.gpus else "cpu"
-        self.tags["device"] = str(training.pick_device(self.device))
+        tags["device"] = str(training.pick_device(self.device))
+        self.planner = Planner(study, dataset.content_hash, tags)
 
-    def search(self) -> dict[str, Any]:
-        """The best values found (flat, path -> value), with as many trials as are still missing."""
-        study, search = self.study, self.study.search
-        assert search is not None
-        recorded = recorded_search(study, self.store, self.parent_id, self.dataset.content_hash)
+    def search(self, space: Space) -> dict[str, dict[str, Any]]:
+        """What rows take from a search: its name -> the best values found (flat, path -> value).
+
+        As many trials are trained as are still missing.
+        """
+        study, search = self.study, space.search
+        label = f"search {space.name}" if len(study.searches) > 1 else "search"
+        recorded = recorded_search(study, space, self.store, self.parent_id, self.dataset.content_hash)
         if recorded is not None:
-            self.display.say(f"search: {search.trials} trials, all reused; found {_listed(recorded)}")
-            return recorded
-        signature = study.search_signature(self.dataset.content_hash)
-        past = [p for p in history.read(self.store, study.name, signature, search.metric) if p.number < search.trials]
-        known = {
-            fingerprint: record.metrics[search.metric]
-            for fingerprint, record in self.store.finished_cells().items()
-            if search.metric in record.metrics
-        }
-        ended = [_ended(trial, search.metric, known) for trial in past if trial.outcome != "running"]
+            self.display.say(f"{label}: {search.budget} trials, all reused; found {_listed(recorded['found'])}")
+            return found_by(space.name, recorded)
+        finished = self.store.finished_cells()
+        reference = self._reference(space, finished) if search.constraints else {}
+        signature, metric = study.search_signature(space, self.dataset.content_hash), search.objectives[0]
+        past = [p for p in history.read(self.store, study.name, signature, metric) if p.number < search.budget]
+
+        def plan(found: Mapping[str, Any]) -> dict[str, Any]:
+            return self.planner.trial(space, found, finished)
+
+        ended = [_ended(trial, plan) for trial in past if trial.outcome != "running"]
         running = len(past) - len(ended)
         self.display.say(
-            f"search: {search.trials} trials, {len(ended)} reused, {running} to be carried on, "
-            f"{search.trials - len(past)} to begin"
+            f"{label}: {search.budget} trials, {len(ended)} reused, {running} to be carried on, "
+            f"{search.budget - len(past)} to begin"
         )
         recorder = self._recorder(
-            search.trials,
-            metric=search.metric,
-            mode=search.mode,
+            search.budget,
+            metric=metric,
+            best=lambda trials: selection.best(trials, search, reference),
             judged_at=milestones(search, study.recipe.epochs),
             rungs={trial.fingerprint: trial.rungs for trial in past if trial.outcome == "running"},
             ended=ended,
         )
 
-        def on_reuse(number: int, found: Mapping[str, Any], name: str) -> None:
+        def on_reuse(number: int, found: Mapping[str, Any], name: str, values: Mapping[str, float] | None) -> None:
             text = json.dumps({"found": dict(found), "fingerprint": name})
             self.journal.note({history.reused_tag(signature, number): text})
-            recorder.reused(Ended(found, "complete", {search.metric: known[name]}) if name in known else None)
+            recorder.reused(_reused(found, plan(found)) if values is not None else None)
 
-        searcher = CellSearch(study.space, search, self._planner(signature), past, known, on_reuse)
-        self._tune("search", recorder, searcher=searcher, trial_scheduler=scheduler(search, study.recipe.epochs, past))
+        searcher = CellSearch(space, plan, past, on_reuse, reference)
+        units = study.units(space)
+        early = scheduler(search, study.recipe.epochs, past, units=len(units), folds=study.validation.folds)
+        self._tune(label, recorder, searcher=searcher, trial_scheduler=early)
         if not searcher.exhausted:
             raise KeyboardInterrupt  # Tune takes Ctrl-C itself, and returns
-        return self._conclude(signature, recorder)
+        return self._conclude(space, signature, label, recorder.ended, reference)
 
-    def _conclude(self, signature: str, recorder: Recorder) -> dict[str, Any]:
-        search, best = self.study.search, recorder.best()
-        assert search is not None
+    def _conclude(
+        self, space: Space, signature: str, label: str, ended: Sequence[Ended], reference: Mapping[str, float]
+    ) -> dict[str, dict[str, Any]]:
+        """Choose, record what was chosen and from what, and say so."""
+        search = space.search
+        best = selection.best(ended, search, reference)
         if best is None:
-            reasons = "; ".join(sorted({end.reason for end in recorder.ended if end.reason})) or "none ran to its end"
-            raise InputError(f"no trial of the search ended with a finite {search.metric}: {reasons}")
-        found, value = dict(best.found), best.metrics[search.metric]
-        content = {"signature": signature, "trials": search.trials, "found": found, search.metric: value}
-        self.store.log_json(self.parent_id, "search.json", content)
-        self.display.say(f"search: found {_listed(found)} ({search.metric} {value:.3f})")
-        return found
-
-    def _planner(self, signature: str) -> Any:
-        """Found values -> the planned trial: its cell, fingerprint and record."""
-        study, search = self.study, self.study.search
-        assert search is not None
-
-        def plan(found: Mapping[str, Any]) -> dict[str, Any]:
-            base = overlay(study.base(), nested(found))
-            base["recipe"] = studyfile.from_dict(base).recipe
-            seeds = {"data_seed": search.seed, "init_seed": search.seed}
-            cell = studyfile.cell(base, **seeds, holdout=study.validation.holdout)
-            return self._planned(cell, fingerprint(cell, self.dataset.content_hash, study.sources), signature, found)
-
-        return plan
-
-    def _planned(self, cell: CellConfig, name: str, row: str, found: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What a trial's config holds; ``row`` is a table's row, or the search's signature where ``found`` is given."""
-        tags = self.tags | {
-            "kind": "cell",
-            "row": row if found is None else "search",
-            "fingerprint": name,
-            "fold": cell.fold,
-            "data_seed": str(cell.data_seed),
-            "init_seed": str(cell.init_seed),
+            reasons = "; ".join(sorted({end.reason for end in ended if end.reason})) or "none ran to its end"
+            raise InputError(f"no trial of the search ended with a finite {search.objectives[0]}: {reasons}")
+        neutral = {path: value for path in space.space if (value := ranges.neutral(space.name, path)) is not None}
+        plain = selection.one_standard_error(ended, search, reference, space.space, neutral)
+        front = selection.pareto(ended, search, reference) if len(search.objectives) > 1 else []
+        content = {
+            "signature": signature,
+            "trials": search.budget,
+            "objectives": list(search.objectives),
+            "mode": search.mode,
+            "constraints": dict(search.constraints),
+            "reference": dict(reference),
+            "units": [f"seed {seed}, {fold}" for seed, fold in self.study.units(space)],
+            "epochs": sum(end.epochs for end in ended),
+            **_choice(best),
+            ONE_SE: _choice(plain) if plain else None,
+            "front": [_choice(trial) for trial in front],
+            "points": [_choice(end) | {"outcome": end.outcome} for end in ended if end.found],
         }
-        if found is not None:
-            tags |= {"search": row, "found": json.dumps(dict(found))}
-        content = dataclasses.asdict(cell)
-        record = {
-            "key": name if found is None else f"{name}.{row}",
-            "name": f"{row} · seed {cell.init_seed}",
-            "params": flattened({section: content[section] for section in ("data", "model", "loss", "recipe")}),
-            "tags": tags,
-        }
-        return {"cell": content, "fingerprint": name, "record": record}
+        self.store.log_json(self.parent_id, artifact(space.name), content)
+        shown = ", ".join(f"{name} {best.value(name):.3f}" for name in search.objectives)
+        self.display.say(f"{label}: found {_listed(best.found)} ({shown})")
+        if plain and plain is not best:
+            shown = f"{search.objectives[0]} {plain.value(search.objectives[0]):.3f}"
+            self.display.say(f"{label}: the plainest within one standard error: {_listed(plain.found)} ({shown})")
+        broken = selection.violation(best, search, reference)
+        if broken:
+            self.display.say(f"{label}: no trial keeps the constraints; this one breaks them least, by {broken:.3f}")
+        return found_by(space.name, content)
 
-    def train(self, cells: list[PlannedCell], found: Mapping[str, Any]) -> bool:
+    def _reference(self, space: Space, finished: Mapping[str, CellRecord]) -> dict[str, float]:
+        """The watched metrics of plain cross-entropy on the images the search's trials are judged on."""
+        cells = self.planner.reference(space)
+        missing = [cell for cell in cells if cell.fingerprint not in finished]
+        if missing:
+            self.display.say(f"reference for the constraints: {len(missing)} cells to train")
+            ended = self._train_cells("reference", missing)
+            reasons = {end.reason for end in ended if end.outcome == "failed"}
+            if reasons:
+                raise InputError(f"search.constraints: their reference cannot be trained: {'; '.join(sorted(reasons))}")
+            self.journal.drain()
+            finished = self.store.finished_cells()
+        scores = [finished[cell.fingerprint].metrics for cell in cells]
+        means: dict[str, float] = {}
+        for name in space.search.constraints:
+            values = [score[name] for score in scores if name in score]
+            if not values:
+                raise InputError(f"search.constraints.{name}: no held-out image belongs to these classes")
+            means[name] = sum(values) / len(values)
+        return means
+
+    def train(self, cells: list[PlannedCell], found: Mapping[str, Mapping[str, Any]]) -> bool:
         """Train the cells whose fingerprints no finished run has, and record which cells the tables are made of.
 
         Whether none failed.
         """
+        if not cells:
+            return True
         have = self.store.finished_cells()
         hopeless = self.store.hopeless_cells(self.study.name)
         wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
@@ -192,19 +183,24 @@ class Runner:
         self.store.log_json(self.parent_id, "cells.json", _table_of_contents(self.study, cells, found))
         if not missing:
             return not failed
-        planned = [self._planned(cell.cell, cell.fingerprint, cell.row) for cell in missing]
+        failures = [end for end in self._train_cells("tables", missing) if end.outcome == "failed"]
+        if failures:
+            self.display.say(f"tables: {len(failures)} of {len(missing)} cells failed: {failures[0].reason}")
+        return not (failed or failures)
+
+    def _train_cells(self, label: str, cells: Sequence[PlannedCell]) -> list[Ended]:
+        planned = [self.planner.cell(cell) for cell in cells]
         recorder = self._recorder(len(planned))
-        self._tune("tables", recorder, space={"planned": tune.grid_search(planned)})
+        self._tune(label, recorder, space={"planned": tune.grid_search(planned)})
         if len(recorder.ended) < len(planned):
             raise KeyboardInterrupt
-        failures = [end for end in recorder.ended if end.outcome == "failed"]
-        if failures:
-            self.display.say(f"tables: {len(failures)} of {len(planned)} cells failed: {failures[0].reason}")
-        return not (failed or failures)
+        return recorder.ended
 
     def _recorder(self, total: int, **options: Any) -> Recorder:
         def forget_state(name: str) -> None:
-            checkpoint_path(self.checkpoints, name).unlink(missing_ok=True)
+            state = checkpoint_path(self.checkpoints, name)
+            for file in (state, state.with_suffix(".json")):
+                file.unlink(missing_ok=True)
 
         names = self.dataset.class_names
         return Recorder(
@@ -265,19 +261,49 @@ class Runner:
             raise KeyboardInterrupt
 
 
-def _table_of_contents(study: Study, cells: list[PlannedCell], found: Mapping[str, Any]) -> dict[str, Any]:
+def _table_of_contents(
+    study: Study, cells: list[PlannedCell], found: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """What the reporter needs to assemble the tables from the store alone: each row's cells by fingerprint."""
     rows: dict[str, list[dict[str, Any]]] = {row: [] for row in study.rows}
     for planned in cells:
         seeds = {"data_seed": planned.cell.data_seed, "init_seed": planned.cell.init_seed}
-        rows[planned.row].append({"fingerprint": planned.fingerprint, **seeds})
-    losses = {planned.row: planned.cell.loss["name"] for planned in cells}
-    return {"found": dict(found), "searched": study.loss["name"], "rows": rows, "losses": losses}
+        rows[planned.row].append({"fingerprint": planned.fingerprint, "imbalance": planned.imbalance, **seeds})
+    return {
+        "found": {name: dict(values) for name, values in found.items()},
+        "searches": {name: artifact(name) for name in study.searches},
+        "searched": study.loss["name"],
+        "columns": list(study.columns),
+        "rows": rows,
+        "losses": {planned.row: planned.cell.loss["name"] for planned in cells},
+    }
 
 
-def _ended(trial: history.Past, metric: str, known: Mapping[str, float]) -> Ended:
-    value = known.get(trial.fingerprint, trial.value)
-    return Ended(trial.found, "complete" if trial.outcome == "reused" else trial.outcome, {metric: value})
+def _choice(trial: Ended) -> dict[str, Any]:
+    """A trial as the artifact of its search has it; the standard error is that of the first metric."""
+    first = next(iter(trial.units.values()), ())
+    error = selection.standard_error(first)
+    return {
+        "found": dict(trial.found),
+        "values": dict(trial.metrics),
+        "standard_error": error if error == error else None,  # NaN is no JSON
+        "units": {name: [v if v == v else None for v in values] for name, values in trial.units.items()},
+        "epochs": trial.epochs,
+    }
+
+
+def _ended(trial: history.Past, plan: Any) -> Ended:
+    if trial.outcome == "reused":
+        return _reused(trial.found, plan(trial.found))
+    return Ended(trial.found, trial.outcome, trial.values, "", trial.units, trial.step)
+
+
+def _reused(found: Mapping[str, Any], planned: Mapping[str, Any]) -> Ended:
+    """A trial whose cells were all known; it took no epochs."""
+    if planned["values"] is None:
+        return Ended(found, "reused")
+    units = {name: [unit["known"].get(name, float("nan")) for unit in planned["units"]] for name in planned["watched"]}
+    return Ended(found, "complete", planned["values"], "", units)
 
 
 def _fit(cpus: float, gpus: float, wanted: int | None) -> int:

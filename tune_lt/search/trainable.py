@@ -1,9 +1,13 @@
-"""The seam between Ray Tune and training: one cell in, one report per epoch out."""
+"""The seam between Ray Tune and training: one trial in, one report per epoch out."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import resource
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,8 @@ from ray import tune
 
 from tune_lt import data, studyfile, training
 from tune_lt.errors import InputError, TrainingFailed
+
+MEAN = "mean:"  # before a metric's name: its mean over the units a trial has had
 
 
 def train_cell(
@@ -24,31 +30,59 @@ def train_cell(
     threads: int,
     device: str,
 ) -> None:
-    """Tune's function trainable: train ``config["planned"]["cell"]`` and report every epoch.
+    """Tune's function trainable: train the units of ``config["planned"]``, cells all, in sequence; report every epoch.
 
-    The state is kept under the cell's fingerprint in ``checkpoints``, and one found there is continued. The sealed test
-    is scored only in cells that train on the whole training split, after their last epoch. A failure that would only
-    repeat itself is reported as such; any other exception is Tune's to retry.
+    A cell's state is kept under its fingerprint in ``checkpoints``, and one found there is continued; a unit that is
+    ``known`` is reported without training. The sealed test is scored only in cells that train on the whole training
+    split, after their last epoch. A failure that would only repeat itself is reported as such; any other exception is
+    Tune's to retry.
     """
     torch.set_num_threads(threads)
     studyfile.load_plugins(plugins, Path(folder))
     planned = config["planned"]
-    cell = studyfile.from_dict(planned["cell"])
-    results = training.run_epochs(
-        cell,
-        dataset=dataset,
-        device=device,
-        score_test=cell.fold == "full",
-        save_to=checkpoint_path(checkpoints, planned["fingerprint"]),
-        save_seconds=checkpoint_seconds,
-    )
-    try:
-        for result in results:
-            tune.report(report(result))
-            if result.final:
-                return  # before the last state is saved: nobody will go on from it
-    except (TrainingFailed, InputError) as error:
-        tune.report({"epoch": 0, "final": True, "failed": f"{type(error).__name__}: {error}"})
+    units, watched = planned["units"], planned["watched"]
+    memory = _Memory(Path(checkpoints) / f"{planned['fingerprint']}.json", several=len(units) > 1)
+    values: list[Mapping[str, float]] = []
+    for index, unit in enumerate(units):
+        cell = studyfile.from_dict(unit["cell"])
+        epochs, last = cell.recipe.epochs, index == len(units) - 1
+        place = {"unit": index, "units": len(units)}
+        known = unit["known"] or memory.known(unit["fingerprint"])
+        if known is not None:
+            values.append(known)
+            steps = {"epoch": epochs, "step": (index + 1) * epochs, "unit_final": True, "final": last, "seconds": 0.0}
+            tune.report(place | steps | known | means(values, watched) | {"known": True})
+            continue
+        results = training.run_epochs(
+            cell,
+            dataset=dataset,
+            device=device,
+            score_test=cell.fold == "full",
+            save_to=checkpoint_path(checkpoints, unit["fingerprint"]),
+            save_seconds=checkpoint_seconds,
+        )
+        try:
+            for result in results:
+                content = report(result)
+                so_far = values if values and not result.final else [*values, content]
+                steps = {"step": index * epochs + result.epoch, "unit_final": result.final}
+                steps |= {"final": result.final and last, "known": False}
+                tune.report(content | place | steps | means(so_far, watched))
+                if result.final:
+                    break  # before the last state is saved: nobody will go on from it
+        except (TrainingFailed, InputError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            tune.report({"epoch": 0, "final": True, "failed": reason, **place})
+            return
+        values.append({name: value for name, value in content.items() if name.startswith(("val/", "train/"))})
+        memory.add(unit["fingerprint"], values[-1])
+    memory.forget()
+
+
+def means(values: Sequence[Mapping[str, float]], watched: Sequence[str]) -> dict[str, float]:
+    """The mean of each watched metric over units, under its name with `MEAN` before; NaN where no unit has it."""
+    have = {name: [value[name] for value in values if math.isfinite(value.get(name, math.nan))] for name in watched}
+    return {f"{MEAN}{name}": sum(some) / len(some) if some else math.nan for name, some in have.items()}
 
 
 def checkpoint_path(folder: str | Path, fingerprint: str) -> Path:
@@ -58,7 +92,7 @@ def checkpoint_path(folder: str | Path, fingerprint: str) -> Path:
 
 def report(result: training.EpochResult) -> dict[str, Any]:
     """What the driver needs of an epoch: the metrics to record and, after the last epoch, the accuracy per class."""
-    content: dict[str, Any] = {"epoch": result.epoch, "final": result.final, "seconds": result.seconds}
+    content: dict[str, Any] = {"epoch": result.epoch, "seconds": result.seconds}
     content |= result.as_metrics()
     if result.final:
         content["memory"] = peak_memory()
@@ -73,3 +107,31 @@ def peak_memory() -> int:
     """The most memory this process has held, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _Memory:
+    """The scores of a trial's finished units on disk, so that a trial whose worker died does not train them again."""
+
+    def __init__(self, file: Path, *, several: bool) -> None:
+        self._file, self._several = file, several
+        self._scores: dict[str, dict[str, float]] = {}
+        if several and file.exists():
+            try:
+                self._scores = json.loads(file.read_text())
+            except ValueError:
+                file.unlink()  # cut short by a crash: those units are trained again
+
+    def known(self, fingerprint: str) -> dict[str, float] | None:
+        return self._scores.get(fingerprint)
+
+    def add(self, fingerprint: str, scores: Mapping[str, float]) -> None:
+        if not self._several:
+            return
+        self._scores[fingerprint] = dict(scores)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._file.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps(self._scores))
+        fresh.replace(self._file)
+
+    def forget(self) -> None:
+        self._file.unlink(missing_ok=True)

@@ -1,0 +1,167 @@
+"""What is to be trained: the trials of a search and the cells of the tables, with what is recorded of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tune_lt import studyfile
+from tune_lt.config import CellConfig
+from tune_lt.rows import ONE_SE
+from tune_lt.search.trainable import MEAN, means
+from tune_lt.study import Space, Study, fingerprint, flattened, nested, overlay
+from tune_lt.tracking import CellRecord, Store
+
+REFERENCE = "softmax"  # what constraints compare with
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell of a table: the row it stands in, its imbalance factor, and its fingerprint."""
+
+    row: str
+    imbalance: float | None
+    cell: CellConfig
+    fingerprint: str
+
+
+def planned_cells(study: Study, found: Mapping[str, Mapping[str, Any]], content_hash: str) -> list[PlannedCell]:
+    """Every cell of the study's tables, all rows of one seed before those of the next. ``found``: by search."""
+    configs = {row: studyfile.row_config(study, row, found) for row in study.rows}
+    cells = []
+    for data_seed, init_seed in study.seeds:
+        for imbalance in study.columns:
+            for row, config in configs.items():
+                content = config | {"data": config["data"] | {"imbalance": imbalance}}
+                cell = studyfile.cell(content, data_seed=data_seed, init_seed=init_seed)
+                cells.append(PlannedCell(row, imbalance, cell, fingerprint(cell, content_hash, study.sources)))
+    return cells
+
+
+def artifact(search: str) -> str:
+    """The name of the artifact of the study's run that holds what a search found."""
+    return f"search.{re.sub(r'[^A-Za-z0-9_.+-]', '_', search)}.json"
+
+
+def recorded_search(
+    study: Study, space: Space, store: Store, parent_id: str, content_hash: str
+) -> dict[str, Any] | None:
+    """What an earlier run of exactly this search, with as many trials, concluded, or None."""
+    recorded = store.read_json(parent_id, artifact(space.name))
+    if recorded is None or recorded["signature"] != study.search_signature(space, content_hash):
+        return None
+    return dict(recorded) if recorded["trials"] == space.search.budget else None
+
+
+def found_by(name: str, concluded: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What rows take from a concluded search: its best values, and the plainest within a standard error of them."""
+    found = {name: concluded["found"]}
+    if concluded.get(ONE_SE):
+        found[f"{name}/{ONE_SE}"] = concluded[ONE_SE]["found"]
+    return found
+
+
+def trial_cells(study: Study, space: Space, found: Mapping[str, Any]) -> list[CellConfig]:
+    """The cells of a search's trial, in the order they are trained."""
+    changes = nested(space.complete(found))
+    base = overlay(study.base() | {"loss": dict(space.loss), "model": dict(space.model)}, changes)
+    base["recipe"] = studyfile.from_dict(base).recipe
+    return [
+        studyfile.cell(base, data_seed=seed, init_seed=seed, fold=fold, holdout=study.validation.holdout)
+        for seed, fold in study.units(space)
+    ]
+
+
+class Planner:
+    """Makes what a trial's config holds: its cells, their fingerprints, what is known of them, what to record."""
+
+    def __init__(self, study: Study, content_hash: str, tags: Mapping[str, str]) -> None:
+        self._study, self._content_hash, self._tags = study, content_hash, tags
+
+    def cell(self, planned: PlannedCell, row: str | None = None) -> dict[str, Any]:
+        """A trial of its own for one cell of a table."""
+        record = self._record(planned.cell, planned.fingerprint, row or planned.row, planned.fingerprint)
+        return self._trial([(planned.cell, planned.fingerprint)], {}, planned.fingerprint, record, ())
+
+    def trial(self, space: Space, found: Mapping[str, Any], finished: Mapping[str, CellRecord]) -> dict[str, Any]:
+        """A trial of a search; ``finished`` are the cells that are trained already, by fingerprint."""
+        study, watched = self._study, space.search.watched
+        signature = study.search_signature(space, self._content_hash)
+        cells = [
+            (cell, fingerprint(cell, self._content_hash, study.sources)) for cell in trial_cells(study, space, found)
+        ]
+        known = {
+            name: finished[name].metrics
+            for _, name in cells
+            if name in finished and set(watched) <= finished[name].metrics.keys()
+        }
+        several = len(cells) > 1
+        name = hashlib.sha256(json.dumps([name for _, name in cells]).encode()).hexdigest()[:24]
+        name = name if several else cells[0][1]
+        record = self._record(cells[0][0], name, "search", f"{name}.{signature}")
+        record["tags"] |= {"search": signature, "searched": space.name, "found": json.dumps(dict(found))}
+        if several:
+            record["tags"] |= {"kind": "trial", "fold": "all"}
+        return self._trial(cells, known, name, record, watched)
+
+    def reference(self, space: Space) -> list[PlannedCell]:
+        """The cells of plain cross-entropy on the images that the search's trials are judged on."""
+        softmax = studyfile.with_loss(self._study, REFERENCE)
+        plain = dataclasses.replace(space, loss=softmax, model=self._study.model, space={}, plain={})
+        cells = trial_cells(self._study, plain, {})
+        return [
+            PlannedCell(
+                "reference", cell.data["imbalance"], cell, fingerprint(cell, self._content_hash, self._study.sources)
+            )
+            for cell in cells
+        ]
+
+    def _trial(
+        self,
+        cells: list[tuple[CellConfig, str]],
+        known: Mapping[str, Mapping[str, float]],
+        name: str,
+        record: dict[str, Any],
+        watched: tuple[str, ...],
+    ) -> dict[str, Any]:
+        several = len(cells) > 1
+        units = [
+            {
+                "cell": dataclasses.asdict(cell),
+                "fingerprint": own,
+                "known": _scores(known[own]) if own in known else None,
+                "record": self._record(cell, own, "fold", own) if several else None,
+            }
+            for cell, own in cells
+        ]
+        values = None
+        if cells and all(unit["known"] is not None for unit in units):
+            scores = [known[own] for _, own in cells]
+            values = {key.removeprefix(MEAN): value for key, value in means(scores, watched).items()}
+            values = values if all(map(math.isfinite, values.values())) else None
+        return {"units": units, "fingerprint": name, "record": record, "watched": watched, "values": values}
+
+    def _record(self, cell: CellConfig, name: str, row: str, key: str) -> dict[str, Any]:
+        content = dataclasses.asdict(cell)
+        label = f"{row} · seed {cell.init_seed}" + (f" · fold {cell.fold}" if "/" in cell.fold else "")
+        tags = dict(self._tags) | {
+            "kind": "cell",
+            "row": row,
+            "fingerprint": name,
+            "fold": cell.fold,
+            "imbalance": str(cell.data["imbalance"] or "as it is"),
+            "data_seed": str(cell.data_seed),
+            "init_seed": str(cell.init_seed),
+        }
+        params = flattened({section: content[section] for section in ("data", "model", "loss", "recipe")})
+        return {"key": key, "name": label, "params": params, "tags": tags}
+
+
+def _scores(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name.startswith(("val/", "train/"))}

@@ -1,0 +1,65 @@
+"""Checking plain values, as YAML gives them, against types and dataclasses, without any conversion."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from tune_lt import registry
+
+KINDS = ("uniform", "loguniform", "int", "choice")  # of a range
+
+
+class Problems(Exception):
+    """Mistakes in a study file, each "field: what is wrong"; `read` turns them into one InputError."""
+
+
+def known_fields(field: str, raw: Any, known: Any) -> None:
+    """Raise Problems unless ``raw`` is a mapping whose keys are all ``known``."""
+    where = f"{field}." if field else ""
+    if not isinstance(raw, dict):
+        raise Problems(f"{field}: found {raw!r}; valid: a mapping with {', '.join(known) or 'nothing'}")
+    unknown = [f"{where}{key}: unknown; {registry.names(known, key)}" for key in raw if key not in known]
+    if unknown:
+        raise Problems(*unknown)
+
+
+def section(annotation: Any, field: str, raw: Any) -> Any:
+    """``raw`` checked against a type or dataclass with its bounds, without any conversion (1.0 for 1 apart)."""
+    if dataclasses.is_dataclass(annotation) and dataclasses.is_dataclass(raw):
+        return raw
+    try:
+        return _adapter(annotation).validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        raise Problems(*(_describe(field, annotation, item) for item in error.errors(include_url=False))) from None
+
+
+@functools.cache  # building one costs more than using it, and every trial's configuration is checked
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation)
+
+
+def _describe(field: str, annotation: Any, item: Any) -> str:
+    inner = [
+        str(part)
+        for part in item["loc"]
+        if not (isinstance(part, str) and re.search(r"[\[\]]|^(int|float|str|none|bool)$", part))
+    ]
+    where = ".".join([field, *inner])
+    if item["type"] == "unexpected_keyword_argument":
+        target = annotation
+        for part in inner[:-1]:
+            target = next(f.default_factory for f in dataclasses.fields(target) if f.name == part)
+        return f"{where}: unknown; {registry.names([f.name for f in dataclasses.fields(target)], inner[-1])}"
+    hint = f", or a range: one of {', '.join(KINDS)}" if isinstance(item["input"], dict) else ""
+    return f"{where}: found {json.dumps(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}{hint}"
+
+
+def dotted(path: str) -> str:
+    """``loss/alpha`` as people write it, loss.alpha."""
+    return path.replace("/", ".")
