@@ -29,7 +29,6 @@ from scipy import special
 from tune_lt.errors import InputError
 
 RATIOS = np.logspace(-2, 3, 21)  # noise over difficulty of the units, as variances: pairing pays below 1
-SPENDING = 1.0
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,8 @@ class FoldRace:
 
         One that failed on a unit has no mean: it is hopeless once another has come as far without failing.
         """
-        if self._failed.get(trial):
-            return bool(self._rivals(trial))
+        if failed := self._failed.get(trial):
+            return int(np.isfinite(self._values[trial]).sum()) + len(failed) < self._units and bool(self._rivals(trial))
         found = self.compare(trial)
         return found is not None and found.p < found.level
 
@@ -129,8 +128,7 @@ class FoldRace:
         best = max(rivals, key=lambda name: (np.nanmean(self._values[name]), name))
         other = self._values[best]
         deficit, p = fit.behind(own, other, self._effect)
-        look = (count / (self._units - 1)) ** SPENDING - ((count - 1) / (self._units - 1)) ** SPENDING
-        level = self._error * look / (1 if np.isfinite(other).all() else len(rivals))
+        level = self._error / (self._units - 1) / (1 if np.isfinite(other).all() else len(rivals))
         return Comparison(best, count, deficit, p, level)
 
     def _rivals(self, trial: str) -> list[str]:
