@@ -15,13 +15,14 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from tune_lt import checkpoint, data, losses, metrics, models
+from tune_lt import checkpoint, data, losses, metrics, models, parallel
 from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule, fold_of
 from tune_lt.errors import InputError, TrainingFailed
 
@@ -86,22 +87,28 @@ def run_epochs(
     state found there is continued (that of the last epoch is scored again). ``identity`` is what else, beside the cell
     and the images, that state must belong to: the sources of plugins.
 
+    With several ranks (`tune_lt.parallel`) every rank runs this, and takes every result, which is the same on all: each
+    trains on its share of every batch, and the result is one process's but for rounding. Rank 0 alone reads and writes
+    the state, which one process or another number of ranks can go on from.
+
     Raises InputError for a configuration or data that cannot be trained, TrainingFailed when the loss is no longer
     finite.
     """
     run = _Run(cell, dataset or load_dataset(cell), pick_device(device), score_test, identity)
     epochs = cell.recipe.epochs
     done = 0
-    if save_to is not None and (saved := checkpoint.load(save_to, run.identity)):
-        done = run.restore(saved)
+    if save_to is not None:
+        if saved := parallel.from_first(partial(checkpoint.load, save_to, run.identity)):
+            done = run.restore(saved)
         if done == epochs:
             yield run.result(done)
+    saves = save_to if parallel.rank() == 0 else None
     saved_at = time.monotonic()
     for epoch in range(done + 1, epochs + 1):
         run.train_epoch(epoch)
         yield run.result(epoch)
-        if save_to is not None and (epoch == epochs or time.monotonic() - saved_at >= save_seconds):
-            checkpoint.save(save_to, run.identity, run.state(epoch))
+        if saves and (epoch == epochs or time.monotonic() - saved_at >= save_seconds):
+            checkpoint.save(saves, run.identity, run.state(epoch))
             saved_at = time.monotonic()
 
 
@@ -127,6 +134,7 @@ class _Run:
         self.identity = json.dumps([asdict(cell), dataset.content_hash, RESULT_VERSION, identity], sort_keys=True)
         torch.manual_seed(cell.init_seed)
         self.model, self.loss = build(cell, dataset, split.class_counts, place)
+        self.model = parallel.joined(self.model)
         self.optimizer = _optimizer(cell.recipe.optimizer, self.model)
         self.train_loss, self.seconds = math.nan, 0.0
 
@@ -161,24 +169,33 @@ class _Run:
         self.loss.train()
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.optimizer.lr * lr_factor(recipe.schedule, epoch - 1, recipe.epochs)
-        total, images = torch.zeros((), device=self.place), 0
-        for x, y in self.train.epoch(epoch):
-            value = self.loss(self.model(x), y)
+        total = torch.zeros((), device=self.place)
+        for (x, y), images in zip(self.train.epoch(epoch), self.train.sizes, strict=True):
+            value = self._batch_loss(x, y, images)
             self.optimizer.zero_grad(set_to_none=True)
             value.backward()
+            parallel.average_gradients(self.model)
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
             self.optimizer.step()
-            total += value.detach() * len(y)
-            images += len(y)
+            total += value.detach() * images
         self.loss.end_epoch()
-        self.train_loss = float(total) / images  # the only read-back of the epoch
+        self.train_loss = float(parallel.mean(total)) / sum(self.train.sizes)  # the only read-back of the epoch
         self.seconds = time.perf_counter() - began
         if not math.isfinite(self.train_loss):
             raise TrainingFailed(
                 f"the training loss became {self.train_loss} in epoch {epoch} of {recipe.epochs}; "
                 f"a lower recipe.optimizer.lr or a recipe.clip_norm may help"
             )
+
+    def _batch_loss(self, x: torch.Tensor, y: torch.Tensor, images: int) -> torch.Tensor:
+        """The loss of a batch of ``images`` images; of several ranks' losses on their shares, the mean is that."""
+        logits = self.model(x)
+        if parallel.size() == 1 or type(self.loss).forward is losses.Loss.forward:
+            value: torch.Tensor = self.loss(logits, y)
+            return value
+        # A loss that knows nothing of ranks: taken as a mean over its examples, of which there may be none.
+        return self.loss(logits, y) * (parallel.size() * len(y) / images) if len(y) else logits.sum()
 
     def result(self, epoch: int) -> EpochResult:
         last = epoch == self.cell.recipe.epochs
@@ -267,9 +284,11 @@ def evaluate(
     Eq. 9).
     """
     model.eval()
-    table = sum(metrics.confusion((model(x) - offset).argmax(dim=1), y, classes) for x, y in batches.epoch(0))
-    assert isinstance(table, torch.Tensor)
-    table = table.cpu()  # the only read-back of the evaluation
+    table = torch.zeros(classes, classes, dtype=torch.int64, device=offset.device)
+    for x, y in batches.epoch(0):
+        if len(y):
+            table += metrics.confusion((model(x) - offset).argmax(dim=1), y, classes)
+    table = parallel.total(table).cpu()  # the only read-back of the evaluation
     whole = metrics.scores(table)
     return Scores(
         top1=whole["top1"],
@@ -295,7 +314,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        place = torch.device(name)
+        place = parallel.own_device(torch.device(name))
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:
         raise InputError(

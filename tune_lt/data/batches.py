@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from tune_lt import parallel
 from tune_lt.config import Augment
 from tune_lt.errors import InputError
 
@@ -44,6 +45,9 @@ class Batches:
     (after padding with black, as torchvision's RandomCrop on raw pixels) and the flips of each epoch follow from
     ``seed``; without it images come in the order of the index, untouched. Nothing is read back to the host.
 
+    With several ranks each gets its share of every batch, none of a batch with fewer images than ranks: the shares of
+    a batch, in the order of the ranks, are what one process gets. ``sizes``: the images of each whole batch.
+
     Raises InputError if there is no image, or the batch size is below 1.
     """
 
@@ -66,6 +70,7 @@ class Batches:
             raise InputError("no images to make batches of: the index is empty")
         self.batch_size, self.augment, self.seed, self.device = batch_size, augment, seed, torch.device(device)
         self._index, self._total = index.cpu(), len(images)
+        self.sizes = [min(batch_size, len(index) - start) for start in range(0, len(index), batch_size)]
         here = images.device.type == self.device.type  # sent elsewhere, only the images of the index are
         self._rows = self._index.to(self.device) if here else torch.arange(len(index), device=self.device)
         self._images = (images if here else images[index]).to(self.device)
@@ -75,13 +80,12 @@ class Batches:
 
     def __len__(self) -> int:
         """Number of batches per epoch."""
-        return -(-len(self._index) // self.batch_size)
+        return len(self.sizes)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (x, y): x float32 (b, C, H, W) normalised, y int64 (b,), both on the device."""
         if self.augment is None:
-            order = torch.arange(len(self._index), device=self.device)
-            for part in order.split(self.batch_size):
+            for part in self._parts():
                 yield self._normalised(self._images[self._rows[part]]), self._labels[part]
             return
         drawn = draw(self.seed, epoch, self._total, self.augment.crop)
@@ -91,11 +95,16 @@ class Batches:
         order, offsets, flips = (
             values.to(self.device, non_blocking=True) for values in (order, drawn.offsets[chosen], flips)
         )
-        for start in range(0, len(order), self.batch_size):
-            part = slice(start, start + self.batch_size)
+        for part in self._parts():
             x = self._images[self._rows[order[part]]]
             x = crop_and_flip(x, offsets[part], flips[part], self.augment.crop)
             yield self._normalised(x), self._labels[order[part]]
+
+    def _parts(self) -> Iterator[slice]:
+        """This rank's share of each batch, in the order of the epoch."""
+        for number, images in enumerate(self.sizes):
+            start, mine = number * self.batch_size, parallel.share(images)
+            yield slice(start + mine.start, start + mine.stop)
 
     def _normalised(self, x: Tensor) -> Tensor:
         return x.float().sub_(self._mean).div_(self._std)

@@ -11,7 +11,9 @@ l_b for each example and, for some, a weight w_b:
   batch, Σ_b w_b l_b / Σ_b w_b, as PyTorch's weighted cross-entropy does: their scale does not matter;
 - factors that belong to a formula (focal's, GHM's, margins) are part of l_b, which is averaged over the batch.
 
-Means are per process under data parallelism.
+Under data parallelism (``torch.distributed`` initialised) "the batch" is the union of the ranks' batches: in training
+mode the mean over the ranks of what they get is its loss, which is what DistributedDataParallel's averaged gradients
+need, however many examples each rank has. Every rank must then call the loss, and `end_epoch`, equally often.
 
 **Class counts** enter every formula as max(n_c, 1): a class without training images is treated as if it had one, which
 keeps log n_c and 1 / n_c finite.

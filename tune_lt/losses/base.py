@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from tune_lt import parallel
 from tune_lt.errors import InputError
 
 
@@ -28,7 +29,11 @@ class Loss(nn.Module):
         raise NotImplementedError
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits (B, C) and targets (B,) to a scalar. Nothing here or in `terms` reads a value back to the host."""
+        """Logits (B, C) and targets (B,) to a scalar. Nothing here or in `terms` reads a value back to the host.
+
+        In training mode with several ranks B is this rank's share, and the mean over the ranks is the loss of the
+        whole batch; every rank must call it, with no example at all if need be.
+        """
         if logits.ndim != 2 or logits.shape[1] != len(self.class_counts) or targets.shape != logits.shape[:1]:
             raise InputError(
                 f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}, "
@@ -37,7 +42,17 @@ class Loss(nn.Module):
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         losses, weights = self.terms(logits, targets)
+        if self.training and parallel.size() > 1:
+            weights = torch.ones_like(losses) if weights is None else weights
+            return parallel.size() * (weights * losses).sum() / self.total(weights.sum())
         return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
+
+    def total(self, values: Tensor) -> Tensor:
+        """Statistics of this rank's share of a batch -> those of the whole batch; in eval mode they stay its own.
+
+        For `terms` that count or sum over the batch, so that several ranks give what one process gives.
+        """
+        return parallel.total(values) if self.training else values
 
     def end_epoch(self) -> None:
         """Called after each pass over the training data; most losses have nothing to do."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-import torch.distributed as dist
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn import functional as F
 
+from tune_lt import parallel
 from tune_lt.losses.base import Loss
 from tune_lt.losses.formulas import log_odds, margin_rows, sizes
 from tune_lt.losses.histogram import UnitRegions
@@ -97,8 +97,7 @@ class GHMCWAP(Loss):
 
         All in place: a captured graph keeps reading the same memory.
         """
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self.live.counts)
+        self.live.counts.copy_(parallel.total(self.live.counts))
         present = self.live.counts.sum(1, keepdim=True) > 0
         self.frozen.edges.copy_(torch.where(present, self.live.edges, self.frozen.edges))
         self.frozen.counts.copy_(torch.where(present, self.live.counts, self.frozen.counts))

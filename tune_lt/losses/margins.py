@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn import functional as F
 
+from tune_lt import parallel
 from tune_lt.losses.base import Loss
 from tune_lt.losses.formulas import margin_rows, onehot, sizes
 
@@ -45,7 +46,7 @@ class Equalization(Loss):
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.training:
-            drawn = torch.rand(logits.shape, device=logits.device) < self.gamma
+            drawn = parallel.rand(len(logits), logits.shape[1], logits.device) < self.gamma
             spared = (drawn & self.tail).scatter(1, targets.unsqueeze(1), False)
             logits = logits.masked_fill(spared, -torch.inf)  # weight 0 in the sum of exponentials
         return F.cross_entropy(logits, targets, reduction="none"), None
@@ -84,7 +85,8 @@ class Seesaw(Loss):
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.online and self.training:
-            self.labels_seen.index_add_(0, targets, torch.ones_like(targets))
+            counts = torch.zeros_like(self.labels_seen).index_add_(0, targets, torch.ones_like(targets))
+            self.labels_seen += self.total(counts)
         return F.cross_entropy(logits + self.margins(logits, targets), targets, reduction="none"), None
 
     @torch.no_grad()

@@ -114,12 +114,14 @@ class GHM(Loss):
         region = (g * self.bins).long().clamp(max=self.bins - 1)
         counts = torch.zeros(self.bins, dtype=torch.int64, device=g.device)
         counts.index_add_(0, region.view(-1), torch.ones_like(region).view(-1))
+        counts = self.total(counts)
         occupied = counts > 0
         average = self.momentum * self.accumulated + (1 - self.momentum) * counts
         v = torch.where(occupied, average, self.accumulated)
         if self.training:
             self.accumulated.copy_(v)
-        return g.numel() / v[region] / occupied.sum()
+        outputs = counts.sum()  # B · C of the whole batch
+        return v[region].reciprocal() * outputs / occupied.sum()
 
 
 class DRW(Loss):
