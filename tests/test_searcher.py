@@ -15,7 +15,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from tune_lt.search.history import Past
-from tune_lt.search.schedulers import CellASHA, milestones, scheduler
+from tune_lt.search.schedulers import CellASHA, FoldRacing, milestones, scheduler
 from tune_lt.search.searcher import CellSearch, distribution
 from tune_lt.study import Dimension, Search, Space
 
@@ -283,3 +283,112 @@ def test_a_trial_that_is_carried_on_is_judged_again_only_where_nobody_has_decide
         asha.on_trial_add(None, trial)  # type: ignore[arg-type]
         assert _report(asha, trial, epoch, 0.1) == expected
         assert sorted(dict(asha.rungs)[10].values()) == [0.1, 0.9]
+
+
+def test_a_dimension_is_suggested_only_where_it_matters() -> None:
+    space = {
+        "loss/weight": Dimension("choice", ("effective", "none")),
+        "loss/alpha": Dimension("uniform", (0.3, 1.0), {"loss/weight": ("effective",)}),
+    }
+    searcher = CellSearch(_space(space, trials=30), _plan)
+    for number in range(30):
+        found = searcher.suggest(str(number))
+        if found == Searcher.FINISHED:  # "none" has one configuration only: the second is taken over
+            break
+        assert ("loss/alpha" in found["planned"]["found"]) == (found["planned"]["found"]["loss/weight"] == "effective")
+        searcher.on_trial_complete(str(number), _result(0.5))
+    params = [trial.params for trial in searcher.study.trials]
+    assert len(params) == 30
+    assert {"loss/alpha" in one for one in params if one["loss/weight"] == "none"} == {False}
+
+
+def test_a_grid_takes_every_point_once_and_starts_again_where_it_was() -> None:
+    space = {"loss/alpha": Dimension("choice", (0.3, 0.6, 0.9)), "loss/regions": Dimension("int", (10, 11))}
+    expected = [{"loss/alpha": a, "loss/regions": r} for a in (0.3, 0.6, 0.9) for r in (10, 11)]
+    searcher = CellSearch(_space(space, trials=6, sampler="grid"), _plan)
+    assert _run(searcher, range(6), dict.fromkeys(range(6), 0.5)) == expected
+    assert searcher.suggest("x") == Searcher.FINISHED
+    past = [Past(n, expected[n], _plan(expected[n])["fingerprint"], "complete", HALF, 4) for n in (0, 2)]
+    again = CellSearch(_space(space, trials=6, sampler="grid"), _plan, past)
+    assert [again.suggest(str(n))["planned"]["found"] for n in range(4)] == [expected[n] for n in (1, 3, 4, 5)]
+
+
+def _both(top1: float, rare: float, many: float) -> dict[str, Any]:
+    means = {"mean:val/top1": top1, "mean:val/rare": rare, "mean:val/many": many}
+    return {**means, "epoch": 4, "step": 4, "final": True}
+
+
+def test_two_metrics_and_a_constraint_reach_optuna() -> None:
+    options: dict[str, Any] = {"metric": ("val/top1", "val/rare"), "constraints": {"val/many": 0.01}, "trials": 3}
+    searcher = CellSearch(_space(SPACE, **options), _plan, reference={"val/many": 0.9})
+    values = [(0.7, 0.1, 0.95), (0.6, 0.4, 0.90), (0.9, 0.9, 0.80)]
+    found = []
+    for number, (top1, rare, many) in enumerate(values):
+        found.append(searcher.suggest(str(number))["planned"]["found"])
+        searcher.on_trial_result(str(number), _both(top1, rare, many))  # Optuna takes no steps of two metrics
+        searcher.on_trial_complete(str(number), _both(top1, rare, many))
+    trials = searcher.study.trials
+    assert [trial.values for trial in trials] == [[0.7, 0.1], [0.6, 0.4], [0.9, 0.9]]
+    assert [trial.constraints["val/many"] for trial in trials] == pytest.approx([-0.06, -0.01, 0.09])
+    assert [trial.number for trial in searcher.study.best_trials] == [0, 1]  # the last one breaks the constraint
+    names = ("val/top1", "val/rare", "val/many")
+    past = [
+        Past(n, found[n], _plan(found[n])["fingerprint"], "complete", dict(zip(names, values[n], strict=True)), 4)
+        for n in range(3)
+    ]
+    again = CellSearch(_space(SPACE, **options), _plan, past, reference={"val/many": 0.9})
+    assert [trial.values for trial in again.study.trials] == [trial.values for trial in trials]
+    assert [t.constraints["val/many"] for t in again.study.trials] == pytest.approx([-0.06, -0.01, 0.09])
+
+
+def _racing(past: Sequence[Past] = ()) -> FoldRacing:
+    racing = scheduler(Search(scheduler="racing"), 4, past, units=5, folds=5)
+    assert isinstance(racing, FoldRacing)
+    return racing
+
+
+def _unit(racing: FoldRacing, name: str, unit: int, value: float) -> str:
+    result = {"unit": unit, "unit_final": True, "final": unit == 4, "val/balanced": value}
+    return racing.on_trial_result(None, _Trial(name, name), result)  # type: ignore[arg-type]
+
+
+GOOD = [0.80, 0.81, 0.79, 0.80, 0.81]
+BAD = [0.30, 0.31, 0.29, 0.30, 0.31]
+
+
+def test_racing_stops_between_folds_what_is_far_worse_and_nothing_else() -> None:
+    racing = _racing()
+    assert [_unit(racing, "first", unit, value) for unit, value in enumerate(GOOD)] == ["CONTINUE"] * 5
+    better = [value + 0.05 for value in GOOD]
+    assert [_unit(racing, "better", unit, value) for unit, value in enumerate(better)] == ["CONTINUE"] * 5
+    decisions = [_unit(racing, "bad", unit, value) for unit, value in enumerate(BAD)]
+    assert "STOP" in decisions[:4]
+    within = {"unit": 0, "unit_final": False, "final": False, "val/balanced": 0.0}
+    assert racing.on_trial_result(None, _Trial("new", "new"), within) == "CONTINUE"  # type: ignore[arg-type]
+
+
+def test_racing_starts_again_with_what_the_store_has() -> None:
+    past = [
+        Past(0, {}, "first", "complete", units={"val/balanced": GOOD}),
+        Past(1, {}, "other", "pruned", units={"val/balanced": BAD[:2]}),
+    ]
+    before, after = _racing(), _racing(past)
+    for unit, value in enumerate(GOOD):
+        _unit(before, "first", unit, value)
+    for unit, value in enumerate(BAD[:2]):
+        _unit(before, "other", unit, value)
+    for unit, value in enumerate([0.75, 0.76, 0.70, 0.71, 0.72]):
+        assert _unit(before, "mine", unit, value) == _unit(after, "mine", unit, value)
+
+
+def test_asha_leaves_what_comes_after_the_first_unit_alone() -> None:
+    asha = _asha([Past(0, {}, "good", "complete", rungs={10: 0.9, 20: 0.9})])
+    trial = _Trial("t", "t")
+    asha.on_trial_add(None, trial)  # type: ignore[arg-type]
+    base = {"mean:val/balanced": 0.1, "final": False}
+    known = base | {"known": True, "unit": 0, "unit_final": True, "step": 40}
+    later = base | {"known": False, "unit": 1, "unit_final": False, "step": 50}
+    last = base | {"known": False, "unit": 0, "unit_final": True, "step": 40}
+    for result in (known, later, last):
+        assert asha.on_trial_result(None, trial, result) == "CONTINUE"  # type: ignore[arg-type]
+    assert _report(asha, trial, 10, 0.1) == "STOP"

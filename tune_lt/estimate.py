@@ -155,7 +155,8 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
         left = search.budget - ended.setdefault(name, 0)
         epochs = search_epochs(left, study.recipe.epochs, milestones(search, study.recipe.epochs))
         further = float(left * study.recipe.epochs * (len(units) - 1))  # of the units after the first
-        epochs += Interval(further * (epochs.mean / epochs.high if left else 1), 0.0, further)
+        least = further if search.scheduler == "none" else 0.0
+        epochs += Interval(max(least, further * (epochs.mean / epochs.high if left else 1)), least, further)
         work.append(Work("search", units[0], left, epochs))
     cells = planning.planned_cells(study, found | low, content_hash)
     others = planning.planned_cells(study, found | high, content_hash) if low else cells

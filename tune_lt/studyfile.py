@@ -65,13 +65,14 @@ def parse(text: str, folder: Path) -> Study:
     validation = plain["data"].pop("validation", {}) if isinstance(plain["data"], dict) else {}
     base = _configuration(plain)
     checked = _validation(validation)
+    searches = _searches(raw, plain, ranges.ordered(space), checked)
     study = Study(
         name=section(str, "name", raw["name"]),
         text=text,
         **base,
         validation=checked,
-        searches=_searches(raw, plain, ranges.ordered(space), checked),
-        rows=_rows(raw),
+        searches=searches,
+        rows=_rows(raw, searches),
         columns=_columns(raw.get("cross", {}), base["data"]["imbalance"]),
         seeds=_seeds(raw.get("seeds", [0, 1, 2])),
         resources=section(Resources, "resources", raw.get("resources", {})),
@@ -348,21 +349,25 @@ def _budget(search: Search, space: Mapping[str, Dimension], searches: int) -> Se
     return dataclasses.replace(search, trials=size)
 
 
-def _rows(raw: Mapping[str, Any]) -> dict[str, rows.Row]:
-    """The rows written out, the ablation's, and one for each compared loss that none of them has."""
-    searched = set(ranges.split(raw.get("recipe", {}), "recipe")[1])
+def _rows(raw: Mapping[str, Any], searches: Mapping[str, Space]) -> dict[str, rows.Row]:
+    """The rows written out, the ablation's, and one for each loss of a comparison that none of them has."""
     named = rows.written(raw.get("rows", {}))
     for name, row in (rows.designed(raw["ablation"]) if "ablation" in raw else {}).items():
         if name in named:
             raise Problems(f"ablation.factors: a row {name!r} is written in rows, too")
         named[name] = row
-    used = {row.get("loss", {}).get("best") for row in named.values()}
-    for entry in raw.get("compare", {}).get("losses", []):
-        changes, own = _compared(entry, "compare.losses")
+    if "compare" not in raw:
+        return named
+    used = [row.get("loss", {}).get("best") for row in named.values()]
+    compared = [_compared(entry, "compare.losses")[0] for entry in raw["compare"].get("losses", [])]
+    for changes in compared:
         name = changes["loss"]["name"]
         if name not in used:
-            label, row = (f"{name} (searched)", {"loss": {"best": name}}) if own or searched else (name, changes)
+            label, row = (f"{name} (searched)", {"loss": {"best": name}}) if name in searches else (name, changes)
             named.setdefault(label, row)
+    for name in searches:  # the study's own
+        if True not in used and name not in {changes["loss"]["name"] for changes in compared}:
+            named.setdefault(f"{name} (searched)", {"loss": {"best": True}})
     return named
 
 

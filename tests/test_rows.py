@@ -1,0 +1,254 @@
+"""Designs over factors, crossings, and which losses a comparison searches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune_lt import losses, ranges, registry, rows, studyfile
+from tune_lt.strict import Problems
+from tune_lt.study import Dimension, Study
+
+BASE = """\
+name: grid
+data: {name: digits, imbalance: 20}
+model: {name: resnet8}
+loss: {name: ghm_cwap, gamma: 0.8}
+"""
+FACTORS: dict[str, Any] = {
+    "margin": {"without": {"loss": {"gamma": 0.0}}},
+    "cosine": {"with": {"model": {"head": "cosine"}}},
+    "weight": {"levels": {"none": {"loss": {"weight": "none"}}, "ura": {"loss": {"aura": False}}, "aura": {}}},
+}
+
+
+def _parse(text: str, folder: Path) -> Study:
+    return studyfile.parse(BASE + text, folder)
+
+
+def _problem(text: str, folder: Path) -> str:
+    with pytest.raises(Problems) as problems:
+        _parse(text, folder)
+    return str(problems.value)
+
+
+@pytest.mark.parametrize(
+    ("design", "names"),
+    [
+        (
+            "factorial",
+            [
+                *("base", "ura", "aura", "cosine", "cosine+ura", "cosine+aura", "margin", "margin+ura", "margin+aura"),
+                *("margin+cosine", "margin+cosine+ura", "margin+cosine+aura"),
+            ],
+        ),
+        ("one_at_a_time", ["base", "margin", "cosine", "ura", "aura"]),
+        ("leave_one_out", ["margin+cosine", "cosine", "margin", "margin+cosine+ura", "margin+cosine+aura"]),
+    ],
+)
+def test_a_design_names_its_rows_by_the_factors_in_them(design: str, names: list[str]) -> None:
+    assert list(rows.designed({"design": design, "factors": FACTORS})) == names
+
+
+def test_a_design_changes_what_its_factors_say() -> None:
+    made = rows.designed({"factors": FACTORS})
+    assert made["base"] == {"loss": {"gamma": 0.0, "weight": "none"}}
+    assert made["margin+cosine+ura"] == {"model": {"head": "cosine"}, "loss": {"aura": False}}
+
+
+def test_rows_of_a_design_become_cells_at_every_imbalance_and_pair_of_seeds(tmp_path: Path) -> None:
+    text = """
+rows: {softmax: {loss: {name: softmax}}}
+ablation: {design: one_at_a_time, factors: {margin: {without: {loss: {gamma: 0.0}}}}}
+cross: {imbalance: [10, 100]}
+seeds: {data: [0, 1], init: [0, 1, 2]}
+"""
+    study = _parse(text, tmp_path)
+    assert list(study.rows) == ["softmax", "base", "margin"]
+    assert study.columns == (10, 100)
+    assert study.seeds == ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2))
+    assert studyfile.row_config(study, "base", {})["loss"]["gamma"] == 0.0
+    assert studyfile.row_config(study, "margin", {})["loss"]["gamma"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("ablation: {factors: {}}", "ablation.factors: missing"),
+        ("ablation: {factors: {a: {with: {}, without: {}}}}", "ablation.factors.a: found with, without; valid: one of"),
+        ("ablation: {factors: {a: {levels: {x: {}}}}}", "ablation.factors.a.levels: found 1; valid: at least two"),
+        ("ablation: {factors: {a: {without: {loss: {gama: 0}}}}}", "rows.base.loss.gama: unknown"),
+        ("ablation: {design: latin, factors: {a: {with: {}}}}", 'ablation.design: found "latin"'),
+        ("ablation: {factors: {a: {with: {}}, a b: {with: {}}}}\nrows: {a: {}}", "a row 'a' is written in rows, too"),
+        ("cross: {imbalance: [10, 10]}", "cross.imbalance: found"),
+        ("cross: {imbalance: []}", "cross.imbalance: found"),
+        ("cross: {alpha: [1]}", "cross.alpha: unknown"),
+        ("seeds: {data: [0, 0]}", "seeds.data: found"),
+        ("seeds: {init: [-1]}", "seeds.init"),
+    ],
+)
+def test_a_mistake_in_a_design_names_the_field(tmp_path: Path, text: str, found: str) -> None:
+    assert found in _problem(text, tmp_path)
+
+
+SEARCH = "search: {trials: 4}\n"
+
+
+def test_every_range_in_a_signature_is_one_its_loss_takes(tmp_path: Path) -> None:
+    searched = 0
+    for name in losses.LOSSES:
+        for path, dimension in ranges.knobs(name).items():
+            annotation, _ = registry.parameters(losses.LOSSES[name])[path.removeprefix("loss/")]
+            assert all(registry.violation(annotation, value) is None for value in dimension.values), (name, path)
+            searched += 1
+    assert searched >= 15
+
+
+def test_compared_losses_search_their_own_knobs_with_one_budget(tmp_path: Path) -> None:
+    text = "compare: {losses: [focal, {name: ldam, s: 20.0}, balanced_softmax, {name: vs, tau: {uniform: [0, 1]}}]}\n"
+    study = _parse(text + SEARCH, tmp_path)
+    assert {name: list(space.space) for name, space in study.searches.items()} == {
+        "focal": ["loss/gamma"],
+        "ldam": ["loss/max_m"],  # s is fixed
+        "vs": ["loss/tau"],  # as written, gamma stays at its default
+    }
+    assert {space.search.budget for space in study.searches.values()} == {4}
+    assert list(study.rows) == ["focal (searched)", "ldam (searched)", "balanced_softmax", "vs (searched)"]
+    found = {"ldam": {"loss/max_m": 0.3}}
+    assert studyfile.row_config(study, "ldam (searched)", found)["loss"]["max_m"] == 0.3
+    assert studyfile.row_config(study, "ldam (searched)", found)["loss"]["s"] == 20.0
+    assert study.own_search() is None
+
+
+def test_the_studys_own_loss_is_searched_beside_them_and_recipes_are_searched_for_all(tmp_path: Path) -> None:
+    text = BASE.replace("gamma: 0.8", "gamma: {uniform: [0.0, 1.5]}")
+    text += "recipe: {optimizer: {lr: {loguniform: [0.01, 0.5]}}}\ncompare: {losses: [focal, balanced_softmax]}\n"
+    study = studyfile.parse(text + SEARCH, tmp_path)
+    assert {name: list(space.space) for name, space in study.searches.items()} == {
+        "ghm_cwap": ["recipe/optimizer/lr", "loss/gamma"],
+        "focal": ["recipe/optimizer/lr", "loss/gamma"],
+        "balanced_softmax": ["recipe/optimizer/lr"],
+    }
+    assert list(study.rows)[-1] == "ghm_cwap (searched)"
+    own = study.own_search()
+    assert own is not None
+    assert own.name == "ghm_cwap"
+    found = {"ghm_cwap": {"loss/gamma": 1.0, "recipe/optimizer/lr": 0.2}, "focal": {"loss/gamma": 2.0}}
+    assert studyfile.row_config(study, "ghm_cwap (searched)", found)["recipe"].optimizer.lr == 0.2
+    assert studyfile.row_config(study, "focal (searched)", found)["loss"] == {
+        "name": "focal",
+        "gamma": 2.0,
+        "drw": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("compare: {losses: [focal]}", "search: missing"),
+        ("compare: {losses: [foca]}\n" + SEARCH, "unknown loss 'foca'; did you mean 'focal'"),
+        ("compare: {losses: [focal, focal]}\n" + SEARCH, "'focal' is searched already"),
+        ("compare: {losses: [focal], trials: 5}\n" + SEARCH, "compare.trials: found 5, but search.trials is 4"),
+        ("compare: {losses: [focal]}\nsearch: {sampler: grid}", "search.sampler: found grid, but loss.gamma"),
+        ("compare: {losses: [balanced_softmax]}\n" + SEARCH, "search: the file searches nothing"),
+    ],
+)
+def test_a_mistake_in_a_comparison_names_the_field(tmp_path: Path, text: str, found: str) -> None:
+    assert found in _problem(text, tmp_path)
+
+
+def _searching(loss: str, rest: str = SEARCH) -> str:
+    return BASE.replace("gamma: 0.8", loss) + rest
+
+
+def test_a_dimension_can_wait_for_another(tmp_path: Path) -> None:
+    loss = "alpha: {uniform: [0.3, 1.0], when: {loss.weight: effective}}, weight: {choice: [effective, none]}"
+    study = studyfile.parse(_searching(loss), tmp_path)
+    space = study.searches["ghm_cwap"]
+    assert list(space.space) == ["loss/weight", "loss/alpha"]  # the condition comes first
+    assert space.space["loss/alpha"] == Dimension("uniform", (0.3, 1.0), {"loss/weight": ("effective",)})
+    assert space.complete({"loss/weight": "none"}) == {"loss/alpha": 0.9, "loss/weight": "none"}  # the default
+    assert space.complete({"loss/weight": "effective", "loss/alpha": 0.4})["loss/alpha"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        ("alpha: {uniform: [0.3, 1], when: {loss.weight: effective}}", "loss.alpha.when.loss.weight: not searched"),
+        ("alpha: {uniform: [0.3, 1], when: effective}", "loss.alpha.when: found 'effective'; valid"),
+        ("aura: {choice: [true, false], when: {loss.gamma: 0}}, gamma: {uniform: [0, 1]}", "has a continuous range"),
+        (
+            "gamma: {uniform: [0, 1], when: {loss.aura: 1}}, aura: {choice: [true, false]}",
+            "found 1; valid: True, False",
+        ),
+        (
+            "regions: {choice: [9], when: {loss.aura: true}}, aura: {choice: [true, false], when: {loss.regions: 9}}",
+            "go round in a circle",
+        ),
+    ],
+)
+def test_a_condition_that_cannot_hold_is_a_mistake(tmp_path: Path, loss: str, found: str) -> None:
+    with pytest.raises(Problems) as problems:
+        studyfile.parse(_searching(loss), tmp_path)
+    assert found in str(problems.value)
+
+
+@pytest.mark.parametrize(
+    ("search", "validation", "scheduler"),
+    [
+        ("{trials: 4}", "", "asha"),
+        ("{trials: 4}", "{folds: 3}", "racing"),
+        ("{trials: 4}", "{holdout: 0.3, seeds: [0, 1]}", "racing"),
+        ("{trials: 4, metric: [val/top1, val/rare]}", "{folds: 3}", "none"),
+        ("{sampler: grid}", "{folds: 3}", "none"),
+        ("{sampler: grid, scheduler: asha}", "{folds: 3}", "asha"),
+    ],
+)
+def test_the_scheduler_suits_the_validation(tmp_path: Path, search: str, validation: str, scheduler: str) -> None:
+    text = _searching("regions: {choice: [10, 20]}, aura: {choice: [true, false]}", f"search: {search}\n")
+    if validation:
+        text = text.replace("imbalance: 20", f"imbalance: 20, validation: {validation}")
+    space = studyfile.parse(text, tmp_path).searches["ghm_cwap"]
+    assert space.search.scheduler == scheduler
+    assert space.search.budget == 4  # the grid's size too
+
+
+@pytest.mark.parametrize(
+    ("search", "validation", "found"),
+    [
+        ("{trials: 4, scheduler: racing}", "{holdout: 0.2}", "search.scheduler: found racing without folds"),
+        ("{trials: 4, scheduler: asha, metric: [val/top1, val/rare]}", "{folds: 3}", "found asha with two metrics"),
+        ("{metric: [val/top1, val/top1]}", "{folds: 3}", "search.metric: found"),
+        ("{metric: test/top1}", "{folds: 3}", "search.metric"),
+        ("{sampler: grid, trials: 3}", "{folds: 3}", "search.trials: found 3, but the grid has 2 points"),
+        ("{constraints: {val/many: -1}}", "{folds: 3}", "search.constraints"),
+        ("{trials: 4}", "{folds: 3, holdout: 0.2}", "data.validation: found holdout and folds"),
+        ("{trials: 4}", "{folds: 1}", "data.validation.folds"),
+        ("{trials: 4}", "{folds: 3, seeds: []}", "data.validation.seeds: found []"),
+    ],
+)
+def test_a_mistake_in_the_search_names_the_field(tmp_path: Path, search: str, validation: str, found: str) -> None:
+    text = _searching("regions: {choice: [10, 20]}", f"search: {search}\n")
+    text = text.replace("imbalance: 20", f"imbalance: 20, validation: {validation}")
+    with pytest.raises(Problems) as problems:
+        studyfile.parse(text, tmp_path)
+    assert found in str(problems.value)
+
+
+def test_the_search_goes_on_under_its_signature_unless_what_decides_changes(tmp_path: Path) -> None:
+    def signature(**changes: str) -> str:
+        text = _searching("regions: {choice: [10, 20]}", "search: {trials: 4}\nseeds: [0]\n")
+        for old, new in changes.values() and [tuple(value.split(" -> ")) for value in changes.values()]:
+            assert old in text
+            text = text.replace(old, new)
+        study = studyfile.parse(text, tmp_path)
+        return study.search_signature(study.searches["ghm_cwap"], "images")
+
+    assert signature() == signature(trials="trials: 4 -> trials: 9")
+    assert signature() == signature(seeds="seeds: [0] -> seeds: [0, 1]")
+    assert signature() == signature(name="name: grid -> name: other")
+    assert signature() != signature(folds="imbalance: 20 -> imbalance: 20, validation: {folds: 3}")
+    assert signature() != signature(choice="[10, 20] -> [10, 30]")
+    assert signature() != signature(seed="trials: 4 -> trials: 4, seed: 1")
