@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tune_lt.losses.base import Loss
 from tune_lt.losses.formulas import sizes
+from tune_lt.registry import Knob
 
 
 class BalancedSoftmax(Loss):
@@ -37,7 +38,12 @@ class LogitAdjustment(Loss):
 
     log_prior: Tensor  # (C,)
 
-    def __init__(self, class_counts: Sequence[int], *, tau: Annotated[float, Ge(0)] = 1.0) -> None:
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        *,
+        tau: Annotated[float, Ge(0), Knob("uniform", (0.0, 2.0), neutral=0.0)] = 1.0,
+    ) -> None:
         super().__init__(class_counts)
         self.tau = tau
         n = sizes(self.class_counts)
@@ -63,8 +69,8 @@ class VS(Loss):
         self,
         class_counts: Sequence[int],
         *,
-        gamma: Annotated[float, Ge(0)] = 0.3,
-        tau: Annotated[float, Ge(0)] = 1.0,
+        gamma: Annotated[float, Ge(0), Knob("uniform", (0.0, 0.6), neutral=0.0)] = 0.3,
+        tau: Annotated[float, Ge(0), Knob("uniform", (0.0, 2.0), neutral=0.0)] = 1.0,
     ) -> None:
         super().__init__(class_counts)
         self.tau = tau

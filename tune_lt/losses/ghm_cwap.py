@@ -14,6 +14,7 @@ from tune_lt import parallel
 from tune_lt.losses.base import Loss
 from tune_lt.losses.formulas import log_odds, margin_rows, sizes
 from tune_lt.losses.histogram import UnitRegions
+from tune_lt.registry import Knob
 
 
 class GHMCWAP(Loss):
@@ -56,10 +57,10 @@ class GHMCWAP(Loss):
         self,
         class_counts: Sequence[int],
         *,
-        alpha: Annotated[float, Gt(0), Le(2)] = 0.9,
-        gamma: Annotated[float, Ge(0)] = 0.8,
-        regions: Annotated[int, Ge(2)] = 30,
-        aura: bool = True,
+        alpha: Annotated[float, Gt(0), Le(2), Knob("uniform", (0.3, 1.0), neutral=1.0)] = 0.9,
+        gamma: Annotated[float, Ge(0), Knob("uniform", (0.0, 1.5), neutral=0.0)] = 0.8,
+        regions: Annotated[int, Ge(2), Knob("choice", (10, 20, 30))] = 30,
+        aura: Annotated[bool, Knob("choice", (True, False))] = True,
         weight: Literal["effective", "reciprocal", "none"] = "effective",
         normalization: Literal["batch_mean", "class_mean", "none"] = "batch_mean",
         weight_cap: Annotated[float, Gt(0)] | None = None,

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from tune_lt import parallel
 from tune_lt.losses.base import Loss
 from tune_lt.losses.formulas import margin_rows, onehot, sizes
+from tune_lt.registry import Knob
 
 
 class Equalization(Loss):
@@ -35,8 +36,8 @@ class Equalization(Loss):
         self,
         class_counts: Sequence[int],
         *,
-        gamma: Annotated[float, Ge(0), Le(1)] = 0.9,
-        tail_threshold: Annotated[float, Ge(0), Le(1)] | None = None,
+        gamma: Annotated[float, Ge(0), Le(1), Knob("uniform", (0.0, 1.0), neutral=0.0)] = 0.9,
+        tail_threshold: Annotated[float, Ge(0), Le(1), Knob("loguniform", (0.001, 0.2))] | None = None,
     ) -> None:
         super().__init__(class_counts)
         self.gamma = gamma
@@ -74,8 +75,8 @@ class Seesaw(Loss):
         self,
         class_counts: Sequence[int],
         *,
-        p: Annotated[float, Ge(0)] = 0.8,
-        q: Annotated[float, Ge(0)] = 2.0,
+        p: Annotated[float, Ge(0), Knob("uniform", (0.0, 1.5), neutral=0.0)] = 0.8,
+        q: Annotated[float, Ge(0), Knob("uniform", (0.0, 4.0), neutral=0.0)] = 2.0,
         online: bool = True,
     ) -> None:
         super().__init__(class_counts)
@@ -114,8 +115,8 @@ class LDAM(Loss):
         self,
         class_counts: Sequence[int],
         *,
-        max_m: Annotated[float, Ge(0)] = 0.5,
-        s: Annotated[float, Gt(0)] = 30.0,
+        max_m: Annotated[float, Ge(0), Knob("uniform", (0.0, 1.0), neutral=0.0)] = 0.5,
+        s: Annotated[float, Gt(0), Knob("loguniform", (5.0, 60.0))] = 30.0,
     ) -> None:
         super().__init__(class_counts)
         self.s = s

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tune_lt.errors import InputError
 from tune_lt.losses.base import Loss
 from tune_lt.losses.formulas import effective_number_weights, log_odds, onehot, sizes
+from tune_lt.registry import Knob
 
 
 class Softmax(Loss):
@@ -47,7 +48,12 @@ class EffectiveNumber(Loss):
 
     class_weights: Tensor  # (C,)
 
-    def __init__(self, class_counts: Sequence[int], *, beta: Annotated[float, Ge(0), Lt(1)] = 0.9999) -> None:
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        *,
+        beta: Annotated[float, Ge(0), Lt(1), Knob("choice", (0.9, 0.99, 0.999, 0.9999), neutral=0.0)] = 0.9999,
+    ) -> None:
         super().__init__(class_counts)
         self.register_constant("class_weights", effective_number_weights(self.class_counts, beta))
 
@@ -63,7 +69,12 @@ class Focal(Loss):
     ``gamma``: the larger, the less an example that is already right counts; 0 is cross-entropy.
     """
 
-    def __init__(self, class_counts: Sequence[int], *, gamma: Annotated[float, Ge(0)] = 1.0) -> None:
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        *,
+        gamma: Annotated[float, Ge(0), Knob("uniform", (0.0, 5.0), neutral=0.0)] = 1.0,
+    ) -> None:
         super().__init__(class_counts)
         self.gamma = gamma
 
@@ -94,8 +105,8 @@ class GHM(Loss):
         self,
         class_counts: Sequence[int],
         *,
-        bins: Annotated[int, Ge(2)] = 10,
-        momentum: Annotated[float, Ge(0), Lt(1)] = 0.75,
+        bins: Annotated[int, Ge(2), Knob("int", (5, 30))] = 10,
+        momentum: Annotated[float, Ge(0), Lt(1), Knob("uniform", (0.0, 0.9))] = 0.75,
         divide_by_classes: bool = False,
     ) -> None:
         super().__init__(class_counts)
