@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from tune_lt.reporting import formats
+from tune_lt.reporting.sheets import Sheet, of_groups
 from tune_lt.reporting.tables import Spec, Summary, Table, assemble
 
 ROWS = ("softmax", "margin", "weight_ura", "margin+weight_ura")
@@ -22,18 +23,25 @@ COLUMNS = ("Many", "Medium", "Few", "Rare", "Overall")
 
 
 @pytest.fixture
-def table(frame: pd.DataFrame) -> Table:
+def table(frame: pd.DataFrame) -> Sheet:
     """softmax and margin+weight_ura complete, margin has 1 of 3 runs, weight_ura none; Rare is empty."""
+    return of_groups(assembled(frame))
+
+
+def assembled(frame: pd.DataFrame) -> Table:
     return assemble(frame, Spec("ablation", "Ablation on digits", ROWS, 3, ("Rows: 50 % & more, α_1 — see §3.",)))
 
 
-def named(*rows: str, mean: float = 50.0) -> Table:
+def named(*rows: str, mean: float = 50.0) -> Sheet:
     """A table whose only interest is its names."""
-    cells = {(row, column): Summary(mean, 1.0, 2, mean - 1, mean + 1) for row in rows for column in COLUMNS}
-    return Table(Spec("my_table", "T", rows, 2), cells, {})
+    return of_groups(Table(Spec("my_table", "T", rows, 2), accuracies(*rows, mean=mean), {}))
 
 
-def printed(table: Table, width: int) -> list[str]:
+def accuracies(*rows: str, mean: float) -> dict[tuple[str, str], Summary]:
+    return {(row, column): Summary(mean, 1.0, 2, mean - 1, mean + 1) for row in rows for column in COLUMNS}
+
+
+def printed(table: Sheet, width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
     console.print(formats.terminal(table))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
@@ -47,7 +55,7 @@ def markdown_cells(text: str) -> list[list[str]]:
     ]
 
 
-def test_markdown_says_what_there_is(table: Table) -> None:
+def test_markdown_says_what_there_is(table: Sheet) -> None:
     """softmax: 0.5, 0.6, 0.7 → 60 ± 10, interval 60 ± 4.3027 · 10 / √3 = 60 ± 24.84 (see test_tables)."""
     lines = {cells[0]: cells[1:] for cells in markdown_cells(formats.markdown(table))}
     assert lines["Method"] == [*COLUMNS, "Overall 95 % interval", "Runs"]
@@ -64,7 +72,7 @@ def test_markdown_says_what_there_is(table: Table) -> None:
     assert lines["weight_ura"] == ["—"] * 6 + ["0 of 3 runs"]
 
 
-def test_markdown_columns_are_aligned(table: Table) -> None:
+def test_markdown_columns_are_aligned(table: Sheet) -> None:
     text = formats.markdown(table)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(ROWS)
@@ -81,7 +89,7 @@ def test_markdown_escapes_a_pipe_in_a_name() -> None:
     assert {len(line) for line in cells} == {8}
 
 
-def test_the_best_of_a_column_is_bold_ties_included(table: Table) -> None:
+def test_the_best_of_a_column_is_bold_ties_included(table: Sheet) -> None:
     lines = {cells[0]: cells[1:] for cells in markdown_cells(formats.markdown(table))}
     bold = {row: [cell.startswith("**") for cell in cells] for row, cells in lines.items()}
     assert bold["margin+weight_ura"] == [True, True, True, False, True, False, False]
@@ -91,9 +99,8 @@ def test_the_best_of_a_column_is_bold_ties_included(table: Table) -> None:
 
 def test_ties_are_judged_by_what_is_printed() -> None:
     """50.001 and 49.999 both print as 50.00."""
-    low, high = named("a", mean=49.999), named("b", mean=50.001)
-    both = Table(Spec("t", "T", ("a", "b"), 2), {**low.cells, **high.cells}, {})
-    assert formats.markdown(both).count("**50.00 ± 1.00**") == 10
+    both = accuracies("a", mean=49.999) | accuracies("b", mean=50.001)
+    assert formats.markdown(of_groups(Table(Spec("t", "T", ("a", "b"), 2), both, {}))).count("**50.00 ± 1.00**") == 10
 
 
 def test_a_single_row_is_not_the_best_of_anything() -> None:
@@ -101,16 +108,16 @@ def test_a_single_row_is_not_the_best_of_anything() -> None:
 
 
 def test_one_run_is_shown_without_spread(frame: pd.DataFrame) -> None:
-    table = assemble(frame, Spec("t", "T", ("margin",), expected=1))
+    table = of_groups(assemble(frame, Spec("t", "T", ("margin",), expected=1)))
     assert markdown_cells(formats.markdown(table))[2] == ["margin", "90.00", "99.00", "49.50", "—", "99.00", "—", "1"]
 
 
 @pytest.mark.parametrize("form", [formats.markdown, formats.latex])
-def test_no_nan_is_ever_printed(form: object, table: Table) -> None:
+def test_no_nan_is_ever_printed(form: object, table: Sheet) -> None:
     assert "nan" not in form(table).lower()  # type: ignore[operator]
 
 
-def test_footnotes_stand_below_every_table(table: Table) -> None:
+def test_footnotes_stand_below_every_table(table: Sheet) -> None:
     assert "- Rows: 50 % & more, α_1 — see §3." in formats.markdown(table).splitlines()
     assert r"Rows: 50 \% \& more, $\alpha$\_1 \textemdash{} see §3.\par" in formats.latex(table)
     assert any("Rows: 50 % & more" in line for line in printed(table, 140))
@@ -135,7 +142,7 @@ def test_latex_escapes_names(name: str, escaped: str) -> None:
     assert rf"    {escaped} & 50.00 $\pm$ 1.00 &" in lines[lines.index(r"    \midrule") + 1]
 
 
-def test_latex_is_a_whole_table(table: Table) -> None:
+def test_latex_is_a_whole_table(table: Sheet) -> None:
     text = formats.latex(table)
     order = ["begin{table}", "caption{", "label{tab:ablation}", "begin{tabular}", "toprule", "midrule", "bottomrule"]
     order += ["end{tabular}", "end{table}"]
@@ -151,7 +158,7 @@ def test_latex_is_a_whole_table(table: Table) -> None:
     assert r"\textbf{80.00 $\pm$ 10.00}" in text
 
 
-def test_latex_is_balanced(table: Table) -> None:
+def test_latex_is_balanced(table: Sheet) -> None:
     for text in (formats.latex(table), formats.latex(named("{a_b&c%", "$}"))):
         bare = re.sub(r"\\.", "", text.replace("\n", " "))  # without \{, \}, \$ and the like
         depth = 0
@@ -167,7 +174,7 @@ def test_latex_labels_are_plain() -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
-def test_latex_compiles(table: Table, tmp_path: Path) -> None:
+def test_latex_compiles(table: Sheet, tmp_path: Path) -> None:
     tables = formats.latex(table) + formats.latex(named("a_b&c%", r"\{$", "[x]", "*y"))
     page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{tables}\end{{document}}"
     (tmp_path / "t.tex").write_text(page, encoding="utf-8")
@@ -176,23 +183,24 @@ def test_latex_compiles(table: Table, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_csv_read_back_is_the_table(table: Table) -> None:
+def test_csv_read_back_is_the_table(frame: pd.DataFrame) -> None:
     """Every digit: the file is what further calculations start from."""
-    back = pd.read_csv(io.StringIO(formats.csv(table)))
+    table = assembled(frame)
+    back = pd.read_csv(io.StringIO(formats.csv(of_groups(table))))
     assert list(back.columns) == ["row", "column", "mean", "std", "n", "low", "high"]
     expected = pd.DataFrame([{"row": r, "column": c, **asdict(cell)} for (r, c), cell in table.cells.items()])
     pd.testing.assert_frame_equal(back, expected, rtol=1e-14, check_dtype=False)
 
 
-def test_csv_leaves_the_numbers_of_a_missing_row_empty(table: Table) -> None:
+def test_csv_leaves_the_numbers_of_a_missing_row_empty(table: Sheet) -> None:
     lines = formats.csv(table).splitlines()
     assert "margin,Overall,,,1,," in lines
     assert "weight_ura,Many,,,0,," in lines
     assert "softmax,Rare,,,3,," in lines
 
 
-def test_terminal_fits_eighty_columns_without_losing_a_character(table: Table) -> None:
-    long = assemble(pd.DataFrame(), Spec("t", "T", ("margin+weight_aura",), 3))
+def test_terminal_fits_eighty_columns_without_losing_a_character(table: Sheet) -> None:
+    long = of_groups(assemble(pd.DataFrame(), Spec("t", "T", ("margin+weight_aura",), 3)))
     for lines in (printed(table, 80), printed(long, 80)):
         assert max(map(len, lines)) <= 80
         assert not any("…" in line for line in lines)
@@ -200,7 +208,7 @@ def test_terminal_fits_eighty_columns_without_losing_a_character(table: Table) -
     assert any(re.search(r"±10\.00 .*84\.84\]", line) for line in printed(table, 80))
 
 
-def test_terminal_on_a_wide_screen(table: Table) -> None:
+def test_terminal_on_a_wide_screen(table: Sheet) -> None:
     lines = printed(table, 140)
     softmax = next(line for line in lines if line.startswith("softmax"))
     assert re.split(r" {2,}", softmax.strip()) == [
@@ -217,5 +225,5 @@ def test_terminal_prints_names_and_titles_as_they_are() -> None:
 def test_empty_groups_do_not_hide_a_rows_runs() -> None:
     """A complete row whose classes have no test images at all: dashes, and its runs."""
     cells = {("a", column): Summary(nan, nan, 2, nan, nan) for column in COLUMNS}
-    table = Table(Spec("t", "T", ("a",), 2), cells, {})
+    table = of_groups(Table(Spec("t", "T", ("a",), 2), cells, {}))
     assert markdown_cells(formats.markdown(table))[2] == ["a", "—", "—", "—", "—", "—", "—", "2"]

@@ -57,7 +57,7 @@ def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str)
     figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    figure.suptitle(_plain(title), fontsize=12)
+    figure.suptitle(plain(title), fontsize=12)
     runs = {row: runs_of(frame, row) for row in rows}
     drawn = [lines for lines in runs.values() if len(lines)]
     if not drawn:
@@ -67,7 +67,7 @@ def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str)
     classes = _common_classes(pd.concat(drawn))
     _draw_sizes(axes, classes)
     for index, (row, lines) in enumerate(runs.items()):
-        _draw_row(axes, f"{_plain(row)} ({_runs(len(lines))})", lines, classes, _STYLES[index % len(_STYLES)])
+        _draw_row(axes, f"{plain(row)} ({_runs(len(lines))})", lines, classes, _STYLES[index % len(_STYLES)])
     _label(axes, classes)
     one_line = sum(len(row) + 15 for row in rows) <= 120  # characters across the figure
     columns = len(rows) if one_line else (len(rows) + 1) // 2
@@ -119,7 +119,7 @@ def _label(axes: Axes, classes: _Classes) -> None:
     named = n == len(ticks) and max(map(len, classes.names)) <= _SHORT
     labels = [f"{classes.sizes[tick]:.0f}" for tick in ticks]
     if named:
-        labels = [f"{label}\n{_plain(classes.names[tick])}" for tick, label in zip(ticks, labels, strict=True)]
+        labels = [f"{label}\n{plain(classes.names[tick])}" for tick, label in zip(ticks, labels, strict=True)]
     axes.set_xticks(ticks, labels, fontsize=8)
     what = "training images" + (" and name" if named else "")
     axes.set_xlabel(f"classes from head to tail: {what}{_means(classes)}")
@@ -141,5 +141,6 @@ def _runs(n: int) -> str:
     return "no runs" if n == 0 else "1 run" if n == 1 else f"{n} runs"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """``text`` as matplotlib should show it."""
     return text.replace("$", r"\$")  # matplotlib reads $...$ as mathematics

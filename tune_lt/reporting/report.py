@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tune_lt.errors import InputError
-from tune_lt.reporting import formats
+from tune_lt.reporting import formats, search_figures, searches
 from tune_lt.reporting.figures import accuracy_by_class_size
+from tune_lt.reporting.sheets import Sheet, of_factors, of_groups
 from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble
+from tune_lt.rows import BASE, ONE_SE
 from tune_lt.tracking import CellRecord, Store
 
 REFERENCE = "softmax"
@@ -28,50 +30,89 @@ SWAPPED = (
 
 @dataclass(frozen=True)
 class Report:
-    """A study's frame of finished cells (one line per row and seed), its tables and its figure."""
+    """A study's frame of finished cells (one line per row and seed), its tables, and its figures by name.
+
+    ``details`` are tables that are written, not printed.
+    """
 
     study: str
     frame: pd.DataFrame
-    tables: tuple[Table, ...]
-    figure: Figure
+    tables: tuple[Sheet, ...]
+    figures: Mapping[str, Figure]
+    details: tuple[Sheet, ...] = ()
 
 
 def collect(store: Store, study: str) -> Report:
-    """Everything the tables of ``study`` need, read from the store. Raises InputError if it never got that far."""
+    """Everything there is to say of ``study``, read from the store: what its searches found, then its tables.
+
+    Raises InputError if the study got as far as neither.
+    """
     parent = store.parent(study)
     content = store.read_json(parent.info.run_id, "cells.json") if parent else None
-    if content is None:
+    listed = content.get("searches") if content else None
+    searched = searches.read(store, parent.info.run_id, listed) if parent else []
+    if content is None and not searched:
         known = ", ".join(store.studies()) or "none"
         raise InputError(f"the store {store.shown} has no cells of a study {study!r}; studies there: {known}")
+    own = [searches.chosen_sheet(one) for one in searched]
+    figures = {f"curve_{one.file}": search_figures.curve(one) for one in searched if one.dimensions()}
+    figures |= {f"pareto_{one.file}": search_figures.pareto(one) for one in searched if len(one.search.objectives) > 1}
+    found = [searches.compared_sheet(searched)] if len(searched) > 1 else own
+    details = tuple(own) if len(searched) > 1 else ()
+    if content is None or not any(content["rows"].values()):
+        return Report(study, pd.DataFrame(), tuple(found), figures, details)
+    frame, tables, figure = _of_rows(study, store, content)
+    return Report(study, frame, (*found, *tables), figures | {"accuracy_by_class_size": figure}, details)
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """Write the tables as Markdown, LaTeX and CSV, the figures as PNG and PDF below ``folder``; the files' paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for sheet in (*report.tables, *report.details):
+        for suffix, text in (("md", formats.markdown), ("tex", formats.latex), ("csv", formats.csv)):
+            files.append(folder / f"{sheet.name}.{suffix}")
+            files[-1].write_text(text(sheet), encoding="utf-8")
+    for name, figure in report.figures.items():
+        for suffix in ("png", "pdf"):
+            files.append(folder / f"{name}.{suffix}")
+            figure.savefig(files[-1], dpi=150)
+    return files
+
+
+def _of_rows(study: str, store: Store, content: Mapping[str, Any]) -> tuple[pd.DataFrame, list[Sheet], Figure]:
+    """The frame, tables and figure of a study that has rows."""
     records = store.finished_cells()
     frame = _frame(store, content["rows"], records)
-    tables = []
-    for column in content["columns"]:
+    columns, rows = content["columns"], tuple(content["rows"])
+    sheets: list[Sheet] = []
+    overall: dict[str, Table] = {}
+    for column in columns:
         part = {
             row: [entry for entry in entries if entry["imbalance"] == column]
             for row, entries in content["rows"].items()
         }
         own = frame if frame.empty else frame[_of_column(frame, column)]
-        several = column if len(content["columns"]) > 1 else None
-        tables += [assemble(own, spec) for spec in _specs(content | {"rows": part}, records, several)]
-    hardest = max(content["columns"], key=lambda column: column or 0.0, default=None)
+        several = column if len(columns) > 1 else None
+        specs = _specs({**content, "rows": part}, records, several)
+        sheets += [of_groups(assemble(own, spec)) for spec in specs]
+        entries = next(iter(part.values()))
+        label = "as it is" if column is None else f"{column:g}"
+        spec = Spec("by_imbalance", study, rows, len(entries), tuple(_crossed(entries)), _reference(rows))
+        overall[label] = assemble(own, spec)
+    if len(columns) > 1:
+        title = f"{study}: accuracy by imbalance factor"
+        sheets.insert(0, of_factors(overall, "by_imbalance", title, "imbalance"))
+    hardest = max(columns, key=lambda column: column or 0.0, default=None)
     own = frame if frame.empty else frame[_of_column(frame, hardest)]
-    title = f"{study}: accuracy by class size" + (f", imbalance {hardest:g}" if len(content["columns"]) > 1 else "")
-    return Report(study, frame, tuple(tables), accuracy_by_class_size(own, _figure_rows(content, own), title))
+    title = f"{study}: accuracy by class size" + (f", imbalance {hardest:g}" if len(columns) > 1 else "")
+    return frame, sheets, accuracy_by_class_size(own, _figure_rows(content, own), title)
 
 
-def write(report: Report, folder: Path) -> list[Path]:
-    """Write the tables as Markdown, LaTeX and CSV and the figure as PNG and PDF below ``folder``; the files' paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for table in report.tables:
-        for suffix, text in (("md", formats.markdown), ("tex", formats.latex), ("csv", formats.csv)):
-            files.append(folder / f"{table.spec.name}.{suffix}")
-            files[-1].write_text(text(table), encoding="utf-8")
-    for suffix in ("png", "pdf"):
-        files.append(folder / f"accuracy_by_class_size.{suffix}")
-        report.figure.savefig(files[-1], dpi=150)
-    return files
+def _reference(rows: Iterable[str]) -> str | None:
+    """The row that the others are compared with: plain cross-entropy, else the base of an ablation."""
+    have = set(rows)
+    return next((name for name in (REFERENCE, BASE) if name in have), None)
 
 
 def _frame(store: Store, rows: Mapping[str, list[dict[str, Any]]], records: Mapping[str, CellRecord]) -> pd.DataFrame:
@@ -115,15 +156,13 @@ def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord], imbala
     ``imbalance`` is in their titles where there are tables for several.
     """
     rows, searched, losses = content["rows"], content["searched"], content["losses"]
-    expected = len(next(iter(rows.values()), []))
+    entries: list[dict[str, Any]] = next(iter(rows.values()), [])
+    expected = len(entries)
     own = [row for row in rows if losses[row] == searched]
     others = [row for row in rows if losses[row] != searched]
     reference = [row for row in others if row == REFERENCE]
     table_3 = (SWAPPED,) if {"margin", "weight_ura"} <= set(own) else ()
-    found = content["found"]
-    notes = [
-        f"Searched on held-out training images ({name}): {_values(values)}." for name, values in found.items() if values
-    ]
+    notes = _found(content["found"]) + _crossed(entries)
     used = [
         records[entry["fingerprint"]]
         for entries in rows.values()
@@ -138,14 +177,25 @@ def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord], imbala
         )
     if not rows:
         return []
-    alone = list(found) == [searched]
+    alone = {_search(name) for name in content["found"]} == {searched}
     only = (f"Only {searched} was searched; the other losses run as the study file has them.",) if alone else ()
     suffix, end = ("", "") if imbalance is None else (f"_{imbalance:g}", f", imbalance {imbalance:g}")
+    ablated, compared = (*reference, *own), (*others, *own[-1:])
     ablation = Spec(
-        f"ablation{suffix}", f"Ablation of {searched}{end}", (*reference, *own), expected, (*notes, *table_3)
+        f"ablation{suffix}",
+        f"Ablation of {searched}{end}",
+        ablated,
+        expected,
+        (*notes, *table_3),
+        _reference(ablated),
     )
     baselines = Spec(
-        f"baselines{suffix}", f"Baselines and {searched}{end}", (*others, *own[-1:]), expected, (*notes, *only)
+        f"baselines{suffix}",
+        f"Baselines and {searched}{end}",
+        compared,
+        expected,
+        (*notes, *only),
+        _reference(compared),
     )
     if not others:
         return [ablation]
@@ -191,9 +241,29 @@ def _provenance(records: list[CellRecord]) -> str:
     return "Runs: " + "; ".join(parts) + "."
 
 
-def _values(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path} = {_number(value)}" for path, value in found.items())
+def _found(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The footnote on the values that a search found; those of several stand in a table of their own."""
+    names = {_search(name) for name in found}
+    if len(names) > 1:
+        return [f"Searched on held-out training images: {', '.join(sorted(names))}; see the table of the searches."]
+    best = {name: values for name, values in found.items() if values and name in names}
+    notes = [f"Searched on held-out training images ({name}): {searches.listed(best[name])}." for name in best]
+    for name, values in found.items():
+        if name not in names and values != best.get(_search(name)):
+            notes.append(f"The plainest of them within one standard error of the best: {searches.listed(values)}.")
+    return notes
 
 
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _crossed(entries: list[dict[str, Any]]) -> list[str]:
+    """The footnote on runs that are less independent than the intervals and tests take them to be."""
+    data = len({entry["data_seed"] for entry in entries})
+    if data == len(entries):
+        return []
+    return [
+        f"{len(entries)} runs on {data} sub-samples: those on one are not independent, which narrows every interval."
+    ]
+
+
+def _search(name: str) -> str:
+    """The search that found what rows know by ``name``."""
+    return name.removesuffix(f"/{ONE_SE}")

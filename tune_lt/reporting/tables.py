@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan, sqrt
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from tune_lt.reporting.comparison import CONFIDENCE, Difference, Pair, corrected, difference
 
 COLUMNS: Mapping[str, str] = {
     "Many": "test/many",
@@ -25,8 +27,6 @@ COLUMNS: Mapping[str, str] = {
     "Overall": "test/top1",
 }
 """The table's columns in order, and the frame's column behind each."""
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a table should show: its ``rows`` in order, the number of runs ``expected`` of each, its footnotes."""
+    """What a table should show: its ``rows`` in order, the number of runs ``expected`` of each, its footnotes.
+
+    ``reference``: the row that the others are compared with, if there is one.
+    """
 
     name: str
     title: str
     rows: tuple[str, ...]
     expected: int
     notes: tuple[str, ...] = ()
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         if self.expected < 1:
@@ -65,13 +69,15 @@ class Table:
 
     ``cells[row, column]`` exists for every row of the spec and every name in `COLUMNS`; ``missing[row]`` is the number
     of runs still missing, holds incomplete rows only and answers 0 for any other; ``notes`` are the spec's footnotes
-    and those that the runs themselves call for.
+    and those that the runs themselves call for. ``differences[row, column]`` from the reference, corrected over the
+    rows of a column, exist where the row and the reference are complete.
     """
 
     spec: Spec
     cells: Mapping[tuple[str, str], Summary]
     missing: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    differences: Mapping[tuple[str, str], Difference] = field(default_factory=dict)
 
 
 def summarise(values: Iterable[float]) -> Summary:
@@ -118,7 +124,29 @@ def assemble(frame: pd.DataFrame, spec: Spec) -> Table:
             cells[row, column] = _unknown(n) if n < spec.expected else summarise(runs[source])
         if again:
             notes.append(f"{row}: {again} more {'run' if again == 1 else 'runs'} with the same seeds not counted.")
-    return Table(spec, cells, missing, tuple(notes))
+    return Table(spec, cells, missing, tuple(notes), _differences(frame, spec, missing))
+
+
+def _differences(frame: pd.DataFrame, spec: Spec, missing: Mapping[str, int]) -> dict[tuple[str, str], Difference]:
+    """Each complete row minus the complete reference, run by run of the same data seed and init seed."""
+    whole = [row for row in spec.rows if not missing.get(row)]
+    if spec.reference not in whole:
+        return {}
+    found: dict[tuple[str, str], Difference] = {}
+    for column, source in COLUMNS.items():
+        values = {row: _by_seeds(frame, row, source) for row in whole}
+        base = values.pop(spec.reference)
+        compared = {(row, column): difference(own, base) for row, own in values.items() if own.keys() == base.keys()}
+        found |= corrected(compared)
+    return found
+
+
+def _by_seeds(frame: pd.DataFrame, row: str, source: str) -> dict[Pair, float]:
+    runs = runs_of(frame, row)
+    return {
+        (int(data), int(init)): float(value)
+        for data, init, value in zip(runs["data_seed"], runs["init_seed"], runs[source], strict=True)
+    }
 
 
 def _lines(frame: pd.DataFrame, row: str) -> pd.DataFrame:

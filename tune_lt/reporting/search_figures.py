@@ -1,0 +1,254 @@
+"""Figures of a search: its metric against each searched dimension, and the Pareto front of two metrics."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tune_lt.reporting.figures import plain
+from tune_lt.reporting.searches import Searched, error, finite_units, number, short
+from tune_lt.search.selection import Ended
+
+# Okabe & Ito's palette, as in the other figures; the groups differ in their markers, too
+_TRIAL, _PRUNED, _BROKEN, _BEST, _PLAIN, _FRONT = "#0072B2", "#808080", "#CC79A7", "#D55E00", "#009E73", "#0072B2"
+_LOG_SPAN = 50  # a dimension whose values span more has a logarithmic axis
+_ACROSS = 3  # panels side by side
+_COLUMN = 0.6  # width that a choice's trials are spread over
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def curve(searched: Searched) -> Figure:
+    """The first metric in percent against each searched dimension; trials are points, ± one standard error.
+
+    Trials that were stopped are hollow, at their mean so far, at the lower edge where that lies far below the others;
+    failed ones are ticks on the axis. The band reaches from the best mean to one standard error from it. A choice has a
+    column for each value. With one numeric dimension alone a line joins the means.
+    """
+    dimensions = searched.dimensions()
+    if len(dimensions) == 1:
+        rows, across, size = 1, 1, (8.0, 5.0)
+    else:
+        across = 2 if len(dimensions) == 4 else min(len(dimensions), _ACROSS)
+        rows = math.ceil(len(dimensions) / across)
+        size = (3.8 * max(across, 2), 3.2 * rows + 0.9)
+    figure = _figure(f"Search of {searched.name}: {searched.metric}, held-out images", size)
+    limits = _limits(searched)
+    shared: Axes | None = None
+    for index, path in enumerate(dimensions):
+        axes = figure.add_subplot(rows, across, index + 1, sharey=shared)
+        shared = shared or axes
+        _panel(axes, searched, path, limits, alone=len(dimensions) == 1)
+        axes.set_ylabel(f"{searched.metric} (%)" if index % across == 0 else "")
+        axes.tick_params(labelleft=index % across == 0)
+    _legend(figure)
+    return figure
+
+
+def pareto(searched: Searched) -> Figure:
+    """Both metrics of every trial in percent, the front joined; what breaks a constraint is crossed out.
+
+    Where a metric has a constraint, a line is at softmax's value on the same images and another at the least allowed.
+    """
+    first, second = searched.search.objectives
+    figure = _figure(f"Search of {searched.name}: {first} against {second}, held-out images", (7.5, 6.0))
+    axes = figure.add_subplot()
+
+    def place(trial: Ended) -> tuple[float, float]:
+        return 100 * trial.value(first), 100 * trial.value(second)
+
+    groups = _groups(searched)
+    for label, style in _STYLES.items():
+        points = [place(trial) for trial in groups.get(label, ())]
+        points = [point for point in points if all(map(math.isfinite, point))]
+        if points:
+            axes.plot(*zip(*points, strict=True), linestyle="none", label=f"{label} ({len(points)})", **style)
+    front = [place(trial) for trial in searched.front]
+    if front:
+        x, y = map(list, zip(*front, strict=True))
+        spread = [[_shown_error(trial, metric) for trial in searched.front] for metric in (first, second)]
+        axes.errorbar(x, y, spread[1], spread[0], fmt="none", ecolor=_FRONT, elinewidth=0.8, alpha=0.5, zorder=1)
+        axes.plot(x, y, color=_FRONT, linewidth=1.5, zorder=2, label=f"Pareto front ({len(front)})")
+    axes.plot(*place(searched.best), **_MARKED, color=_BEST, marker="*", markersize=17, label=_best_label(searched))
+    for metric, line in ((first, axes.axvline), (second, axes.axhline)):
+        allowed = {str(name): least for name, least in searched.search.constraints.items()}.get(metric)
+        if allowed is not None:
+            base = searched.reference[metric]
+            line(100 * base, color="black", linestyle="--", linewidth=1, zorder=1, label=f"softmax, {metric}")
+            line(100 * (base - allowed), color="black", linestyle=":", linewidth=1, zorder=1, label="least allowed")
+    axes.set_xlabel(f"{first} (%)")
+    axes.set_ylabel(f"{second} (%)")
+    _frame(axes)
+    axes.grid(color="#B0B0B0", linewidth=0.5, alpha=0.6)
+    _legend(figure)
+    return figure
+
+
+_STYLES: dict[str, dict[str, Any]] = {
+    "complete": {"color": _TRIAL, "marker": "o", "markersize": 5, "zorder": 3},
+    "breaks a constraint": {"color": _BROKEN, "marker": "x", "markersize": 6, "zorder": 3},
+    "stopped, mean so far": {"color": _PRUNED, "marker": "o", "markersize": 5, "fillstyle": "none", "zorder": 2},
+}
+_MARKED: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.8, "zorder": 5}
+
+
+def _groups(searched: Searched) -> dict[str, list[Ended]]:
+    """The trials that have a value, by how they are drawn."""
+    groups: dict[str, list[Ended]] = defaultdict(list)
+    for point in searched.points:
+        if not math.isfinite(point.value(searched.metric)):
+            continue
+        if point.outcome == "complete":
+            groups["breaks a constraint" if searched.violation(point) > 0 else "complete"].append(point)
+        elif point.outcome == "pruned":
+            groups["stopped, mean so far"].append(point)
+    return dict(groups)
+
+
+def _panel(axes: Axes, searched: Searched, path: str, limits: tuple[float, float], *, alone: bool) -> None:
+    metric, low = searched.metric, limits[0]
+    at, values = _scale(axes, searched, path)
+    best, spread = 100 * searched.best.value(metric), 100 * error(searched.best, metric)
+    if math.isfinite(spread) and len(searched.search.objectives) == 1:
+        sign = 1 if searched.search.mode == "max" else -1
+        axes.axhspan(
+            *sorted((best - sign * spread, best)),
+            color=_BEST,
+            alpha=0.12,
+            linewidth=0,
+            label="within one standard error of the best",
+        )
+    groups = {label: [trial for trial in trials if path in trial.found] for label, trials in _groups(searched).items()}
+    if alone and values is None:
+        _joined(axes, groups.get("complete", []), path, metric)
+    for label, style in _STYLES.items():
+        trials = groups.get(label, [])
+        x, y = [at(trial) for trial in trials], [100 * trial.value(metric) for trial in trials]
+        inside = [index for index, value in enumerate(y) if value >= low]
+        for index in inside:
+            bar = _shown_error(trials[index], metric)
+            axes.errorbar(
+                x[index],
+                y[index],
+                bar,
+                fmt="none",
+                ecolor=style["color"],
+                elinewidth=0.9,
+                capsize=2,
+                zorder=1,
+                alpha=0.6,
+            )
+        if inside:
+            axes.plot([x[i] for i in inside], [y[i] for i in inside], linestyle="none", label=label, **style)
+        if below := [x[index] for index, value in enumerate(y) if value < low]:
+            edge = {**style, "marker": "v", "clip_on": False}
+            axes.plot(below, [low] * len(below), linestyle="none", label=f"{label}: below the axis", **edge)
+    failed = [at(point) for point in searched.points if point.outcome == "failed" and path in point.found]
+    if failed:
+        axes.plot(
+            failed, [low] * len(failed), color="black", marker="|", markersize=12, linestyle="none", label="failed"
+        )
+    if searched.plain is not None and path in searched.plain.found:
+        axes.plot(
+            at(searched.plain), 100 * searched.plain.value(metric), **_MARKED,
+            color=_PLAIN, marker="D", markersize=10, label="one-standard-error choice",
+        )  # fmt: skip
+    if path in searched.best.found:
+        axes.plot(
+            at(searched.best), best, **_MARKED, color=_BEST, marker="*", markersize=17, label=_best_label(searched)
+        )
+    axes.set_xlabel(plain(short(path)))
+    axes.set_ylim(*limits)
+    _frame(axes)
+
+
+def _scale(axes: Axes, searched: Searched, path: str) -> tuple[Callable[[Ended], float], list[Any] | None]:
+    """Where a trial is drawn on a dimension's axis, and the dimension's choices where those are no numbers."""
+    trials = [point for point in [*searched.points, searched.best] if path in point.found]
+    values = [trial.found[path] for trial in trials]
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        if min(values) > 0 and max(values) > _LOG_SPAN * min(values):
+            axes.set_xscale("log")
+        return (lambda trial: float(trial.found[path])), None
+    choices = sorted(dict.fromkeys(values), key=lambda value: (str(type(value)), value is True, str(value)))
+    axes.set_xticks(range(len(choices)), [plain(_choice(value)) for value in choices])
+    axes.set_xlim(-0.6, len(choices) - 0.4)
+    # the same values always lie at the same place, and neighbours apart
+    order = {_key(trial): index for index, trial in reversed(list(enumerate(trials)))}
+    return (
+        lambda trial: choices.index(trial.found[path]) + _COLUMN * ((order.get(_key(trial), 0) * _GOLDEN) % 1 - 0.5)
+    ), choices
+
+
+def _key(trial: Ended) -> str:
+    return repr(sorted(trial.found.items()))
+
+
+def _choice(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else "none" if value is None else number(value)
+
+
+def _joined(axes: Axes, trials: Sequence[Ended], path: str, metric: str) -> None:
+    """A line through the means of the trials at each value."""
+    means: dict[float, list[float]] = defaultdict(list)
+    for trial in trials:
+        means[float(trial.found[path])].append(100 * trial.value(metric))
+    x = sorted(means)
+    axes.plot(x, [float(np.mean(means[value])) for value in x], color=_TRIAL, linewidth=1.2, zorder=2)
+
+
+def _limits(searched: Searched) -> tuple[float, float]:
+    """The vertical axis: all of the complete trials, stopped ones as far as they do not press those together."""
+    groups = _groups(searched)
+    stopped = [100 * trial.value(searched.metric) for trial in groups.pop("stopped, mean so far", [])]
+    ends = [
+        100 * trial.value(searched.metric) + sign * _shown_error(trial, searched.metric)
+        for trials in groups.values()
+        for trial in trials
+        for sign in (-1, 1)
+    ]
+    low, high = min(ends), max(ends)
+    height = max(high - low, 1.0)
+    low = min([low, *(value for value in stopped if value >= low - height / 2)])
+    high = max([high, *stopped])
+    return low - 0.08 * height, high + 0.08 * height
+
+
+def _shown_error(trial: Ended, metric: str) -> float:
+    spread = 100 * error(trial, metric)
+    return spread if math.isfinite(spread) else 0.0
+
+
+def _best_label(searched: Searched) -> str:
+    n = finite_units(searched.best, searched.metric)
+    both = "best mean of both" if len(searched.search.objectives) > 1 else "best mean"
+    return f"{both} ({n} units)" if n > 1 else both
+
+
+def _figure(title: str, size: tuple[float, float]) -> Figure:
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(plain(title), fontsize=11)
+    return figure
+
+
+def _frame(axes: Axes) -> None:
+    axes.grid(axis="y", color="#B0B0B0", linewidth=0.5, alpha=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure) -> None:
+    """One legend below all panels, each label once."""
+    handles: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
