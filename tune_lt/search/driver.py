@@ -82,15 +82,20 @@ def run_study(study: Study, store: Store, display: Display) -> bool:
     lease = Lease(store, parent)
     status = "FAILED"
     try:
-        journal = Journal(store, study.name, parent, folder, say=display.say, beat=lease.renew)
+        before = store.snapshot(study.name)
+        runs = before.runs_by_key()
+        journal = Journal(store, study.name, parent, folder, say=display.say, beat=lease.renew, runs=runs)
         try:
+            unsent = journal.waiting
             journal.drain()  # what a driver that was killed had not sent yet
             orphans = store.interrupt_running(study.name)
+            if unsent or orphans:
+                before = store.snapshot(study.name)
             if orphans:
                 display.say(f"{orphans} runs of a driver that died are taken up again where they are still wanted")
             store.begin(parent, study.text, _parent_tags(study))
             with _ray_session(display, dataset):
-                runner = Runner(study, store, display, dataset, parent, journal, lease)
+                runner = Runner(study, store, display, dataset, parent, journal, lease, before)
                 found = {
                     name: values for space in study.searches.values() for name, values in runner.search(space).items()
                 }

@@ -35,10 +35,15 @@ class Past:
         return self.values.get(metric, math.nan)
 
 
-def read(store: Store, study: str, signature: str, metric: str) -> list[Past]:
-    """The trials of the search with this signature, by number. Those it took over from other cells are among them."""
+def read(
+    store: Store, study: str, signature: str, metric: str, records: Sequence[CellRecord] | None = None
+) -> list[Past]:
+    """The trials of the search with this signature, by number. Those it took over from other cells are among them.
+
+    ``records``: what `Store.trials` gives for them, where that is known already.
+    """
     past: dict[int, Past] = {}
-    for record in store.trials(study, signature):
+    for record in store.trials(study, signature) if records is None else records:
         tags = record.tags
         outcome = tags.get("outcome", "running")
         if outcome not in ENDED or (outcome == "failed" and tags.get("retry") == "yes"):

@@ -16,7 +16,7 @@ from tune_lt.config import CellConfig
 from tune_lt.rows import ONE_SE
 from tune_lt.search.trainable import MEAN, means
 from tune_lt.study import Space, Study, fingerprint, flattened, nested, overlay
-from tune_lt.tracking import CellRecord, Store
+from tune_lt.tracking import Store
 
 REFERENCE = "softmax"  # what constraints compare with
 
@@ -89,17 +89,19 @@ class Planner:
         record = self._record(planned.cell, planned.fingerprint, row or planned.row, planned.fingerprint)
         return self._trial([(planned.cell, planned.fingerprint)], {}, planned.fingerprint, record, ())
 
-    def trial(self, space: Space, found: Mapping[str, Any], finished: Mapping[str, CellRecord]) -> dict[str, Any]:
-        """A trial of a search; ``finished`` are the cells that are trained already, by fingerprint."""
+    def trial(
+        self, space: Space, found: Mapping[str, Any], finished: Mapping[str, Mapping[str, float]]
+    ) -> dict[str, Any]:
+        """A trial of a search; ``finished``: the metrics of cells that are trained already, by fingerprint."""
         study, watched = self._study, space.search.watched
         signature = study.search_signature(space, self._content_hash)
         cells = [
             (cell, fingerprint(cell, self._content_hash, study.sources)) for cell in trial_cells(study, space, found)
         ]
         known = {
-            name: finished[name].metrics
-            for _, name in cells
-            if name in finished and set(watched) <= finished[name].metrics.keys()
+            name: finished[name]
+            for _, name in cells  # a group without held-out images has no metric
+            if name in finished and ("val/many" in finished[name] or set(watched) <= finished[name].keys())
         }
         several = len(cells) > 1
         name = hashlib.sha256(json.dumps([name for _, name in cells]).encode()).hexdigest()[:24]

@@ -63,8 +63,8 @@ class Recorder(tune.Callback):
 
     ``metric``: what decides; ``judged_at``: the steps whose values a restarted ASHA needs; ``rungs``: those that trials
     to be carried on have reached, by fingerprint. ``ended`` begins with what earlier drivers finished; ``best`` picks
-    from it what to show. ``on_end`` hears of each cell that is done with; ``check`` is called now and then, to raise
-    if the study must stop.
+    from it what to show. ``on_end`` hears of each cell or trial that is done with, and a complete cell's metrics;
+    ``check`` is called now and then, to raise if the study must stop.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Recorder(tune.Callback):
         rungs: Mapping[str, Mapping[int, float]] | None = None,
         ended: Sequence[Ended] = (),
         best: Callable[[Sequence[Ended]], Ended | None] = lambda ended: None,
-        on_end: Callable[[str], None] = lambda fingerprint: None,
+        on_end: Callable[[str, Mapping[str, float] | None], None] = lambda fingerprint, metrics: None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal, self._display, self._total = journal, display, total
@@ -185,7 +185,7 @@ class Recorder(tune.Callback):
             return  # its run ends with the trial
         if not result["known"]:
             self._journal.end(flight.unit_key(unit), "complete", self._effort(flight, result), self._classes(result))
-            self._on_end(flight.units[unit]["fingerprint"])
+            self._on_end(flight.units[unit]["fingerprint"], _metrics(result))
         self._journal.epoch(flight.key, result["step"], _means(result))
         if not result["known"]:
             flight.seconds.clear()
@@ -196,12 +196,13 @@ class Recorder(tune.Callback):
         if flight.several and flight.open is not None and flight.open not in flight.values:
             name = flight.units[flight.open]["fingerprint"]
             self._journal.end(flight.unit_key(flight.open), outcome, tags | self._effort(flight, result))
-            self._on_end(name)
+            self._on_end(name, None)
         if flight.several:
             effort = {"epochs": str(result.get("step", 0)), "units": _listed(flight)}
         else:
             effort = self._effort(flight, result)
-        self._on_end(flight.planned["fingerprint"])
+        whole = outcome == "complete" and not flight.several
+        self._on_end(flight.planned["fingerprint"], _metrics(result) if whole else None)
         if self._judged_at:
             effort["rungs"] = json.dumps(flight.rungs)
         self._journal.end(flight.key, outcome, tags | effort, None if flight.several else self._classes(result))

@@ -24,7 +24,7 @@ from tune_lt.search.searcher import CellSearch
 from tune_lt.search.selection import Ended
 from tune_lt.search.trainable import checkpoint_path, train_cell
 from tune_lt.study import Space, Study
-from tune_lt.tracking import CellRecord, Store
+from tune_lt.tracking import Snapshot, Store
 
 ATTEMPTS = 3  # for a trial whose worker dies or raises; one that would only repeat its failure gets one
 
@@ -41,8 +41,11 @@ class Runner:
         parent_id: str,
         journal: Journal,
         lease: Lease,
+        before: Snapshot,
     ) -> None:
         self.study, self.store, self.display, self.journal, self.lease = study, store, display, journal, lease
+        self.before = before  # what the store had when this driver began
+        self.finished = {name: record.metrics for name, record in before.finished.items()}  # and what was added since
         self.dataset, self.parent_id = dataset, parent_id
         self.checkpoints = store.state_folder(study.name) / "checkpoints"
         tags = {
@@ -70,13 +73,14 @@ class Runner:
         if recorded is not None:
             self.display.say(f"{label}: {search.budget} trials, all reused; found {_listed(recorded['found'])}")
             return found_by(space.name, recorded)
-        finished = self.store.finished_cells()
-        reference = self._reference(space, finished) if search.constraints else {}
+        reference = self._reference(space) if search.constraints else {}
         signature, metric = study.search_signature(space, self.dataset.content_hash), search.objectives[0]
-        past = [p for p in history.read(self.store, study.name, signature, metric) if p.number < search.budget]
+        records = self.before.trials(signature)
+        past = history.read(self.store, study.name, signature, metric, records)
+        past = [trial for trial in past if trial.number < search.budget]
 
         def plan(found: Mapping[str, Any]) -> dict[str, Any]:
-            return self.planner.trial(space, found, finished)
+            return self.planner.trial(space, found, self.finished)
 
         ended = [_ended(trial, plan) for trial in past if trial.outcome != "running"]
         running = len(past) - len(ended)
@@ -143,19 +147,17 @@ class Runner:
             self.display.say(f"{label}: no trial keeps the constraints; this one breaks them least, by {broken:.3f}")
         return found_by(space.name, content)
 
-    def _reference(self, space: Space, finished: Mapping[str, CellRecord]) -> dict[str, float]:
+    def _reference(self, space: Space) -> dict[str, float]:
         """The watched metrics of plain cross-entropy on the images the search's trials are judged on."""
         cells = self.planner.reference(space)
-        missing = [cell for cell in cells if cell.fingerprint not in finished]
+        missing = [cell for cell in cells if cell.fingerprint not in self.finished]
         if missing:
             self.display.say(f"reference for the constraints: {len(missing)} cells to train")
             ended = self._train_cells("reference", missing)
             reasons = {end.reason for end in ended if end.outcome == "failed"}
             if reasons:
                 raise InputError(f"search.constraints: their reference cannot be trained: {'; '.join(sorted(reasons))}")
-            self.journal.drain()
-            finished = self.store.finished_cells()
-        scores = [finished[cell.fingerprint].metrics for cell in cells]
+        scores = [self.finished[cell.fingerprint] for cell in cells]
         means: dict[str, float] = {}
         for name in space.search.constraints:
             values = [score[name] for score in scores if name in score]
@@ -171,10 +173,9 @@ class Runner:
         """
         if not cells:
             return True
-        have = self.store.finished_cells()
-        hopeless = self.store.hopeless_cells(self.study.name)
+        have, hopeless = self.finished, self.before.hopeless_cells()
         wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
-        missing = [cell for cell in wanted.values() if cell.fingerprint not in have | hopeless][::-1]
+        missing = [cell for name, cell in wanted.items() if name not in have and name not in hopeless][::-1]
         failed = [name for name in wanted if name in hopeless and name not in have]
         self.display.say(
             f"tables: {len(wanted)} cells, {len(wanted) - len(missing) - len(failed)} reused, {len(missing)} to train"
@@ -197,7 +198,9 @@ class Runner:
         return recorder.ended
 
     def _recorder(self, total: int, **options: Any) -> Recorder:
-        def forget_state(name: str) -> None:
+        def done_with(name: str, metrics: Mapping[str, float] | None) -> None:
+            if metrics is not None:
+                self.finished[name] = metrics
             state = checkpoint_path(self.checkpoints, name)
             for file in (state, state.with_suffix(".json")):
                 file.unlink(missing_ok=True)
@@ -208,7 +211,7 @@ class Runner:
             self.display,
             total,
             class_names=names,
-            on_end=forget_state,
+            on_end=done_with,
             check=self._check_lease,
             **options,
         )
