@@ -119,7 +119,8 @@ class Resources:
 
     ``cpus`` is also the number of threads a trial computes with, at least one; another number changes a result by its
     rounding. ``gpus``: none by default where there is none, else one; 0 keeps trials on the CPU. A trial saves its
-    state every ``checkpoint_seconds``: what it loses when its worker or the driver dies.
+    state every ``checkpoint_seconds``: what it loses when its worker or the driver dies. ``storage``: the absolute path
+    of a folder for those states, one that every host of a cluster mounts; else they lie beside the store.
     """
 
     __pydantic_config__ = _STRICT
@@ -127,6 +128,7 @@ class Resources:
     gpus: Annotated[float, Ge(0)] | None = None
     concurrent: Annotated[int, Ge(1)] | None = None
     checkpoint_seconds: Annotated[float, Ge(0)] = 10.0
+    storage: str | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from tune_lt.search.display import Display
 from tune_lt.search.lease import Lease
 from tune_lt.search.planning import planned_cells, trial_cells
 from tune_lt.search.runner import Runner
+from tune_lt.search.storage import check_shared, checkpoint_folder
 from tune_lt.study import Study
 from tune_lt.tracking import TAG, Store
 
@@ -73,7 +74,9 @@ def run_study(study: Study, store: Store, display: Display) -> bool:
     if not study.searches and not study.rows:
         raise InputError(f"the study {study.name!r} has neither a search nor rows to run; tune-lt train trains it")
     folder = store.state_folder(study.name)
+    checkpoints = checkpoint_folder(study, store)
     _check_room(folder)
+    _check_room(checkpoints)
     store.client.patience = PATIENCE_SECONDS
     dataset = load_data(study)
     for line in rehearse(study, dataset):
@@ -94,7 +97,7 @@ def run_study(study: Study, store: Store, display: Display) -> bool:
             if orphans:
                 display.say(f"{orphans} runs of a driver that died are taken up again where they are still wanted")
             store.begin(parent, study.text, _parent_tags(study))
-            with _ray_session(display, dataset):
+            with _ray_session(display, dataset, checkpoints):
                 runner = Runner(study, store, display, dataset, parent, journal, lease, before)
                 found = {
                     name: values for space in study.searches.values() for name, values in runner.search(space).items()
@@ -146,9 +149,17 @@ def _check_room(folder: Path) -> None:
 
 
 @contextmanager
-def _ray_session(display: Display, dataset: data.Dataset) -> Iterator[None]:
-    """The cluster at RAY_ADDRESS, or a Ray of our own on this machine, for as long as the block runs."""
-    address = os.environ.get("RAY_ADDRESS", "local")
+def _ray_session(display: Display, dataset: data.Dataset, checkpoints: Path) -> Iterator[None]:
+    """The cluster at RAY_ADDRESS, or a Ray of our own on this machine, for as long as the block runs.
+
+    A cluster whose nodes do not share ``checkpoints`` is refused.
+    """
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith(("http://", "https://")):
+        raise InputError(
+            f"RAY_ADDRESS: found {address}, a dashboard; valid: the cluster's own address, host:6379 or auto on one of "
+            f"its hosts; from elsewhere: tune-lt submit STUDY --address {address}"
+        )
     display.say("starting Ray ..." if address == "local" else f"connecting to Ray at {address} ...")
     images = dataset.train_images.nbytes + dataset.test_images.nbytes
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES + 2 * images}
@@ -159,6 +170,7 @@ def _ray_session(display: Display, dataset: data.Dataset) -> Iterator[None]:
     except Exception as error:
         raise InputError(f"Ray cannot be used at {address}: {type(error).__name__}: {error}") from None
     try:
+        check_shared(checkpoints)
         yield
     finally:
         ray.shutdown()

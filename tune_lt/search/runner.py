@@ -22,6 +22,7 @@ from tune_lt.search.recorder import Recorder
 from tune_lt.search.schedulers import milestones, scheduler
 from tune_lt.search.searcher import CellSearch
 from tune_lt.search.selection import Ended
+from tune_lt.search.storage import checkpoint_folder
 from tune_lt.search.trainable import checkpoint_path, train_cell
 from tune_lt.study import Space, Study
 from tune_lt.tracking import Snapshot, Store
@@ -47,7 +48,7 @@ class Runner:
         self.before = before  # what the store had when this driver began
         self.finished = {name: record.metrics for name, record in before.finished.items()}  # and what was added since
         self.dataset, self.parent_id = dataset, parent_id
-        self.checkpoints = store.state_folder(study.name) / "checkpoints"
+        self.checkpoints = checkpoint_folder(study, store)
         tags = {
             "study": study.name,
             "dataset": str(study.data["name"]),

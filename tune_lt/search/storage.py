@@ -1,4 +1,4 @@
-"""Whether every node of a cluster sees the folder that trials keep their checkpoints in."""
+"""The folder that trials keep their states in, and whether every node of a cluster sees it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune_lt.errors import InputError
+from tune_lt.study import Study
+from tune_lt.tracking import Store
 
 WAIT_SECONDS = 120.0  # for a node to answer: its first worker must start
 NAMED = 5
+
+
+def checkpoint_folder(study: Study, store: Store) -> Path:
+    """Where the states of a study's trials lie: in ``resources.storage``, else beside the store."""
+    storage = study.resources.storage
+    if storage is None:
+        return store.state_folder(study.name) / "checkpoints"
+    if not Path(storage).is_absolute():
+        raise InputError(f"resources.storage: found {storage!r}; valid: an absolute path, the same on every host")
+    return Path(storage) / study.name / "checkpoints"
 
 
 def check_shared(folder: Path) -> None:
@@ -55,8 +67,8 @@ def check_shared(folder: Path) -> None:
         more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
         raise InputError(
             f"{folder}: not shared by {len(told)} of the cluster's {len(nodes) + 1} nodes: {', '.join(told[:NAMED])}"
-            f"{more}; trials keep their checkpoints there, so it must be a folder that every node mounts at this path, "
-            "such as one on NFS: name it in the study file, resources: {storage: /shared/folder}"
+            f"{more}; trials keep their checkpoints there: name a folder that every node mounts, such as one on NFS, "
+            "in the study file, resources: {storage: /shared/folder}"
         )
 
 
