@@ -13,6 +13,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tune_lt import journal as journal_module
 from tune_lt.errors import InputError
 from tune_lt.journal import Journal
 from tune_lt.tracking import Store
@@ -82,35 +83,221 @@ def test_a_cell_finished_in_another_study_counts_and_of_two_the_first(store: Sto
     assert store.studies() == ["two", "one"]
 
 
-def test_more_metrics_and_parameters_than_one_batch_takes(store: Store, tmp_path: Path) -> None:
+Calls = list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What is asked of MLflow, in order: the method's name and its named arguments."""
+    made: Calls = []
+    for name in ("create_run", "log_batch", "set_terminated", "update_run", "get_run", "log_dict"):
+        real = getattr(MlflowClient, name)
+
+        def noted(self: MlflowClient, *args: Any, _name: str = name, _real: Any = real, **kwargs: Any) -> Any:
+            made.append((_name, kwargs))
+            return _real(self, *args, **kwargs)
+
+        monkeypatch.setattr(MlflowClient, name, noted)
+    return made
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Nothing is sent until it is set, so that all of a test's records are in one chunk (of at most CHUNK)."""
+    go, real = threading.Event(), Journal._work
+
+    def work(self: Journal) -> None:
+        go.wait()
+        real(self)
+
+    monkeypatch.setattr(Journal, "_work", work)
+    return go
+
+
+def test_a_short_cell_takes_three_calls(store: Store, tmp_path: Path, held: threading.Event, calls: Calls) -> None:
     journal = _open(store, tmp_path / "j")
-    tags = {"kind": "cell", "fingerprint": "f"}
-    journal.start("f", "name", {f"p{number}": number for number in range(230)}, tags)
-    for epoch in range(1, 2301):
-        journal.epoch("f", epoch, {"train/loss": float(epoch)})
-    journal.end("f", "complete", {})
+    _cell(journal, "f1")
+    journal.note({"first": "1"})
+    _cell(journal, "f2", "pruned")
+    journal.note({"second": "2"})
+    calls.clear()
+    held.set()
     journal.close()
+    assert [name for name, _ in calls] == [
+        *("create_run", "log_batch", "set_terminated"),
+        *("create_run", "log_batch", "set_terminated"),
+        "log_batch",  # both notes
+    ]
+    assert [len(calls[1][1][what]) for what in ("params", "metrics", "tags")] == [2, 3, 2]
+    one, two = sorted(store.cells("s"), key=lambda cell: cell.fingerprint)
+    assert _history(store, one.run_id) == _history(store, two.run_id) == CURVE
+    assert (one.tags["outcome"], two.tags["outcome"]) == ("complete", "pruned")
+    assert store.read_json(one.run_id, "per_class.json") == {"class_counts": [3, 1]}
+    parent = store.parent("s")
+    assert parent is not None
+    assert (parent.data.tags["tune_lt.first"], parent.data.tags["tune_lt.second"]) == ("1", "2")
+
+
+def test_more_than_one_call_takes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's limits hold, no epoch is torn apart, and the tags that say how it ended come last."""
+    monkeypatch.setattr(journal_module, "CHUNK", 10_000)
+    sent: list[tuple[list[Any], list[Any], list[Any]]] = []
+
+    def log_batch(self: MlflowClient, run_id: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
+        sent.append((list(metrics), list(params), list(tags)))
+        real(self, run_id, metrics=metrics, params=params, tags=tags)
+
+    real = MlflowClient.log_batch
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    journal = _open(store, tmp_path / "j")
+    journal.start("f", "name", {f"p{number}": number for number in range(250)}, {"kind": "cell", "fingerprint": "f"})
+    names = [f"m{number}" for number in range(7)]
+    for epoch in range(1, 431):  # 3,010 metrics
+        journal.epoch("f", epoch, {"train/loss": float(epoch)} | dict.fromkeys(names[1:], 0.5))
+    journal.end("f", "complete", {f"t{number}": "v" for number in range(140)})
+    journal.close()
+    for metrics, params, tags in sent:
+        assert len(metrics) <= 1000
+        assert max(len(params), len(tags)) <= 100
+        assert len(metrics) + len(params) + len(tags) <= 1000
+        assert len(metrics) % 7 == 0
+    assert [bool(tags) for _, _, tags in sent] == sorted(bool(tags) for _, _, tags in sent)
     record = store.finished_cells()["f"]
-    assert len(record.params) == 230
-    assert _history(store, record.run_id) == [(epoch, float(epoch)) for epoch in range(1, 2301)]
+    assert len(record.params) == 250
+    assert sum(tag.startswith("t") and tag[1:].isdigit() for tag in record.tags) == 140
+    assert record.tags["outcome"] == "complete"
+    assert _history(store, record.run_id) == [(epoch, float(epoch)) for epoch in range(1, 431)]
+    assert len(store.client.get_metric_history(record.run_id, names[-1])) == 430
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 7])
+def test_where_a_chunk_ends_makes_no_difference(
+    store: Store, tmp_path: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(journal_module, "CHUNK", chunk)
+    journal = _open(store, tmp_path / "j")
+    for key in ("f1", "f2"):
+        _start(journal, key)
+    for epoch in (1, 2, 3):
+        for key in ("f1", "f2"):
+            journal.epoch(key, epoch, {"train/loss": 1.0 / epoch})
+        if epoch == 2:  # its worker died, and it goes on from the state after its first epoch
+            _start(journal, "f2")
+            journal.epoch("f2", 2, {"train/loss": 0.5})
+    journal.end("f1", "complete", {"epochs": "3"}, {"class_counts": [3, 1]})
+    journal.end("f2", "failed", {"reason": "no reason"})
+    _cell(journal, "f2")
+    held.set()
+    journal.close()
+    finished = store.finished_cells()
+    assert sorted(finished) == ["f1", "f2"]
+    assert all(_history(store, record.run_id) == CURVE for record in finished.values())
+    assert len(store.cells("s")) == 2
+
+
+def test_an_adopted_run_gets_its_artifact(store: Store, tmp_path: Path) -> None:
+    """Its place is not known from making it."""
+    journal = _open(store, tmp_path / "first")
+    _start(journal, "f1")
+    journal.close()
+    journal = _open(store, tmp_path / "second", runs=store.runs_by_key("s"))
+    _cell(journal, "f1")
+    journal.close()
+    (record,) = store.cells("s")
+    assert store.read_json(record.run_id, "per_class.json") == {"class_counts": [3, 1]}
+
+
+def test_the_lease_is_kept_while_much_is_being_sent(
+    store: Store, tmp_path: Path, held: threading.Event, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "BEAT_SECONDS", 0.0)
+    journal = _open(store, tmp_path / "j", beat=lambda: calls.append(("beat", {})))
+    for key in ("f1", "f2"):
+        _cell(journal, key)
+    calls.clear()
+    held.set()
+    journal.close()
+    names = [name for name, _ in calls]
+    made = [place for place, name in enumerate(names) if name == "create_run"]
+    assert "beat" in names[made[0] : made[1]]
+
+
+def test_a_beat_that_is_refused_costs_no_record(store: Store, tmp_path: Path) -> None:
+    """The study's own run was deleted in the UI, say."""
+
+    def beat() -> None:
+        raise ValueError("no such run")
+
+    journal = _open(store, tmp_path / "j", beat=beat)
+    time.sleep(2 * journal_module.IDLE_SECONDS)
+    _cell(journal, "f1")
+    with pytest.raises(InputError, match="no such run"):
+        journal.close()
+    assert list(store.finished_cells()) == ["f1"]
+
+
+def test_a_sending_thread_that_dies_takes_nothing_with_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = store.ensure_parent("s")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_work", lambda self: None)
+        journal = Journal(store, "s", parent, tmp_path / "j")
+        _cell(journal, "f1")
+        with pytest.raises(InputError, match="5 records could not be sent"):
+            journal.close()
+    journal = Journal(store, "s", parent, tmp_path / "j")
+    assert journal.inherited == 5
+    journal.close()
+    assert list(store.finished_cells()) == ["f1"]
+
+
+def test_a_mark_beyond_the_journal_hides_no_later_record(store: Store, tmp_path: Path) -> None:
+    """A power failure took records that were sent; what is recorded next ends before the old mark."""
+    folder = tmp_path / "j"
+    folder.mkdir()
+    (folder / "journal.jsonl").write_bytes(b"")
+    (folder / "journal.sent").write_text("100000")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "_work", lambda self: None)  # killed before it sends
+        journal = _open(store, folder)
+        _cell(journal, "f1")
+        with pytest.raises(InputError):
+            journal.close()
+    _open(store, folder).close()
+    assert list(store.finished_cells()) == ["f1"]
+
+
+def test_the_store_is_on_disk_before_the_mark_says_so(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks: list[bool] = []
+    journal = _open(store, tmp_path / "j")
+    monkeypatch.setattr(Store, "sync", lambda self: marks.append(journal._sent_path.exists()))
+    _cell(journal, "f1")
+    journal.close()
+    assert marks[0] is False
 
 
 def _dies_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     """From the given call on, every write to the store fails as it does when the server is away."""
     counted = {"calls": 0}
-    for name in ("create_run", "log_batch", "set_terminated", "update_run"):
-        real = getattr(MlflowClient, name)
+    for owner, name in (
+        *((MlflowClient, n) for n in ("create_run", "log_batch", "set_terminated", "update_run")),
+        (Store, "put_json"),
+    ):
+        real = getattr(owner, name)
 
-        def failing(self: MlflowClient, *args: Any, _real: Any = real, **kwargs: Any) -> Any:
+        def failing(self: Any, *args: Any, _real: Any = real, **kwargs: Any) -> Any:
             counted["calls"] += 1
             if counted["calls"] > calls:
                 raise MlflowException("connection refused")
             return _real(self, *args, **kwargs)
 
-        monkeypatch.setattr(MlflowClient, name, failing)
+        monkeypatch.setattr(owner, name, failing)
 
 
-@pytest.mark.parametrize("calls", range(5))  # a cell takes five writes
+@pytest.mark.parametrize("calls", range(4))  # a cell takes at least four writes
 def test_a_driver_that_dies_at_any_write_leaves_all_to_the_next_one(store: Store, tmp_path: Path, calls: int) -> None:
     """Whatever the first of two drivers managed to send, the store ends up the same: one run, one curve, one end."""
     parent = store.ensure_parent("s")

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from tune_lt.errors import InputError
 from tune_lt.search import history, lease
@@ -76,6 +78,31 @@ def test_a_driver_notices_that_another_has_taken_over(store: Store, monkeypatch:
     assert mine.lost
     mine.release()
     assert lease.holder(store, parent) == _held_by(store, parent) | {"at": pytest.approx(time.time(), abs=60)}
+
+
+def test_renewing_does_not_wait_for_a_store_that_is_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, at once: the thread that renews has records to send; the next beat tries again."""
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.0)
+    mine = lease.Lease(store, store.ensure_parent("s"))
+    before = lease.holder(store, mine._run_id)
+    tried: list[str] = []
+
+    def away(self: MlflowClient, run_id: str, *rest: Any) -> None:
+        tried.append(run_id)
+        raise MlflowException("connection refused")
+
+    store.client.patience = 3600.0
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_tag", away)
+        with pytest.raises(MlflowException):
+            mine.renew()
+    assert len(tried) == 1
+    assert not mine.lost
+    mine.renew()
+    after = lease.holder(store, mine._run_id)
+    assert before is not None
+    assert after is not None
+    assert after["at"] > before["at"]
 
 
 def test_the_history_of_a_search_is_what_its_runs_and_its_notes_say(store: Store) -> None:
