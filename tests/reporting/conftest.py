@@ -1,11 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from math import nan
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+from mlflow.entities import Metric, Param
+
+from tune_lt import studyfile
+from tune_lt.search.planning import planned_cells
+from tune_lt.search.selection import Ended
+from tune_lt.study import Study
+from tune_lt.tracking import TAG, Store
 
 
 def line(row: str, seed: int, accuracies: Sequence[float], **changes: Any) -> dict[str, Any]:
@@ -48,3 +58,119 @@ def frame() -> pd.DataFrame:
             for seed, top1 in enumerate(values)
         ]
     )
+
+
+ALPHAS = """\
+name: alphas
+data: {name: digits, imbalance: 20, validation: {folds: 5}}
+model: {name: resnet8, width: 4}
+recipe: {epochs: 4, batch_size: 64}
+loss: {name: ghm_cwap, alpha: {choice: [0.4, 0.6, 0.8, 1.0]}}
+search: {sampler: grid}
+seeds: [0, 1, 2, 3, 4]
+"""
+
+
+class Recorded:
+    """A real store on which studies are recorded as the driver records them, with made-up scores."""
+
+    def __init__(self, file: Path) -> None:
+        self.store = Store(f"sqlite:///{file}")
+        self.folder = file.parent
+
+    def study(self, text: str) -> Study:
+        return studyfile.parse(text, self.folder)
+
+    def search(
+        self,
+        study: Study,
+        ended: Sequence[Ended],
+        name: str | None = None,
+        reference: Mapping[str, float] | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """The end of one of the study's searches: chosen and written by the driver's own code."""
+        from tune_lt.search.runner import Runner
+
+        space = study.searches[name or next(iter(study.searches))]
+        display = SimpleNamespace(say=lambda text: None)
+        driver = SimpleNamespace(
+            study=study, store=self.store, display=display, parent_id=self.store.ensure_parent(study.name)
+        )
+        return Runner._conclude(driver, space, "signature", "search", ended, reference or {})  # type: ignore[arg-type]
+
+    def rows(
+        self,
+        study: Study,
+        found: Mapping[str, Mapping[str, Any]],
+        top1: Callable[[str, float | None, int, int], float | None],
+    ) -> None:
+        """The study's cells: ``top1`` of row, imbalance factor and seeds, None where a cell is missing."""
+        from tune_lt.search.runner import _table_of_contents
+
+        cells = planned_cells(study, found, "content")
+        parent = self.store.ensure_parent(study.name)
+        self.store.log_json(parent, "cells.json", _table_of_contents(study, cells, found))
+        experiment = self.store.experiment(study.name)
+        scored: set[str] = set()
+        for planned in cells:
+            cell = planned.cell
+            value = top1(planned.row, planned.imbalance, cell.data_seed, cell.init_seed)
+            if value is None or planned.fingerprint in scored:
+                continue
+            scored.add(planned.fingerprint)
+            own = {
+                "kind": "cell",
+                "fingerprint": planned.fingerprint,
+                "outcome": "complete",
+                "git": "0",
+                "device": "cpu",
+            }
+            run = self.store.client.create_run(experiment, tags={f"{TAG}{key}": text for key, text in own.items()})
+            names = ("top1", "balanced", "many", "medium", "few", "rare")
+            self.store.client.log_batch(
+                run.info.run_id,
+                metrics=[Metric(f"test/{name}", value, 0, 0) for name in names],
+                params=[Param("loss/name", cell.loss["name"])],
+            )
+            classes = {"class_counts": [100, 20, 4], "test": [value] * 3, "class_names": ["cat", "dog", "lynx"]}
+            self.store.log_json(run.info.run_id, "per_class.json", classes)
+            self.store.finish(run.info.run_id)
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, empty_store: Path) -> Recorded:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return Recorded(tmp_path / "mlflow.db")
+
+
+def ended(found: Mapping[str, Any], outcome: str = "complete", epochs: int = 20, **units: Sequence[float]) -> Ended:
+    """A trial with the values of each unit by metric (``val_balanced=[...]``), NaN where a unit has none."""
+    by_metric = {name.replace("_", "/"): list(values) for name, values in units.items()}
+    finite = {name: [value for value in values if value == value] for name, values in by_metric.items()}
+    means = {name: sum(values) / len(values) if values else nan for name, values in finite.items()}
+    return Ended(found, outcome, means, "broke" if outcome == "failed" else "", by_metric, epochs)
+
+
+@pytest.fixture
+def make_trial() -> Callable[..., Ended]:
+    return ended
+
+
+@pytest.fixture
+def alphas(recorded: Recorded) -> Study:
+    return recorded.study(ALPHAS)
+
+
+@pytest.fixture
+def alpha_trials() -> list[Ended]:
+    """Four alphas in five folds. 0.6 is best: its mean is 0.80, its standard error 0.01 · √2.5 / √5 = 0.00707.
+
+    1.0, the neutral value, is at 0.795: within one standard error. 0.8 was stopped after two folds, 0.4 failed.
+    """
+    near = [0.775, 0.785, 0.795, 0.805, 0.815]
+    return [
+        ended({"loss/alpha": 0.6}, val_balanced=[0.78, 0.79, 0.80, 0.81, 0.82]),
+        ended({"loss/alpha": 1.0}, val_balanced=near),
+        ended({"loss/alpha": 0.8}, "pruned", 8, val_balanced=[0.70, 0.72]),
+        ended({"loss/alpha": 0.4}, "failed", 0),
+    ]

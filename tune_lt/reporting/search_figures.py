@@ -22,6 +22,7 @@ _TRIAL, _PRUNED, _BROKEN, _BEST, _PLAIN, _FRONT = "#0072B2", "#808080", "#CC79A7
 _LOG_SPAN = 50  # a dimension whose values span more has a logarithmic axis
 _ACROSS = 3  # panels side by side
 _COLUMN = 0.6  # width that a choice's trials are spread over
+_TICKS = 10  # at most where every value of a dimension gets one
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -46,7 +47,9 @@ def curve(searched: Searched) -> Figure:
         axes = figure.add_subplot(rows, across, index + 1, sharey=shared)
         shared = shared or axes
         _panel(axes, searched, path, limits, alone=len(dimensions) == 1)
-        axes.set_ylabel(f"{searched.metric} (%)" if index % across == 0 else "")
+        several = any(math.isfinite(error(point, searched.metric)) for point in searched.points)
+        unit = "(%), mean ± standard error" if several else "(%)"
+        axes.set_ylabel(f"{searched.metric} {unit}" if index % across == 0 else "", fontsize=9)
         axes.tick_params(labelleft=index % across == 0)
     _legend(figure)
     return figure
@@ -55,10 +58,12 @@ def curve(searched: Searched) -> Figure:
 def pareto(searched: Searched) -> Figure:
     """Both metrics of every trial in percent, the front joined; what breaks a constraint is crossed out.
 
-    Where a metric has a constraint, a line is at softmax's value on the same images and another at the least allowed.
+    Softmax on the same images is a point where both of its metrics are recorded; where a metric has a constraint, a
+    line is at softmax's value and another at the least allowed.
     """
     first, second = searched.search.objectives
-    figure = _figure(f"Search of {searched.name}: {first} against {second}, held-out images", (7.5, 6.0))
+    title = [f"Search of {searched.name}: {first} against {second}, held-out images", *_limits_kept(searched)]
+    figure = _figure("\n".join(title), (7.5, 6.0))
     axes = figure.add_subplot()
 
     def place(trial: Ended) -> tuple[float, float]:
@@ -73,16 +78,20 @@ def pareto(searched: Searched) -> Figure:
     front = [place(trial) for trial in searched.front]
     if front:
         x, y = map(list, zip(*front, strict=True))
-        spread = [[_shown_error(trial, metric) for trial in searched.front] for metric in (first, second)]
-        axes.errorbar(x, y, spread[1], spread[0], fmt="none", ecolor=_FRONT, elinewidth=0.8, alpha=0.5, zorder=1)
+        wide, high = ([_shown_error(trial, metric) for trial in searched.front] for metric in (first, second))
+        if any(wide + high):
+            axes.errorbar(x, y, xerr=wide, yerr=high, ecolor=_FRONT, label="± one standard error", **_BARS)
         axes.plot(x, y, color=_FRONT, linewidth=1.5, zorder=2, label=f"Pareto front ({len(front)})")
-    axes.plot(*place(searched.best), **_MARKED, color=_BEST, marker="*", markersize=17, label=_best_label(searched))
+    axes.plot(*place(searched.best), **_MARKED, color=_BEST, marker="*", markersize=15, label=_best_label(searched))
+    if {first, second} <= searched.reference.keys():
+        at = [100 * searched.reference[metric] for metric in (first, second)]
+        axes.plot(*at, **_MARKED, color="black", marker="s", markersize=9, label="softmax")
+    limits = {str(name): allowed for name, allowed in searched.search.constraints.items()}
     for metric, line in ((first, axes.axvline), (second, axes.axhline)):
-        allowed = {str(name): least for name, least in searched.search.constraints.items()}.get(metric)
-        if allowed is not None:
-            base = searched.reference[metric]
+        if metric in limits:
+            base, least = searched.reference[metric], searched.reference[metric] - limits[metric]
             line(100 * base, color="black", linestyle="--", linewidth=1, zorder=1, label=f"softmax, {metric}")
-            line(100 * (base - allowed), color="black", linestyle=":", linewidth=1, zorder=1, label="least allowed")
+            line(100 * least, color="black", linestyle=":", linewidth=1, zorder=1, label=f"least {metric} allowed")
     axes.set_xlabel(f"{first} (%)")
     axes.set_ylabel(f"{second} (%)")
     _frame(axes)
@@ -96,7 +105,18 @@ _STYLES: dict[str, dict[str, Any]] = {
     "breaks a constraint": {"color": _BROKEN, "marker": "x", "markersize": 6, "zorder": 3},
     "stopped, mean so far": {"color": _PRUNED, "marker": "o", "markersize": 5, "fillstyle": "none", "zorder": 2},
 }
+_BARS: dict[str, Any] = {"fmt": "none", "elinewidth": 0.9, "alpha": 0.6, "zorder": 1}
 _MARKED: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.8, "zorder": 5}
+
+
+def _limits_kept(searched: Searched) -> list[str]:
+    """What the constraints ask for, in a line."""
+    limits = [
+        f"{metric} at least {100 * (searched.reference[metric] - allowed):.2f} %"
+        f" (softmax {100 * searched.reference[metric]:.2f} less {100 * allowed:g})"
+        for metric, allowed in searched.search.constraints.items()
+    ]
+    return ["constraint: " + ", ".join(limits)] if limits else []
 
 
 def _groups(searched: Searched) -> dict[str, list[Ended]]:
@@ -134,17 +154,7 @@ def _panel(axes: Axes, searched: Searched, path: str, limits: tuple[float, float
         inside = [index for index, value in enumerate(y) if value >= low]
         for index in inside:
             bar = _shown_error(trials[index], metric)
-            axes.errorbar(
-                x[index],
-                y[index],
-                bar,
-                fmt="none",
-                ecolor=style["color"],
-                elinewidth=0.9,
-                capsize=2,
-                zorder=1,
-                alpha=0.6,
-            )
+            axes.errorbar(x[index], y[index], bar, ecolor=style["color"], capsize=2, **_BARS)
         if inside:
             axes.plot([x[i] for i in inside], [y[i] for i in inside], linestyle="none", label=label, **style)
         if below := [x[index] for index, value in enumerate(y) if value < low]:
@@ -157,12 +167,12 @@ def _panel(axes: Axes, searched: Searched, path: str, limits: tuple[float, float
         )
     if searched.plain is not None and path in searched.plain.found:
         axes.plot(
-            at(searched.plain), 100 * searched.plain.value(metric), **_MARKED,
-            color=_PLAIN, marker="D", markersize=10, label="one-standard-error choice",
+            at(searched.plain), 100 * searched.plain.value(metric), linestyle="none", markeredgewidth=2, zorder=4,
+            color=_PLAIN, marker="D", markersize=15, fillstyle="none", label="one-standard-error choice",
         )  # fmt: skip
     if path in searched.best.found:
         axes.plot(
-            at(searched.best), best, **_MARKED, color=_BEST, marker="*", markersize=17, label=_best_label(searched)
+            at(searched.best), best, **_MARKED, color=_BEST, marker="*", markersize=15, label=_best_label(searched)
         )
     axes.set_xlabel(plain(short(path)))
     axes.set_ylim(*limits)
@@ -171,24 +181,23 @@ def _panel(axes: Axes, searched: Searched, path: str, limits: tuple[float, float
 
 def _scale(axes: Axes, searched: Searched, path: str) -> tuple[Callable[[Ended], float], list[Any] | None]:
     """Where a trial is drawn on a dimension's axis, and the dimension's choices where those are no numbers."""
-    trials = [point for point in [*searched.points, searched.best] if path in point.found]
+    trials = [point for point in searched.points if path in point.found]
     values = [trial.found[path] for trial in trials]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         if min(values) > 0 and max(values) > _LOG_SPAN * min(values):
             axes.set_xscale("log")
+        elif len(set(values)) <= _TICKS:
+            axes.set_xticks(sorted(set(values)))
         return (lambda trial: float(trial.found[path])), None
     choices = sorted(dict.fromkeys(values), key=lambda value: (str(type(value)), value is True, str(value)))
     axes.set_xticks(range(len(choices)), [plain(_choice(value)) for value in choices])
     axes.set_xlim(-0.6, len(choices) - 0.4)
-    # the same values always lie at the same place, and neighbours apart
-    order = {_key(trial): index for index, trial in reversed(list(enumerate(trials)))}
-    return (
-        lambda trial: choices.index(trial.found[path]) + _COLUMN * ((order.get(_key(trial), 0) * _GOLDEN) % 1 - 0.5)
-    ), choices
-
-
-def _key(trial: Ended) -> str:
-    return repr(sorted(trial.found.items()))
+    places = {}
+    for column, value in enumerate(choices):
+        members = [trial for trial, own in zip(trials, values, strict=True) if own == value]
+        for index, trial in enumerate(members):  # multiples of the golden ratio keep neighbours apart
+            places[id(trial)] = column + _COLUMN * ((index * _GOLDEN + 0.5) % 1 - 0.5)
+    return (lambda trial: places[id(trial)]), choices
 
 
 def _choice(value: Any) -> str:
@@ -216,7 +225,7 @@ def _limits(searched: Searched) -> tuple[float, float]:
     ]
     low, high = min(ends), max(ends)
     height = max(high - low, 1.0)
-    low = min([low, *(value for value in stopped if value >= low - height / 2)])
+    low = min([low, *(value for value in stopped if value >= low - height)])
     high = max([high, *stopped])
     return low - 0.08 * height, high + 0.08 * height
 

@@ -31,8 +31,8 @@ class Searched:
     """A search that has ended: its trials (``points``) and those it chose.
 
     ``best`` by the mean (of two metrics, by the mean of both), ``plain`` by the one-standard-error rule where that has
-    a meaning, ``front`` the Pareto front of two metrics. ``units``: what each trial is trained on, by name;
-    ``reference``: softmax's metrics on the same images, those that have a constraint; ``epochs`` of all trials.
+    a meaning, ``front`` the Pareto front of two metrics. ``reference``: softmax's metrics on the same images, those
+    that have a constraint; ``epochs`` of all trials.
     """
 
     name: str
@@ -41,7 +41,6 @@ class Searched:
     best: Ended
     plain: Ended | None
     front: tuple[Ended, ...]
-    units: tuple[str, ...]
     reference: Mapping[str, float]
     epochs: int
 
@@ -55,16 +54,20 @@ class Searched:
             mode=content["mode"],
             constraints=content["constraints"],
         )
+        points = tuple(map(_trial, content["points"]))
+
+        def chosen(found: Mapping[str, Any]) -> Ended:
+            return next(point for point in points if point.outcome == "complete" and point.found == found)
+
         return cls(
             name,
             search,
-            tuple(_trial(point, point["outcome"]) for point in content["points"]),
-            _trial(content, "complete"),
-            _trial(content[ONE_SE], "complete") if content.get(ONE_SE) else None,
-            tuple(_trial(point, "complete") for point in content["front"]),
-            tuple(content["units"]),
+            points,
+            chosen(content["found"]),
+            chosen(content[ONE_SE]["found"]) if content.get(ONE_SE) else None,
+            tuple(chosen(point["found"]) for point in content["front"]),
             content["reference"],
-            content["epochs"],
+            sum(point.epochs for point in points),
         )
 
     @property
@@ -158,7 +161,7 @@ def _sheet(
     for first, searched, trial in lines:
         counts = searched.outcomes()
         means = [plus_minus(100 * trial.value(metric), 100 * error(trial, metric)) for metric in watched]
-        units, total = finite_units(trial, searched.metric), len(searched.units)
+        units, total = finite_units(trial, searched.metric), len(trial.units.get(searched.metric, ()))
         texts.append(
             (
                 first,
@@ -217,10 +220,10 @@ def _notes(searched: Searched, several: bool) -> list[str]:
     return notes
 
 
-def _trial(content: Mapping[str, Any], outcome: str) -> Ended:
+def _trial(content: Mapping[str, Any]) -> Ended:
     units = {
         name: [math.nan if value is None else float(value) for value in values]
         for name, values in content["units"].items()
     }
     values = {name: math.nan if value is None else float(value) for name, value in content["values"].items()}
-    return Ended(content["found"], outcome, values, "", units, content["epochs"])
+    return Ended(content["found"], content["outcome"], values, "", units, content["epochs"])
