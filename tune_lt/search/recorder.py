@@ -28,7 +28,7 @@ METRICS = ("train/", "val/", "test/")
 
 @dataclass
 class _Flight:
-    """A trial that is running: the units it has had, by index, and the one that is open in the store."""
+    """A trial that is running: the units it has had, by index, and the last one that was begun in the store."""
 
     planned: Mapping[str, Any]
     rungs: dict[int, float]
@@ -103,10 +103,7 @@ class Recorder(tune.Callback):
             reached = self._reached.get(planned["fingerprint"], {})
             rungs = {step: value for step, value in reached.items() if step in self._judged_at}
             self._flights[trial.trial_id] = _Flight(planned, rungs)
-        flight = self._flights[trial.trial_id]
         self._start(planned["record"])
-        if flight.several:
-            self._open_next(flight)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -126,6 +123,9 @@ class Recorder(tune.Callback):
         if trial.trial_id in self._recovered:
             self._recovered.discard(trial.trial_id)
             self._display.say(f"the trial goes on with epoch {result['epoch']}")
+        if flight.several and flight.open != unit:
+            self._start(flight.units[unit]["record"])
+            flight.open = unit
         self._epochs += 1
         flight.seconds.append(result["seconds"])
         self._journal.epoch(flight.unit_key(unit), result["epoch"], _metrics(result))
@@ -172,13 +172,6 @@ class Recorder(tune.Callback):
     def _start(self, record: Mapping[str, Any]) -> None:
         self._journal.start(record["key"], record["name"], record["params"], record["tags"])
 
-    def _open_next(self, flight: _Flight) -> None:
-        """Begin the run of the next unit that has to be trained, if there is one."""
-        left = (index for index in range(len(flight.units)) if index not in flight.values)
-        flight.open = next((index for index in left if flight.units[index]["known"] is None), None)
-        if flight.open is not None:
-            self._start(flight.units[flight.open]["record"])
-
     def _end_unit(self, flight: _Flight, unit: int, result: Mapping[str, Any]) -> None:
         flight.values[unit] = _metrics(result)
         if not flight.several:
@@ -187,9 +180,7 @@ class Recorder(tune.Callback):
             self._journal.end(flight.unit_key(unit), "complete", self._effort(flight, result), self._classes(result))
             self._on_end(flight.units[unit]["fingerprint"], _metrics(result))
         self._journal.epoch(flight.key, result["step"], _means(result))
-        if not result["known"]:
-            flight.seconds.clear()
-            self._open_next(flight)
+        flight.seconds.clear()
 
     def _end(self, trial: Trial, outcome: str, result: dict[str, Any], tags: Mapping[str, str] | None = None) -> None:
         flight, tags = self._flights.pop(trial.trial_id), dict(tags or {})

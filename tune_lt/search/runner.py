@@ -124,15 +124,15 @@ class Runner:
         plain = selection.one_standard_error(ended, search, reference, space.space, neutral)
         front = selection.pareto(ended, search, reference) if len(search.objectives) > 1 else []
         content = {
+            **_choice(best),
             "signature": signature,
             "trials": search.budget,
             "objectives": list(search.objectives),
             "mode": search.mode,
             "constraints": dict(search.constraints),
             "reference": dict(reference),
-            "units": [f"seed {seed}, {fold}" for seed, fold in self.study.units(space)],
-            "epochs": sum(end.epochs for end in ended),
-            **_choice(best),
+            "order": [f"seed {seed}, {fold}" for seed, fold in self.study.units(space)],
+            "epochs": sum(end.epochs for end in ended),  # of all trials
             ONE_SE: _choice(plain) if plain else None,
             "front": [_choice(trial) for trial in front],
             "points": [_choice(end) | {"outcome": end.outcome} for end in ended if end.found],
