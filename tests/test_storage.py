@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,11 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from tune_lt import studyfile
 from tune_lt.errors import InputError
-from tune_lt.search.storage import check_shared
+from tune_lt.search.storage import check_shared, checkpoint_folder
+from tune_lt.strict import Problems
+from tune_lt.tracking import Store
 
 OWN = (  # how a node comes to see the folder otherwise: another disk at its path, the same one read-only
     "mount -t tmpfs tmpfs {folder}",
@@ -51,6 +55,16 @@ def _wait_for(nodes: int, log: Path) -> None:
         if time.monotonic() > until:
             pytest.fail(f"no {nodes} nodes within 90 s:\n{log.read_text()}")
         time.sleep(0.2)
+
+
+def test_states_lie_beside_the_store_or_where_the_study_says(tmp_path: Path, tiny_text: str, empty_store: Path) -> None:
+    store = Store(f"sqlite:///{shutil.copy(empty_store, tmp_path)}")
+    study = studyfile.parse(tiny_text, tmp_path)
+    assert checkpoint_folder(study, store) == tmp_path / ".tune_lt" / "tiny" / "checkpoints"
+    study = studyfile.parse(tiny_text.replace("{cpus: 1", "{storage: /shared, cpus: 1"), tmp_path)
+    assert checkpoint_folder(study, store) == Path("/shared/tiny/checkpoints")
+    with pytest.raises(Problems, match=r"resources\.storage: found 'shared'; valid: an absolute path"):
+        studyfile.parse(tiny_text.replace("{cpus: 1", "{storage: shared, cpus: 1"), tmp_path)
 
 
 @pytest.mark.slow

@@ -82,6 +82,9 @@ def parse(text: str, folder: Path) -> Study:
     )
     if not re.fullmatch(NAME, study.name):
         raise Problems(f"name: found {study.name!r}; valid: 1 to 100 letters, digits and . _ + -, no dot first")
+    storage = study.resources.storage
+    if storage is not None and not Path(storage).is_absolute():
+        raise Problems(f"resources.storage: found {storage!r}; valid: an absolute path, the same on every host")
     compared = {name for name, one in study.searches.items() if one is not study.own_search()}
     rows.check_best(study.rows, study.own_search() is not None, compared)
     for name in study.rows:

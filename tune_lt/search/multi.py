@@ -55,7 +55,7 @@ def epochs_on_workers(
     from the last state.
     """
     check_resources(workers, gpus)
-    exchange: Any = ray.remote(num_cpus=0)(_Exchange).remote()  # type: ignore[attr-defined]
+    exchange: Any = ray.remote(num_cpus=0)(_Exchange).remote()
     name = f"workers-{uuid.uuid4().hex}"  # Ray Train must not take another run's state for its own
     trainer = TorchTrainer(
         _work,

@@ -21,8 +21,6 @@ def checkpoint_folder(study: Study, store: Store) -> Path:
     storage = study.resources.storage
     if storage is None:
         return store.state_folder(study.name) / "checkpoints"
-    if not Path(storage).is_absolute():
-        raise InputError(f"resources.storage: found {storage!r}; valid: an absolute path, the same on every host")
     return Path(storage) / study.name / "checkpoints"
 
 
