@@ -6,9 +6,11 @@ import io
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import asdict
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -227,3 +229,50 @@ def test_empty_groups_do_not_hide_a_rows_runs() -> None:
     cells = {("a", column): Summary(nan, nan, 2, nan, nan) for column in COLUMNS}
     table = of_groups(Table(Spec("t", "T", ("a",), 2), cells, {}))
     assert markdown_cells(formats.markdown(table))[2] == ["a", "—", "—", "—", "—", "—", "—", "2"]
+
+
+@pytest.fixture
+def compared(make_line: Callable[..., dict[str, Any]]) -> Sheet:
+    """Five pairs with a difference of 1, 2, 3, 4, 5 points, whose p is 0.013 (test_comparison)."""
+    lines = [
+        make_line(row, seed, [0.5 + (seed + 1) / 100 * (row != "softmax")] * 5)
+        for row in ("softmax", "margin+weight_aura")
+        for seed in range(5)
+    ]
+    rows = ("softmax", "margin+weight_aura")
+    return of_groups(assemble(pd.DataFrame(lines), Spec("t", "T", rows, 5, reference="softmax")))
+
+
+def test_differences_from_the_reference_have_a_column(compared: Sheet) -> None:
+    header, _, softmax, own = markdown_cells(formats.markdown(compared))
+    assert header[7] == "Δ Overall vs softmax [95 % CI]"
+    assert (softmax[7], own[7]) == ("—", "+3.00 [+1.04, +4.96], p 0.013")
+    assert r"+3.00 [+1.04, +4.96], p 0.013" in formats.latex(compared)
+    assert r"$\Delta$ Overall vs softmax" in formats.latex(compared)
+    assert any("Holm" in note for note in compared.notes)
+
+
+def test_negative_differences_have_a_minus_sign(make_line: Callable[..., dict[str, Any]]) -> None:
+    lines = [make_line(row, 0, [value] * 5) for row, value in (("softmax", 0.5), ("a", 0.4))]
+    sheet = of_groups(assemble(pd.DataFrame(lines), Spec("t", "T", ("softmax", "a"), 1, reference="softmax")))
+    assert markdown_cells(formats.markdown(sheet))[3][7] == "−10.00"
+    assert "$-$10.00" in formats.latex(sheet)
+    assert any("no test with fewer than 5 pairs" in note for note in sheet.notes)
+
+
+def test_with_differences_it_still_fits_eighty_columns(compared: Sheet) -> None:
+    lines = printed(compared, 80)
+    assert max(map(len, lines)) <= 80
+    assert {"[+1.04,", "+4.96]"} <= {word for line in lines for word in line.split()}  # broken between words alone
+    assert any(line.rstrip().endswith("p 0.013") for line in lines)
+    assert any(re.search(r"\+3\.00 \[\+1\.04, \+4\.96\], p 0\.013", line) for line in printed(compared, 160))
+
+
+def test_text_columns_are_on_the_left() -> None:
+    sheet = Sheet("s", "S", ("Choice", "Found", "score"), (("best", "alpha 0.5", "1"),), pd.DataFrame(), left=2)
+    assert formats.markdown(sheet).splitlines()[2:5] == [
+        "| Choice | Found     | score |",
+        "| ------ | --------- | ----: |",
+        "| best   | alpha 0.5 |     1 |",
+    ]
+    assert "{@{}llr@{}}" in formats.latex(sheet)

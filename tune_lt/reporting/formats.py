@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -58,11 +62,35 @@ def csv(sheet: Sheet) -> str:
     return sheet.data.to_csv(index=False, lineterminator="\n")
 
 
-def terminal(sheet: Sheet) -> RichTable:
+def terminal(sheet: Sheet) -> RenderableType:
     """A table for ``rich``: incomplete rows are dim, footnotes stand below. Names are printed as they are, no markup.
 
-    The paper's rows fit 80 columns, where each cell breaks before its ±.
+    Where it does not fit, long texts are broken, then intervals, then each cell before its ±; so the paper's rows fit
+    80 columns.
     """
+    return _Fitted(sheet)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A sheet that breaks its cells as far as the terminal's width asks for."""
+
+    sheet: Sheet
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        endless = options.update(max_width=10_000)
+        for breaks in range(_BREAKS + 1):
+            table = _grid(self.sheet, breaks)
+            if Measurement.get(console, endless, table).maximum <= options.max_width:
+                break
+        yield table
+
+
+_BREAKS = 3
+_TEXT = (1000, 28, 28, 14)  # characters that a text has in a line
+
+
+def _grid(sheet: Sheet, breaks: int) -> RichTable:
     out = RichTable(
         title=Text(sheet.title, style="bold"),
         caption=Text("\n".join(sheet.notes), style="dim"),
@@ -77,11 +105,22 @@ def terminal(sheet: Sheet) -> RichTable:
         justify: Literal["left", "right"] = "left" if column < sheet.left else "right"
         out.add_column(Text(sheet.narrow.get(name, name)), justify=justify, overflow="fold")
     for index, line in enumerate(sheet.lines):
-        texts = [line[0], *(text.replace("± ", "±").replace(" runs", "\nruns") for text in line[1:])]
+        texts = [_broken(text, breaks, column < sheet.left) for column, text in enumerate(line)]
+        texts[0] = texts[0] if sheet.left > 1 else line[0]  # a row's name stays whole
         styles = ["bold" if (index, column) in sheet.bold else "" for column in range(len(line))]
         cells = [Text(text, style) for text, style in zip(texts, styles, strict=True)]
         out.add_row(*cells, style="dim" if index in sheet.dim else "")
     return out
+
+
+def _broken(text: str, breaks: int, words: bool) -> str:
+    """A cell's text over several lines: of words first, then of intervals, then all that can be."""
+    if words:
+        return textwrap.fill(text, _TEXT[breaks], break_long_words=False)
+    text = text.replace("± ", "±").replace(" runs", "\nruns")
+    if breaks > 1:
+        text = text.replace(" [", "\n[").replace("], ", "]\n").replace(", ", ",\n")
+    return text.replace(" ±", "\n±").replace(" of ", "\nof ") if breaks > 2 else text
 
 
 def _body(sheet: Sheet, bold: Callable[[str], str], escape: Callable[[str], str]) -> list[list[str]]:

@@ -20,6 +20,7 @@ from tune_lt.tracking import Store
 
 ARTIFACT = re.compile(r"search\.(.+)\.json")
 BEST, PLAIN = "best mean", "one standard error"
+FRONT = "Front: trials that no other beats in one metric without losing in the other."
 LEGEND = (
     "Held-out accuracy in %: mean ± standard error over the units (folds × seeds). The units are taken as independent, "
     "which folds are not, so the error is rather too small. These images chose the values: no test result."
@@ -145,18 +146,25 @@ def number(value: Any) -> str:
 
 
 def _choices(searched: Searched) -> list[tuple[str, Ended]]:
-    best, plain = searched.best, searched.plain
-    same = plain is not None and plain.found == best.found
-    choices = [(f"{BEST}, {PLAIN}" if same else BEST, best)]
-    if plain is not None and not same:
-        choices.append((PLAIN, plain))
-    return choices + [(f"front {index}", trial) for index, trial in enumerate(searched.front, start=1)]
+    """What was chosen, each configuration once, by the rules that chose it."""
+    rules: list[tuple[str, Ended]] = [(BEST, searched.best)]
+    rules += [(PLAIN, searched.plain)] if searched.plain else []
+    rules += [(f"front {index}", trial) for index, trial in enumerate(searched.front, start=1)]
+    choices: list[tuple[str, Ended]] = []
+    for label, trial in rules:
+        known = next((index for index, (_, other) in enumerate(choices) if other is trial), None)
+        if known is None:
+            choices.append((label, trial))
+        else:
+            choices[known] = (f"{choices[known][0]}, {label}", trial)
+    return choices
 
 
 def _sheet(
     name: str, title: str, label: str, lines: Sequence[tuple[str, Searched, Ended]], watched: Sequence[str]
 ) -> Sheet:
     trials = "Trials complete / pruned / failed"
+    objectives = {objective for _, searched, _ in lines for objective in searched.search.objectives}
     texts, data = [], []
     for first, searched, trial in lines:
         counts = searched.outcomes()
@@ -180,7 +188,9 @@ def _sheet(
             | {"units": units, **{outcome: counts[outcome] for outcome in ("complete", "pruned", "failed")}}
             | {"epochs": searched.epochs}
         )
-    notes = [LEGEND]
+    notes = [LEGEND, "Epochs: of all trials of a search together; a trial that the store knew already took none."]
+    if len(objectives) > 1:
+        notes.append(f"{BEST.capitalize()}: of both metrics together. {FRONT}")
     for searched in {one.name: one for _, one, _ in lines}.values():
         notes += _notes(searched, several=label != "Choice")
     return Sheet(
@@ -191,14 +201,14 @@ def _sheet(
         pd.DataFrame(data),
         tuple(dict.fromkeys(notes)),
         left=2,
-        narrow={trials: "Trials\ncomplete / pruned\n/ failed"},
+        narrow={trials: "Complete\n/ pruned\n/ failed"},
     )
 
 
 def _notes(searched: Searched, several: bool) -> list[str]:
     """Which trials are not counted, and what the constraints asked for."""
     search, start = searched.search, f"{searched.name}: " if several else ""
-    notes = ["Epochs: of all trials of a search together; a trial that the store knew already took none."]
+    notes = []
     rest = search.budget - sum(searched.outcomes()[outcome] for outcome in ("complete", "pruned", "failed"))
     if rest:
         notes.append(f"{start}{rest} of {search.budget} trials only repeated another.")
@@ -213,10 +223,8 @@ def _notes(searched: Searched, several: bool) -> list[str]:
     broken = searched.violation(searched.best)
     if broken > 0:
         notes.append(
-            f"{start}no trial keeps the constraints; the best one breaks them least, by {100 * broken:.2f} points."
+            f"{start}No trial keeps the constraints; this one breaks them least, by {100 * broken:.2f} points."
         )
-    if len(search.objectives) > 1:
-        notes.append(f"{start}{BEST}: of both metrics together; front: no trial is better in one and as good in both.")
     return notes
 
 

@@ -78,7 +78,7 @@ def of_groups(table: Table) -> Sheet:
         notes,
         bold=frozenset((line, 1 + column) for column, rows in enumerate(best) for line in rows),
         dim=frozenset(line for line, row in enumerate(spec.rows) if table.missing.get(row)),
-        narrow={_INTERVAL: "Overall\n95 % CI", against: "Δ Overall\n95 % CI"},
+        narrow={_INTERVAL: "Overall\n95 % CI", against: "Δ\n95 % CI"},
     )
 
 
@@ -161,7 +161,7 @@ def _compared_how(differences: Iterable[Difference], reference: str | None, over
     some = list(differences)
     if not some:
         return []
-    how = f"Δ: points more than {reference}, mean and 95 % interval over runs paired by data seed and init seed"
+    how = f"Δ: points of Overall more than {reference}, over runs paired by data seed and init seed"
     if all(isnan(one.p) for one in some):
         return [f"{how}; no test with fewer than {PAIRS_TO_TEST} pairs."]
     return [f"{how}; p: paired t-test, two-sided, Holm's correction over {over}."]
