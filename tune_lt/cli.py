@@ -54,11 +54,11 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
         except KeyboardInterrupt:
             display.say(f"stopped; what is finished is kept, the same command goes on: tune-lt run {study}")
             raise typer.Exit(130) from None
-    if parsed.rows:
+    if parsed.rows or parsed.searches:
         _report(parsed.name, opened, reports)
     option = f" --store {store}" if store else ""
     follow = [(f"tune-lt ui{option}", "browse every run in the MLflow UI")]
-    if parsed.rows:
+    if parsed.rows or parsed.searches:
         follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))
     if parsed.searches:
         follow.append((f"tune-lt best {study}{option}", "the configuration found, as a file for tune-lt train"))
