@@ -253,7 +253,7 @@ def test_a_damaged_trial_is_carried_on_under_its_number_until_it_is_trained_agai
     assert (past.number, past.outcome) == (4, "running")
     again = _trial(store, 4, "pruned", fingerprint="f", artifact=None, start=2)
     (past,) = history.read(store, "s", "sig", "val/balanced")
-    assert (past.number, past.outcome, past.value) == (4, "pruned", 0.8)
+    assert (past.number, past.outcome, past.value("val/balanced")) == (4, "pruned", 0.8)
     assert [trial.run_id for trial in store.trials("s")] == [again]
 
 
