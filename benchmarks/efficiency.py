@@ -3,7 +3,7 @@
 The curves are those of the set ``grid`` in `data/digits_scores.csv` (`record_scores.py`): alpha x gamma, 6 x 5 points,
 each trained on 5 folds x 5 seeds for 20 epochs. The true value of a point is its mean over these 25 cells. An
 evaluation trains the 5 folds of some of the seeds (1, 2, or all 5: then it is the true value itself); a search sees
-nothing else. One point at a time; a point that comes again costs nothing.
+nothing else. One point at a time, in at most 60 trials; a point that comes again costs nothing.
 
 - grid: the points in the order in which they are written
 - random: Optuna's RandomSampler over the indices of both axes
@@ -34,7 +34,7 @@ from tune_lt.search.racing import FoldRace
 
 WITHIN = 0.005
 STARTUP = 10
-ASKED_AT_MOST = 300  # of a sampler that has come to repeat itself
+TRIALS = 60  # twice the points, because samplers repeat themselves
 SIZES = (1, 2, 5)  # seeds of an evaluation
 AXES = {"alpha": len(record_scores.ALPHAS), "gamma": len(record_scores.GAMMAS)}
 EPOCHS = record_scores.EPOCHS
@@ -95,7 +95,7 @@ def search(curves: np.ndarray, regrets: np.ndarray, method: str, seed: int) -> C
     study = optuna.create_study(direction="maximize", sampler=sampler)
     race, halving = FoldRace(units, record_scores.FOLDS), Halving()
     stopped: dict[int, tuple[int, float]] = {}  # point -> when and with what
-    for _ in range(ASKED_AT_MOST):
+    for _ in range(TRIALS):
         if course.epochs >= budget or len(course.means) + len(stopped) == len(curves):
             break
         trial = study.ask({name: IntDistribution(0, count - 1) for name, count in AXES.items()})

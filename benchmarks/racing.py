@@ -22,9 +22,11 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import common
 import numpy as np
@@ -33,10 +35,14 @@ from scipy import special, stats
 
 from tune_lt.search.racing import FoldRace
 
+SCIPY_WILCOXON = stats.wilcoxon
 PARALLEL = 2
 MATTERS = 0.005  # half a point
-ERRORS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-EFFECTS = (0.0, 0.005, 0.01)
+SETTINGS = (  # (error, minimum effect) of the trade-off
+    *((error, 0.005) for error in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)),
+    (0.05, 0.0),
+    (0.05, 0.01),
+)
 
 
 class NoRule:
@@ -73,13 +79,49 @@ class Ours(NoRule):
         return self.race.hopeless(str(trial))
 
 
+def signed_rank(differences: np.ndarray, alternative: str, zero_method: str) -> SimpleNamespace:
+    """`scipy.stats.wilcoxon` as WilcoxonPruner calls it, with the same p-value some hundred times faster.
+
+    With ties and at most 13 differences scipy goes through all 2^n signs; here the distribution of the sum of the
+    positive ranks is a convolution. In all other cases scipy is called.
+    """
+    ranks = stats.rankdata(np.abs(differences))
+    tied = len(set(ranks)) < len(ranks) or bool((differences == 0).any())
+    if len(ranks) > 13 or not tied or alternative != "less" or zero_method != "zsplit":
+        return SimpleNamespace(
+            pvalue=SCIPY_WILCOXON(differences, alternative=alternative, zero_method=zero_method).pvalue
+        )
+    doubled = np.rint(2 * ranks[differences != 0]).astype(int)  # zeros add the same to every sum
+    chances = np.ones(1)
+    for rank in doubled:
+        chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2
+    return SimpleNamespace(pvalue=float(chances[: int(doubled[differences[differences != 0] > 0].sum()) + 1].sum()))
+
+
+def check_signed_rank(final: np.ndarray) -> None:
+    """Our shortcut against scipy on differences of the recorded scores; raises if they differ."""
+    generator = np.random.default_rng(3)
+    flat = final.reshape(len(final), -1)
+    for count in (2, 3, 5, 8, 10, 12, 13, 20):
+        for _ in range(3):
+            rows, units = generator.choice(len(flat), 2, replace=False), generator.permutation(flat.shape[1])[:count]
+            differences = flat[rows[0], units] - flat[rows[1], units]
+            differences[generator.random(len(differences)) < 0.2] = 0.0
+            options = {"alternative": "less", "zero_method": "zsplit"}
+            ours, theirs = signed_rank(differences, **options).pvalue, SCIPY_WILCOXON(differences, **options).pvalue
+            if abs(ours - theirs) > 1e-9:
+                raise RuntimeError(f"p = {ours} where scipy has {theirs}: {differences}")
+
+
 class Wilcoxon(NoRule):
     """Optuna's pruner in the ask-and-tell form of the example in its documentation."""
 
     def __init__(self, units: int, p_threshold: float = 0.1) -> None:
         import optuna
+        from optuna.pruners import _wilcoxon
 
         super().__init__(units)
+        _wilcoxon.ss = SimpleNamespace(wilcoxon=signed_rank)  # type: ignore[assignment]
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         self.study = optuna.create_study(
@@ -198,17 +240,17 @@ def main() -> None:
             f"error {error:g}, minimum effect {100 * effect:g} points": lambda units, e=error, m=effect: Ours(
                 units, error=e, minimum_effect=m
             )
-            for effect in EFFECTS
-            for error in ERRORS
+            for error, effect in SETTINGS
         }
     else:
         rules = {
             "no pruning": NoRule,
+            "ours": Ours,
             "Optuna's WilcoxonPruner, p 0.1 (stock)": Wilcoxon,
             "the same, p 0.02": lambda units: Wilcoxon(units, 0.02),
             "paired t, Nadeau-Bengio, error 0.05": NadeauBengio,
-            "ours": Ours,
         }
+    check_signed_rank(final)
     command = f"python benchmarks/racing.py --set {options.set} --replays {options.replays} --seeds {options.seeds}"
     print(common.heading(command + " --trade-off" * options.trade_off))
     truth = np.sort(final.mean(axis=(1, 2)))[::-1]
@@ -220,7 +262,10 @@ def main() -> None:
         f"{near} within 0.5 points of the best.\n"
     )
     header = ["rule", "folds saved, %", "wrong choice, %", "regret, points", "worst", "regret over all units"]
-    rows = [line(name, replays(final, make, options.replays, options.seeds)) for name, make in rules.items()]
+    rows = []
+    for name, make in rules.items():
+        rows.append(line(name, replays(final, make, options.replays, options.seeds)))
+        print("; ".join(rows[-1]), file=sys.stderr, flush=True)  # as it goes; the table comes at the end
     print(common.table(header, rows))
 
 
