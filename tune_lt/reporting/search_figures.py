@@ -260,4 +260,5 @@ def _legend(figure: Figure) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "markerscale": 0.7, "labelspacing": 0.6}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, **style)
