@@ -104,11 +104,6 @@ class Journal:
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
-    @property
-    def waiting(self) -> int:
-        """How many records are not in the store yet."""
-        return self._waiting
-
     def start(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Begin the cell ``key``, or go on with it where a run of that key exists."""
         texts = {path: str(value) for path, value in params.items()}

@@ -34,9 +34,16 @@ def section(annotation: Any, field: str, raw: Any) -> Any:
     if dataclasses.is_dataclass(annotation) and dataclasses.is_dataclass(raw):
         return raw
     try:
-        return _adapter(annotation).validate_json(json.dumps(raw), strict=True)
+        return _adapter_of(annotation).validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
         raise Problems(*(_describe(field, annotation, item) for item in error.errors(include_url=False))) from None
+
+
+def _adapter_of(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return _adapter(annotation)
+    except TypeError:  # a plugin's annotation that cannot be hashed
+        return TypeAdapter(annotation)
 
 
 @functools.cache  # building one costs more than using it, and every trial's configuration is checked

@@ -89,10 +89,9 @@ def run_study(study: Study, store: Store, display: Display) -> bool:
         runs = before.runs_by_key()
         journal = Journal(store, study.name, parent, folder, say=display.say, beat=lease.renew, runs=runs)
         try:
-            unsent = journal.waiting
             journal.drain()  # what a driver that was killed had not sent yet
             orphans = store.interrupt_running(study.name)
-            if unsent or orphans:
+            if journal.inherited or orphans:
                 before = store.snapshot(study.name)
             if orphans:
                 display.say(f"{orphans} runs of a driver that died are taken up again where they are still wanted")

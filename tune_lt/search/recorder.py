@@ -15,6 +15,7 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 
+from tune_lt.errors import InputError
 from tune_lt.journal import Journal
 from tune_lt.search.display import Display, Progress
 from tune_lt.search.selection import Ended
@@ -90,6 +91,8 @@ class Recorder(tune.Callback):
         self._reached = rungs or {}
         self._recovered: set[str] = set()
         self._updated, self._epochs = 0.0, 0
+        self._gone: list[Trial] = []
+        self._broken: InputError | None = None
         self.ended = list(ended)
         self._counts = Counter(end.outcome for end in self.ended)
         self._best = best(self.ended)
@@ -128,11 +131,11 @@ class Recorder(tune.Callback):
             flight.open = unit
         self._epochs += 1
         flight.seconds.append(result["seconds"])
-        self._journal.epoch(flight.unit_key(unit), result["epoch"], _metrics(result))
+        self._write(self._journal.epoch, flight.unit_key(unit), result["epoch"], _metrics(result))
         if result["step"] in self._judged_at:
             flight.rungs[result["step"]] = result[f"{MEAN}{self._metric}"]
             if flight.several:
-                self._journal.epoch(flight.key, result["step"], _means(result))
+                self._write(self._journal.epoch, flight.key, result["step"], _means(result))
         if result["unit_final"]:
             self._end_unit(flight, unit, result)
 
@@ -151,6 +154,10 @@ class Recorder(tune.Callback):
         self._display.say(f"a trial is tried again: {_reason(trial)}")
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if self._broken is not None:
+            raise self._broken
+        while self._gone:
+            _strip(self._gone.pop())
         if time.monotonic() - self._updated > SECONDS_BETWEEN_UPDATES:
             self._show()
             self._check()
@@ -159,8 +166,8 @@ class Recorder(tune.Callback):
         """Record what was running when Tune stopped early; how many trials that were."""
         for flight in self._flights.values():
             if flight.several and flight.open is not None:
-                self._journal.end(flight.unit_key(flight.open), "interrupted", {})
-            self._journal.end(flight.key, "interrupted", {})
+                self._write(self._journal.end, flight.unit_key(flight.open), "interrupted", {})
+            self._write(self._journal.end, flight.key, "interrupted", {})
         interrupted = len(self._flights)
         self._flights.clear()
         return interrupted
@@ -170,23 +177,38 @@ class Recorder(tune.Callback):
         self._add(end or Ended({}, "reused"))
 
     def _start(self, record: Mapping[str, Any]) -> None:
-        self._journal.start(record["key"], record["name"], record["params"], record["tags"])
+        self._write(self._journal.start, record["key"], record["name"], record["params"], record["tags"])
+
+    def _write(self, what: Callable[..., None], *content: Any) -> None:
+        """Record something; if that fails the study ends with the next step: here Tune would take it for the trial's."""
+        if self._broken is None:
+            try:
+                what(*content)
+            except InputError as error:
+                self._broken = error
 
     def _end_unit(self, flight: _Flight, unit: int, result: Mapping[str, Any]) -> None:
         flight.values[unit] = _metrics(result)
         if not flight.several:
             return  # its run ends with the trial
         if not result["known"]:
-            self._journal.end(flight.unit_key(unit), "complete", self._effort(flight, result), self._classes(result))
+            self._write(
+                self._journal.end,
+                flight.unit_key(unit),
+                "complete",
+                self._effort(flight, result),
+                self._classes(result),
+            )
             self._on_end(flight.units[unit]["fingerprint"], _metrics(result))
-        self._journal.epoch(flight.key, result["step"], _means(result))
+        self._write(self._journal.epoch, flight.key, result["step"], _means(result))
         flight.seconds.clear()
 
     def _end(self, trial: Trial, outcome: str, result: dict[str, Any], tags: Mapping[str, str] | None = None) -> None:
         flight, tags = self._flights.pop(trial.trial_id), dict(tags or {})
+        self._gone.append(trial)
         if flight.several and flight.open is not None and flight.open not in flight.values:
             name = flight.units[flight.open]["fingerprint"]
-            self._journal.end(flight.unit_key(flight.open), outcome, tags | self._effort(flight, result))
+            self._write(self._journal.end, flight.unit_key(flight.open), outcome, tags | self._effort(flight, result))
             self._on_end(name, None)
         if flight.several:
             effort = {"epochs": str(result.get("step", 0)), "units": _listed(flight)}
@@ -196,7 +218,9 @@ class Recorder(tune.Callback):
         self._on_end(flight.planned["fingerprint"], _metrics(result) if whole else None)
         if self._judged_at:
             effort["rungs"] = json.dumps(flight.rungs)
-        self._journal.end(flight.key, outcome, tags | effort, None if flight.several else self._classes(result))
+        self._write(
+            self._journal.end, flight.key, outcome, tags | effort, None if flight.several else self._classes(result)
+        )
         end = Ended(
             flight.planned.get("found", {}),
             outcome,
@@ -237,6 +261,16 @@ class Recorder(tune.Callback):
             best = f"{self._metric} {self._best.value(self._metric):.3f} ({found})"
         shares = [flight.share for flight in self._flights.values()]
         self._display.update(Progress(len(self.ended), shares, self._total, self._epochs, counts, best))
+
+
+def _strip(trial: Trial) -> None:
+    """Drop what Tune would keep of an ended trial for ever, 70 KiB each: the store has it all."""
+    metadata = trial.run_metadata
+    metadata.metric_analysis.clear()
+    metadata.metric_n_steps.clear()
+    metadata.last_result = {}
+    trial.evaluated_params, trial.experiment_tag = {}, ""
+    trial.config = {"planned": {"fingerprint": trial.config["planned"]["fingerprint"]}}
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
