@@ -187,7 +187,7 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     save: Annotated[Path | None, typer.Option(help="Save the state here every epoch, and go on from it.")] = None,
 ) -> None:
-    """Train one configuration without Ray or MLflow. Scores held-out images, or the first fold, unless --test is given."""
+    """Train one configuration without Ray or MLflow. Scores held-out images (of the first fold) unless --test."""
     parsed = _read(study)
     import torch
 
@@ -387,7 +387,7 @@ def _report(name: str, store: Any, reports: Path) -> None:
     store.describe(parent.info.run_id, "\n".join(formats.markdown(table) for table in collected.tables))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)  # a file has no width: room for whole cells
+        console = Console(width=150)  # a file has no width: room for whole cells
     for table in collected.tables:
         console.print()
         console.print(formats.terminal(table))

@@ -209,7 +209,8 @@ def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | N
     sources = [f"{runs} past run{'s' if runs > 1 else ''} on this store"] * (runs > 0)
     sources += [f"a timed probe of {steps} steps on this machine"] * (steps > 0)
     return Estimate(
-        seconds.times(1 / 3600), wall, at_once, study.resources.cpus, gpus, first, max(memory, default=None),
+        seconds.times(1 / 3600), wall, at_once, study.resources.cpus * study.resources.workers,
+        gpus * study.resources.workers, first, max(memory, default=None),
         " and ".join(sources) or "nothing: all is done",
     )  # fmt: skip
 
@@ -221,6 +222,7 @@ def _kind(cell: CellConfig) -> str:
 def slots(resources: Resources, gpus: float) -> int:
     """How many trials run at once on this machine: as many as fit, at least one, at most what the study wants."""
     rooms = [(os.cpu_count() or 1) / resources.cpus] + ([torch.cuda.device_count() / gpus] if gpus else [])
+    rooms = [room / resources.workers for room in rooms]
     room = max(1, int(min(rooms)))
     return min(room, resources.concurrent or room)
 

@@ -24,6 +24,7 @@ from tune_lt.tracking import DAMAGED, DUPLICATE, TAG, CellRecord, Store
 
 Kind = Literal["held", "journal", "orphan", "running", "damaged", "duplicate", "parent", "checkpoint", "lease", "moved"]
 SHOWN = 4  # runs named in a line
+PLACE = f"{TAG}checkpoints"  # where a driver said that the states are
 MEANS = {
     "orphan": "put there",
     "running": "marked as interrupted, the next run goes on with what is still wanted",
@@ -211,7 +212,10 @@ def _parents(study: str, parents: list[Run]) -> list[Finding]:
 
 def _checkpoints(store: Store, study: str, cells: list[CellRecord], damaged: set[str]) -> list[Finding]:
     """States that nobody will go on from, and those that were being written when the driver died."""
-    folder = store.state_folder(study) / "checkpoints"
+    folder = next(
+        (Path(run.data.tags[PLACE]) for run in store.parents(study) if PLACE in run.data.tags),
+        store.state_folder(study) / "checkpoints",
+    )
     if not folder.is_dir():
         return []
     hopeless = store.hopeless_cells(study).keys()

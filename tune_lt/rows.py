@@ -15,6 +15,7 @@ Row = dict[str, dict[str, Any]]
 Found = Mapping[str, Mapping[str, Any]]  # search -> path -> value, see `row_config`
 ONE_SE = "one_standard_error"
 SECTIONS = ("loss", "model", "recipe")
+DESIGNS = ("factorial", "one_at_a_time", "leave_one_out")
 BASE = "base"  # the row that has none of the factors
 
 
@@ -46,9 +47,7 @@ def designed(raw: Any) -> dict[str, Row]:
     base, which has none, then each alone. ``leave_one_out``: all, then all but each.
     """
     known_fields("ablation", raw, ("design", "factors"))
-    design = section(
-        Literal["factorial", "one_at_a_time", "leave_one_out"], "ablation.design", raw.get("design", "factorial")
-    )
+    design = section(Literal[DESIGNS], "ablation.design", raw.get("design", DESIGNS[0]))
     if not isinstance(raw.get("factors"), dict) or not raw["factors"]:
         raise Problems("ablation.factors: missing; valid: at least one factor, by name")
     factors = [_factor(name, factor) for name, factor in raw["factors"].items()]

@@ -12,15 +12,12 @@ from pydantic import TypeAdapter
 
 from tune_lt import losses, registry
 from tune_lt.config import Optimizer, Recipe
-from tune_lt.study import Resources, Search, Validation
+from tune_lt.rows import DESIGNS
+from tune_lt.strict import KINDS
+from tune_lt.study import Resources, Search, Seeds, Validation
 from tune_lt.studyfile import NAME, REGISTRIES, component_parameters
 
-RANGES = [
-    {"required": ["uniform"], "properties": {"uniform": {"$ref": "#/$defs/ends"}}, "additionalProperties": False},
-    {"required": ["loguniform"], "properties": {"loguniform": {"$ref": "#/$defs/ends"}}, "additionalProperties": False},
-    {"required": ["int"], "properties": {"int": {"$ref": "#/$defs/ends"}}, "additionalProperties": False},
-    {"required": ["choice"], "properties": {"choice": {"type": "array", "minItems": 1}}, "additionalProperties": False},
-]
+WHEN = {"type": "object", "minProperties": 1}
 ENDS = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
 
 
@@ -34,25 +31,42 @@ def schema() -> dict[str, Any]:
         optimizer["properties"][name] = _searchable(optimizer["properties"][name])
     recipe = _plain(Recipe)
     recipe["properties"]["optimizer"] = optimizer
-    row_loss = {"anyOf": [loss, {"type": "object", "required": ["best"], "properties": {"best": {"const": True}}}]}
-    row = _object({"loss": row_loss, "model": {"type": "object"}, "recipe": recipe})
+    own = {"type": "object", "not": {"required": ["name"]}, "properties": {"best": {"type": ["boolean", "string"]}}}
+    a_loss, a_row = {"$ref": "#/$defs/loss"}, {"$ref": "#/$defs/row"}
+    row = _object({"loss": {"anyOf": [a_loss, own]}, "model": {"type": "object"}, "recipe": recipe})
+    rows = {"type": "object", "additionalProperties": a_row}
+    compared = {"anyOf": [{"type": "string"}, a_loss, _object({"loss": a_loss, "model": {"type": "object"}}, ["loss"])]}
+    parts = {"with": a_row, "without": a_row, "levels": rows}
+    factor = {"anyOf": [_object({name: part}, [name]) for name, part in parts.items()]}
+    seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
     properties = {
         "name": {"type": "string", "pattern": f"^{NAME}$"},
         "plugins": {"type": "array", "items": {"type": "string"}},
         "data": data,
         "model": model,
         "recipe": recipe,
-        "loss": loss,
+        "loss": a_loss,
         "search": _plain(Search),
-        "rows": {"type": "object", "additionalProperties": row},
-        "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
+        "compare": _object(
+            {"losses": {"type": "array", "items": compared, "minItems": 1}, "trials": {"type": "integer", "minimum": 1}}
+        ),
+        "rows": rows,
+        "ablation": _object(
+            {
+                "design": {"enum": list(DESIGNS)},
+                "factors": {"type": "object", "minProperties": 1, "additionalProperties": factor},
+            },
+            ["factors"],
+        ),
+        "cross": _object({"imbalance": {"type": "array", "items": {"type": "number", "minimum": 1}, "minItems": 1}}),
+        "seeds": {"anyOf": [seeds, _plain(Seeds)]},
         "resources": _plain(Resources),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "tune_lt study",
         **_object(properties, ["name", "data", "model", "loss"]),
-        "$defs": {"range": {"anyOf": RANGES}, "ends": ENDS},
+        "$defs": {"range": {"anyOf": [_range(kind) for kind in KINDS]}, "ends": ENDS, "loss": loss, "row": row},
     }
 
 
@@ -68,6 +82,11 @@ def _component(kind: str, extra: dict[str, Any], *, searchable: bool = False) ->
         known.append(_object({"name": {"const": name}, **fields, **extra}, required))
     plugin = {"type": "object", "required": ["name"], "properties": {"name": {"not": {"enum": list(REGISTRIES[kind])}}}}
     return {"anyOf": [*known, plugin]}
+
+
+def _range(kind: str) -> dict[str, Any]:
+    values = {"type": "array", "minItems": 1} if kind == "choice" else {"$ref": "#/$defs/ends"}
+    return _object({kind: values, "when": WHEN}, [kind])
 
 
 def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:

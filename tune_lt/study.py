@@ -118,14 +118,17 @@ class Resources:
     """What one trial takes, and how many run at once (None: as many as fit).
 
     ``cpus`` is also the number of threads a trial computes with, at least one; another number changes a result by its
-    rounding. ``gpus``: none by default where there is none, else one; 0 keeps trials on the CPU. A trial saves its
-    state every ``checkpoint_seconds``: what it loses when its worker or the driver dies. ``storage``: the absolute path
-    of a folder for those states, one that every host of a cluster mounts; else they lie beside the store.
+    rounding. ``gpus``: none by default where there is none, else one; 0 keeps trials on the CPU. ``workers``: processes
+    that train each trial together, each with so many ``cpus`` and ``gpus``; their result is one process's but for
+    rounding. A trial saves its state every ``checkpoint_seconds``: what it loses when its worker or the driver dies.
+    ``storage``: the absolute path of a folder for those states, one that every host of a cluster mounts; else they lie
+    beside the store.
     """
 
     __pydantic_config__ = _STRICT
     cpus: Annotated[float, Gt(0)] = 1
     gpus: Annotated[float, Ge(0)] | None = None
+    workers: Annotated[int, Ge(1)] = 1
     concurrent: Annotated[int, Ge(1)] | None = None
     checkpoint_seconds: Annotated[float, Ge(0)] = 10.0
     storage: str | None = None

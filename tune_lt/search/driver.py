@@ -95,7 +95,7 @@ def run_study(study: Study, store: Store, display: Display) -> bool:
                 before = store.snapshot(study.name)
             if orphans:
                 display.say(f"{orphans} runs of a driver that died are taken up again where they are still wanted")
-            store.begin(parent, study.text, _parent_tags(study))
+            store.begin(parent, study.text, _parent_tags(study, checkpoints))
             with _ray_session(display, dataset, checkpoints):
                 runner = Runner(study, store, display, dataset, parent, journal, lease, before)
                 found = {
@@ -123,8 +123,9 @@ def _leave(store: Store, parent: str, status: str, lease: Lease) -> None:
         logging.getLogger(__name__).debug("the store did not take the study's end", exc_info=True)
 
 
-def _parent_tags(study: Study) -> dict[str, str]:
-    return {f"{TAG}dataset": str(study.data["name"]), f"{TAG}git": provenance.git_commit()}
+def _parent_tags(study: Study, checkpoints: Path) -> dict[str, str]:
+    tags = {"dataset": str(study.data["name"]), "git": provenance.git_commit(), "checkpoints": str(checkpoints)}
+    return {f"{TAG}{name}": value for name, value in tags.items()}
 
 
 def _some(names: Sequence[str]) -> str:

@@ -180,7 +180,7 @@ class Recorder(tune.Callback):
         self._write(self._journal.start, record["key"], record["name"], record["params"], record["tags"])
 
     def _write(self, what: Callable[..., None], *content: Any) -> None:
-        """Record something; if that fails the study ends with the next step: here Tune would take it for the trial's."""
+        """Record something; if that fails the study ends with its next step: here Tune would blame the trial."""
         if self._broken is None:
             try:
                 what(*content)

@@ -14,7 +14,7 @@ from tune_lt import data, provenance, ranges, training
 from tune_lt.errors import InputError
 from tune_lt.journal import Journal
 from tune_lt.rows import ONE_SE
-from tune_lt.search import history, selection
+from tune_lt.search import history, multi, selection
 from tune_lt.search.display import Display
 from tune_lt.search.lease import Lease
 from tune_lt.search.planning import PlannedCell, Planner, artifact, found_by, recorded_search
@@ -24,7 +24,7 @@ from tune_lt.search.searcher import CellSearch
 from tune_lt.search.selection import Ended
 from tune_lt.search.storage import checkpoint_folder
 from tune_lt.search.trainable import checkpoint_path, train_cell
-from tune_lt.study import Space, Study
+from tune_lt.study import Resources, Space, Study
 from tune_lt.tracking import Snapshot, Store
 
 ATTEMPTS = 3  # for a trial whose worker dies or raises; one that would only repeat its failure gets one
@@ -58,9 +58,9 @@ class Runner:
         }
         gpus = study.resources.gpus
         self.gpus = gpus if gpus is not None else float(ray.cluster_resources().get("GPU", 0) >= 1)
-        self.concurrent = _fit(study.resources.cpus, self.gpus, study.resources.concurrent)
-        self.device = "auto" if self.gpus else "cpu"
-        tags["device"] = str(training.pick_device(self.device))
+        self.concurrent = _fit(study.resources, self.gpus)
+        tags["device"] = str(training.pick_device("auto" if self.gpus else "cpu"))
+        tags["workers"] = str(study.resources.workers)
         self.planner = Planner(study, dataset.content_hash, tags)
 
     def search(self, space: Space) -> dict[str, dict[str, Any]]:
@@ -160,11 +160,12 @@ class Runner:
                 raise InputError(f"search.constraints: their reference cannot be trained: {'; '.join(sorted(reasons))}")
         scores = [self.finished[cell.fingerprint] for cell in cells]
         means: dict[str, float] = {}
-        for name in space.search.constraints:
+        for name in space.search.watched:
             values = [score[name] for score in scores if name in score]
-            if not values:
+            if values:
+                means[name] = sum(values) / len(values)
+            elif name in space.search.constraints:
                 raise InputError(f"search.constraints.{name}: no held-out image belongs to these classes")
-            means[name] = sum(values) / len(values)
         return means
 
     def train(self, cells: list[PlannedCell], found: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -233,13 +234,13 @@ class Runner:
                 plugins=study.plugins,
                 folder=str(study.folder),
                 checkpoints=str(self.checkpoints),
-                checkpoint_seconds=resources.checkpoint_seconds,
-                threads=max(1, int(resources.cpus)),
-                device=self.device,
+                resources=resources,
+                gpus=self.gpus,
             )
+            alone = {"cpu": resources.cpus, "gpu": self.gpus}
             self.display.phase(label, len(recorder.ended))
             tuner = tune.Tuner(
-                tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": self.gpus}),
+                tune.with_resources(trainable, alone if resources.workers == 1 else multi.DRIVER),
                 param_space=space,
                 tune_config=tune.TuneConfig(
                     num_samples=-1 if searcher else 1,
@@ -310,16 +311,24 @@ def _reused(found: Mapping[str, Any], planned: Mapping[str, Any]) -> Ended:
     return Ended(found, "complete", planned["values"], "", units)
 
 
-def _fit(cpus: float, gpus: float, wanted: int | None) -> int:
+def _fit(resources: Resources, gpus: float) -> int:
     """How many trials run at once: as many as are wanted, at most what the Ray cluster has room for."""
-    have = ray.cluster_resources()
-    rooms = [have.get(kind, 0) // need for kind, need in (("CPU", cpus), ("GPU", gpus)) if need]
-    if min(rooms) < 1:
+    multi.check_resources(resources.workers, gpus)
+    if resources.workers > 1:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = multi.groups_at_once(nodes, workers=resources.workers, cpus=resources.cpus, gpus=gpus)
+    else:
+        have = ray.cluster_resources()
+        needs = (("CPU", resources.cpus), ("GPU", gpus))
+        room = int(min(have.get(kind, 0) // need for kind, need in needs if need))
+    if room < 1:
+        have, several = ray.cluster_resources(), f" for each of {resources.workers} workers"
         raise InputError(
-            f"resources: a trial takes {cpus:g} CPUs and {gpus:g} GPUs; "
-            f"this Ray cluster has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
+            f"resources: a trial takes {resources.cpus:g} CPUs and {gpus:g} GPUs"
+            + (several if resources.workers > 1 else "")
+            + f"; this Ray cluster has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
         )
-    return min(int(min(rooms)), wanted or int(min(rooms)))
+    return min(room, resources.concurrent or room)
 
 
 def _listed(found: Mapping[str, Any]) -> str:

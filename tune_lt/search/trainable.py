@@ -11,11 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 
 from tune_lt import data, studyfile, training
 from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.search.multi import epochs_on_workers
+from tune_lt.study import Resources
 
 MEAN = "mean:"  # before a metric's name: its mean over the units a trial has had
 
@@ -26,9 +29,8 @@ def train_cell(
     plugins: tuple[str, ...],
     folder: str,
     checkpoints: str,
-    checkpoint_seconds: float,
-    threads: int,
-    device: str,
+    resources: Resources,
+    gpus: float,
 ) -> None:
     """Tune's function trainable: train the units of ``config["planned"]``, cells all, in sequence; report every epoch.
 
@@ -37,7 +39,7 @@ def train_cell(
     split, after their last epoch. A failure that would only repeat itself is reported as such; any other exception is
     Tune's to retry.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, int(resources.cpus)))
     studyfile.load_plugins(plugins, Path(folder))
     planned = config["planned"]
     units, watched = planned["units"], planned["watched"]
@@ -53,14 +55,15 @@ def train_cell(
             steps = {"epoch": epochs, "step": (index + 1) * epochs, "unit_final": True, "final": last, "seconds": 0.0}
             tune.report(place | steps | known | means(values, watched) | {"known": True})
             continue
-        results = training.run_epochs(
-            cell,
-            dataset=dataset,
-            device=device,
-            score_test=cell.fold == "full",
-            save_to=checkpoint_path(checkpoints, unit["fingerprint"]),
-            save_seconds=checkpoint_seconds,
-        )
+        state: dict[str, Any] = {"save_to": checkpoint_path(checkpoints, unit["fingerprint"])}
+        state |= {"score_test": cell.fold == "full", "save_seconds": resources.checkpoint_seconds}
+        results: Any
+        if resources.workers > 1:
+            state |= {"workers": resources.workers, "cpus": resources.cpus, "gpus": gpus}
+            state |= {"plugins": plugins, "folder": folder, "dataset_ref": ray.put(dataset)}
+            results = epochs_on_workers(cell, **state)
+        else:
+            results = training.run_epochs(cell, dataset=dataset, device="auto" if gpus else "cpu", **state)
         try:
             for result in results:
                 content = report(result)
@@ -74,6 +77,7 @@ def train_cell(
             reason = f"{type(error).__name__}: {error}"
             tune.report({"epoch": 0, "final": True, "failed": reason, **place})
             return
+        results.close()  # workers end here, not when somebody collects the garbage
         values.append({name: value for name, value in content.items() if name.startswith(("val/", "train/"))})
         memory.add(unit["fingerprint"], values[-1])
     memory.forget()
