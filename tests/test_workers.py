@@ -116,21 +116,23 @@ def _agree(results: list[training.EpochResult]) -> None:
         assert (many.epoch, many.val, many.class_counts) == (one.epoch, one.val, one.class_counts)
 
 
-def _workers() -> list[psutil.Process]:
+def _workers(kinds: tuple[str, ...] = ("RayTrainWorker",)) -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            found += [process] if "RayTrainWorker" in " ".join(process.cmdline()) else []
+            command = " ".join(process.cmdline())
+            found += [process] if any(kind in command for kind in kinds) else []
         except psutil.Error:
             continue  # gone in the meantime
     return found
 
 
 def _all_free() -> bool:
-    """Whether the workers go, and what they had comes back, within a while."""
+    """Whether the workers go, with all that looked after them, and what they had comes back, within a while."""
+    kinds = ("RayTrainWorker", "TrainController", "PlacementGroupCleaner", "_Group")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if not _workers() and ray.available_resources().get("CPU") == 4:
+        if not _workers(kinds) and ray.available_resources().get("CPU") == 4:
             return True
         time.sleep(0.5)
     return False

@@ -8,9 +8,10 @@ need by itself. Tune knows nothing of that, so as many trials may run at once as
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import os
 import shutil
-import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ import ray
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tune_lt import parallel, studyfile, training
 from tune_lt.config import CellConfig
@@ -27,6 +29,7 @@ from tune_lt.errors import InputError, TrainingFailed
 
 DRIVER = {"cpu": 0.01}  # for tune.with_resources: the driver waits for its workers all the time
 PARTING_SECONDS = 60.0  # for Ray Train to notice that its workers are gone
+OUTSIDE: Any = None  # the placement group of an actor that is to be in none, not even that of its creator
 
 
 def epochs_on_workers(
@@ -55,54 +58,36 @@ def epochs_on_workers(
     from the last state.
     """
     check_resources(workers, gpus)
-    exchange: Any = ray.remote(num_cpus=0)(_Exchange).remote()
-    name = f"workers-{uuid.uuid4().hex}"  # Ray Train must not take another run's state for its own
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={
-            "exchange": exchange,
-            "dataset": dataset_ref,
-            "cell": cell,
-            "threads": max(1, int(cpus)),
-            "plugins": tuple(plugins),
-            "folder": str(folder),
-            "options": {
-                "score_test": score_test,
-                "save_to": save_to,
-                "save_seconds": save_seconds,
-                "identity": identity,
-            },
-        },
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
-        ),
-        # A dead worker is Tune's to count: it tries the trial again, which goes on from the saved state.
-        run_config=RunConfig(
-            name=name, storage_path=str(save_to.parent.absolute()), failure_config=FailureConfig(max_failures=0)
-        ),
-    )
     save_to.parent.mkdir(parents=True, exist_ok=True)
-    fitting = threading.Thread(target=_fit, args=(trainer, exchange), daemon=True)
-    fitting.start()
+    task = {
+        "cell": cell,
+        "dataset": dataset_ref,
+        "threads": max(1, int(cpus)),
+        "plugins": tuple(plugins),
+        "folder": str(folder),
+        "options": {
+            "score_test": score_test,
+            "save_to": save_to,
+            "save_seconds": save_seconds,
+            "identity": identity,
+        },
+    }
+    group = _start(task, workers, cpus, gpus)
     try:
         epoch = 0
         while epoch < cell.recipe.epochs:
-            found = ray.get(exchange.get.remote())
+            found = ray.get(group.get.remote())
             if isinstance(found, BaseException):
                 raise found
             if found.epoch > epoch:  # not one that a group which Ray Train started again repeats
                 epoch = found.epoch
                 yield found
-            ray.get(exchange.taken.remote())
-        fitting.join()  # the last state is being saved
+            ray.get(group.taken.remote())
+        ray.get(group.ended.remote())  # the last state is being saved
     finally:
-        for worker in ray.get(exchange.close.remote()):
-            ray.kill(worker)
-        fitting.join(PARTING_SECONDS)
-        ray.kill(exchange)
-        shutil.rmtree(save_to.parent / name, ignore_errors=True)
+        with contextlib.suppress(ray.exceptions.RayError):  # it may be gone already, or need longer: it goes by itself
+            ray.get(group.close.remote(), timeout=PARTING_SECONDS)
+            ray.kill(group)
 
 
 def check_resources(workers: int, gpus: float) -> None:
@@ -115,7 +100,11 @@ def check_resources(workers: int, gpus: float) -> None:
 
 
 def groups_at_once(nodes: Sequence[Mapping[str, float]], *, workers: int, cpus: float, gpus: float) -> int:
-    """How many groups of ``workers`` have room on ``nodes`` (the ``Resources`` of ``ray.nodes()``) at the same time."""
+    """How many groups of ``workers`` have room at the same time.
+
+    ``nodes``: the ``Resources`` of each of ``ray.nodes()`` that is ``Alive``. A worker needs ``cpus`` and ``gpus`` on
+    one node; the workers of a group may be on several.
+    """
     needs = {"CPU": cpus, "GPU": gpus}
     room = sum(
         min((math.floor(node.get(kind, 0) / need + 1e-9) for kind, need in needs.items() if need), default=workers)
@@ -124,41 +113,73 @@ def groups_at_once(nodes: Sequence[Mapping[str, float]], *, workers: int, cpus: 
     return room // workers
 
 
-def _fit(trainer: TorchTrainer, exchange: Any) -> None:
-    """Run the group to its end, and tell the generator, which may be waiting for a result, how that was."""
-    try:
-        trainer.fit()
-        outcome: Exception = RuntimeError("the workers ended before the last epoch")
-    except Exception as error:
-        outcome = error
-    exchange.tell.remote(outcome)
+def _start(task: dict[str, Any], workers: int, cpus: float, gpus: float) -> Any:
+    """The actor that has ``workers`` carry out ``task``."""
+    inside = ray.get_runtime_context().get_actor_id() is not None
+    options: dict[str, Any] = {"num_cpus": 0}
+    if inside:
+        # It outlives a trial that Tune ends, outside of the trial's placement group, for as long as tidying up takes.
+        options |= {"lifetime": "detached", "scheduling_strategy": PlacementGroupSchedulingStrategy(OUTSIDE)}
+    group: Any = ray.remote(**options)(_Group).remote()
+    caller = ray.get_runtime_context().current_actor if inside else None
+    ray.get(group.start.remote(group, caller, task, workers, cpus, gpus))
+    return group
 
 
-def _work(config: dict[str, Any]) -> None:
-    """What each worker does; its process group is Ray Train's."""
-    exchange = config["exchange"]
-    if not ray.get(exchange.enter.remote(ray.get_runtime_context().current_actor)):
-        return
-    torch.set_num_threads(config["threads"])
-    studyfile.load_plugins(config["plugins"], Path(config["folder"]))
-    try:
-        results = training.run_epochs(
-            config["cell"], dataset=ray.get(config["dataset"]), device=str(get_device()), **config["options"]
-        )
-        for result in results:
-            if parallel.rank() == 0:
-                ray.get(exchange.put.remote(result))
-    except (TrainingFailed, InputError) as error:
-        ray.get(exchange.put.remote(error))  # any rank's: the others may be waiting for this one
+class _Group:
+    """Runs Ray Train, hands its results over one by one, and takes the workers down with whoever asked for them.
 
-
-class _Exchange:
-    """Between the workers and the generator: one result at a time, and who the workers are."""
+    In a process of its own because Ray Train's controller dies with the process that started it, and then leaves its
+    placement group behind, and an actor that is to remove it but needs Ray's dashboard for that.
+    """
 
     def __init__(self) -> None:
         self._items: asyncio.Queue[Any] = asyncio.Queue()
         self._workers: list[Any] = []
         self._closed = False
+        self._fitting: asyncio.Future[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(
+        self, itself: Any, caller: Any, task: dict[str, Any], workers: int, cpus: float, gpus: float
+    ) -> None:
+        """Start the workers, for as long as the actor ``caller`` lives (None: until `close`)."""
+        self._fitting = asyncio.get_running_loop().run_in_executor(
+            None, self._fit, {**task, "group": itself}, workers, cpus, gpus
+        )
+        if caller is not None:
+            self._watching = asyncio.create_task(self._watch(caller))
+
+    def _fit(self, task: dict[str, Any], workers: int, cpus: float, gpus: float) -> None:
+        storage: Path = task["options"]["save_to"].parent.absolute()
+        name = f"workers-{uuid.uuid4().hex}"  # Ray Train must not take another run's state for its own
+        outcome: Exception = RuntimeError("the workers ended before the last epoch")
+        try:
+            TorchTrainer(
+                _work,
+                train_loop_config=task,
+                scaling_config=ScalingConfig(
+                    num_workers=workers,
+                    use_gpu=gpus > 0,
+                    resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
+                ),
+                # A dead worker is Tune's to count: it tries the trial again, which goes on from the saved state.
+                run_config=RunConfig(
+                    name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=0)
+                ),
+            ).fit()
+        except Exception as error:
+            outcome = error
+        shutil.rmtree(storage / name, ignore_errors=True)
+        ray.get(task["group"].tell.remote(outcome))  # who waits for a result must not wait for ever
+
+    async def _watch(self, caller: Any) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):
+            while True:
+                await caller.__ray_ready__.remote()
+                await asyncio.sleep(1)
+        await self.close()
+        os._exit(0)  # nobody is left to end this actor
 
     async def enter(self, worker: Any) -> bool:
         """A worker says that it is there; whether it is still wanted."""
@@ -175,12 +196,39 @@ class _Exchange:
         await self._items.put(item)
 
     async def get(self) -> Any:
+        """The next result, or the error that ended the group."""
         return await self._items.get()
 
     async def taken(self) -> None:
+        """The caller is done with what `get` gave."""
         self._items.task_done()
 
-    async def close(self) -> list[Any]:
-        """All workers that have entered; those that enter from now on are sent away."""
+    async def ended(self) -> None:
+        """Wait until all workers have ended by themselves."""
+        assert self._fitting is not None
+        await asyncio.wait([self._fitting])
+
+    async def close(self) -> None:
+        """End the workers, those too that are only starting, and wait for Ray Train to give back what they had."""
         self._closed = True
-        return self._workers
+        for worker in self._workers:
+            ray.kill(worker)
+        await self.ended()
+
+
+def _work(task: dict[str, Any]) -> None:
+    """What each worker does; its process group is Ray Train's."""
+    group = task["group"]
+    if not ray.get(group.enter.remote(ray.get_runtime_context().current_actor)):
+        return
+    torch.set_num_threads(task["threads"])
+    studyfile.load_plugins(task["plugins"], Path(task["folder"]))
+    try:
+        results = training.run_epochs(
+            task["cell"], dataset=ray.get(task["dataset"]), device=str(get_device()), **task["options"]
+        )
+        for result in results:
+            if parallel.rank() == 0:
+                ray.get(group.put.remote(result))
+    except (TrainingFailed, InputError) as error:
+        ray.get(group.put.remote(error))  # any rank's: the others may be waiting for this one
