@@ -86,8 +86,11 @@ class Seesaw(Loss):
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.online and self.training:
-            counts = torch.zeros_like(self.labels_seen).index_add_(0, targets, torch.ones_like(targets))
-            self.labels_seen += self.total(counts)
+            alone = parallel.size() == 1
+            counts = self.labels_seen if alone else torch.zeros_like(self.labels_seen)
+            counts.index_add_(0, targets, torch.ones_like(targets))
+            if not alone:
+                self.labels_seen += self.total(counts)
         return F.cross_entropy(logits + self.margins(logits, targets), targets, reduction="none"), None
 
     @torch.no_grad()
