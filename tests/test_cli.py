@@ -121,7 +121,7 @@ def test_doctor_finds_nothing_wrong_here_and_names_a_store_it_cannot_use(cli: Ca
 
 
 def test_a_missing_study_names_the_bundled_ones() -> None:
-    with pytest.raises(InputError, match="bundled: digits"):
+    with pytest.raises(InputError, match="bundled: ablation, alpha_cv, compare, digits, search"):
         study_path("nope")
     assert study_path("digits").name == "digits.yaml"
     assert study_path("nope.yaml") == Path("nope.yaml")

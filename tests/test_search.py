@@ -154,8 +154,10 @@ def test_the_parent_run_holds_the_study_file_the_tables_and_the_figure(ran: Ran)
         "study.yaml", "search.ghm_cwap.json", "cells.json", "report"
     }  # fmt: skip
     reports = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "report")}
-    tables = {f"baselines.{suffix}" for suffix in ("md", "tex", "csv")}  # one row of the searched loss is no ablation
-    assert reports == tables | {"accuracy_by_class_size.png", "accuracy_by_class_size.pdf"}
+    names = ("baselines", "search_ghm_cwap")  # one row of the searched loss is no ablation
+    figures = ("accuracy_by_class_size", "curve_ghm_cwap")
+    files = {f"{name}.{suffix}" for name in names for suffix in ("md", "tex", "csv")}
+    assert reports == files | {f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")}
     assert {path.name for path in (ran.folder / "reports" / "tiny").iterdir()} == reports
     text = Path(client.download_artifacts(parent.info.run_id, "study.yaml")).read_text()
     assert text == ran.file.read_text()

@@ -294,7 +294,7 @@ FEW_REGIONS = {"regions": 5}  # so that AURA applies to classes of these sizes
 
 def values_of(key: tuple[str, str], builder: Callable[..., Any]) -> list[Any]:
     annotation, default = registry.parameters(builder)[key[1]]
-    if annotation is bool:
+    if annotation is bool or get_args(annotation)[:1] == (bool,):
         return [True, False]
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))

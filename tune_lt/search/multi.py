@@ -27,7 +27,8 @@ from tune_lt import parallel, studyfile, training
 from tune_lt.config import CellConfig
 from tune_lt.errors import InputError, TrainingFailed
 
-DRIVER = {"cpu": 0.01}  # for tune.with_resources: the driver waits for its workers all the time
+# For tune.with_resources: the driver does nothing but wait, on the head, and must not keep a CPU from its workers.
+DRIVER = {"cpu": 0, "node:__internal_head__": 0.001}
 PARTING_SECONDS = 60.0  # for Ray Train to notice that its workers are gone
 OUTSIDE: Any = None  # the placement group of an actor that is to be in none, not even that of its creator
 

@@ -247,7 +247,7 @@ class Runner:
                     search_alg=searcher,
                     scheduler=trial_scheduler,
                     max_concurrent_trials=self.concurrent,
-                    reuse_actors=True,
+                    reuse_actors=resources.workers == 1,  # else Tune leaves a trial 2 s to end its workers
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
                 run_config=tune.RunConfig(

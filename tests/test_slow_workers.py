@@ -1,0 +1,42 @@
+"""A whole study whose trials are trained by two processes each, against the same study with one."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tune_lt.tracking import CellRecord, Store
+
+pytestmark = pytest.mark.slow
+
+
+def _cells(folder: Path, text: str) -> dict[str, CellRecord]:
+    """Key of each cell -> its record, of the study run in a folder of its own."""
+    folder.mkdir()
+    (folder / "tiny.yaml").write_text(text)
+    command = [sys.executable, "-m", "tune_lt.cli", "run", "tiny.yaml"]
+    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {record.tags["key"]: record for record in Store(f"sqlite:///{folder / 'mlflow.db'}").cells("tiny")}
+
+
+def test_two_workers_a_trial_give_what_one_gives(tmp_path: Path, tiny_text: str) -> None:
+    text = tiny_text.replace("trials: 5", "trials: 1, scheduler: none").replace("seeds: [0, 1]", "seeds: [0]")
+    one = _cells(tmp_path / "one", text.replace("cpus: 1, concurrent: 2", "cpus: 1, gpus: 0, concurrent: 1"))
+    two = _cells(
+        tmp_path / "two", text.replace("cpus: 1, concurrent: 2", "cpus: 1, gpus: 0, workers: 2, concurrent: 1")
+    )
+    assert {record.tags["workers"] for record in two.values()} == {"2"}
+    rows = [key for key, record in one.items() if record.tags["row"] in ("softmax", "ldam+drw")]
+    assert len(rows) == 2
+    for key in rows:  # the searched ones hang on what was found, which may differ by a rounding
+        assert two[key].status == "FINISHED"
+        assert math.isclose(two[key].metrics["train/loss"], one[key].metrics["train/loss"], rel_tol=0.02)
+        assert two[key].metrics["test/top1"] == pytest.approx(one[key].metrics["test/top1"], abs=0.05)
+    assert len(two) == len(one)
