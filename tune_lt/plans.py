@@ -51,7 +51,7 @@ def content(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | 
     tables = {
         "rows": list(study.rows),
         "imbalance": list(study.columns),
-        "seeds": [list(pair) for pair in study.seeds],
+        "seeds": _seeds(study),
         "cells": len(seen.cells),
         "done": seen.cells_done,
         "epochs_left": epochs["tables"],
