@@ -124,6 +124,31 @@ def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on(
     _whole(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"))
 
 
+def test_a_worker_that_ray_kills_for_want_of_memory_is_a_failed_trial_that_is_tried_again(
+    tmp_path: Path, tiny_text: str, start: Start
+) -> None:
+    """Another process takes the memory, as in life; Ray's monitor kills workers, and Tune must survive that."""
+    memory, room, hog = psutil.virtual_memory(), 4 * 2**30, 6 * 2**30
+    if memory.available < hog + 2 * 2**30:
+        pytest.skip(f"needs {(hog >> 30) + 2} GiB of free memory")
+    threshold = (memory.total - memory.available + room) / memory.total
+    out = tmp_path / "out.txt"
+    monitor = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
+    process = start(_study(tmp_path, tiny_text), out, **monitor)
+    checkpoints = tmp_path / ".tune_lt" / "tiny" / "checkpoints"
+    _wait_until(lambda: len(list(checkpoints.glob("*.pt"))) == 2, "two trials with a checkpoint each")
+    hoard = f"import time; hoard = bytearray({hog}); hoard[::4096] = b'1' * len(hoard[::4096]); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", hoard])
+    try:
+        _wait_until(lambda: "out of memory" in out.read_text(), "Ray has killed a worker")
+    finally:
+        other.kill()
+        other.wait()
+    assert process.wait(600) == 0, out.read_text()
+    assert "a trial is tried again: RayActorError: out of memory" in out.read_text()
+    _whole(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
     """A real MLflow server on SQLite: its URI, and how to kill and start it."""

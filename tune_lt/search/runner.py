@@ -17,6 +17,7 @@ from tune_lt.rows import ONE_SE
 from tune_lt.search import history, multi, selection
 from tune_lt.search.display import Display
 from tune_lt.search.lease import Lease
+from tune_lt.search.memory import kills_fail_trials
 from tune_lt.search.planning import PlannedCell, Planner, artifact, found_by, recorded_search
 from tune_lt.search.recorder import Recorder
 from tune_lt.search.schedulers import milestones, scheduler
@@ -259,7 +260,8 @@ class Runner:
                 ),
             )
             try:
-                tuner.fit()
+                with kills_fail_trials():
+                    tuner.fit()
             finally:
                 interrupted = recorder.close()
         if interrupted:

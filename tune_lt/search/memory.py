@@ -1,0 +1,32 @@
+"""Workers that Ray kills because a host runs out of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+
+@contextmanager
+def kills_fail_trials() -> Iterator[None]:
+    """While Tune runs in the block, such a kill fails the trial concerned, which is tried again as after any death.
+
+    Ray 2.60's actor manager knows errors of actors and of their tasks; its own OutOfMemoryError is neither, and there
+    ends the whole search.
+    """
+    manager: Any = RayActorManager
+    before = manager._actor_task_failed
+
+    def failed(self: Any, *, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=f"out of memory: {str(exception).splitlines()[0]}")
+        before(self, tracked_actor_task=tracked_actor_task, exception=exception)
+
+    manager._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        manager._actor_task_failed = before
