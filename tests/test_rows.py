@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tune_lt import losses, ranges, registry, rows, studyfile
+from tune_lt.search.planning import Planner, found_by
 from tune_lt.strict import Problems
 from tune_lt.study import Dimension, Study
 
@@ -150,6 +151,12 @@ def test_the_studys_own_loss_is_searched_beside_them_and_recipes_are_searched_fo
         ("compare: {losses: [focal]}", "search: missing"),
         ("compare: {losses: [foca]}\n" + SEARCH, "unknown loss 'foca'; did you mean 'focal'"),
         ("compare: {losses: [focal, focal]}\n" + SEARCH, "'focal' is searched already"),
+        ("compare: {losses: [focal, softmax, softmax]}\n" + SEARCH, "valid: each loss once"),
+        ("compare: {losses: [{name: [focal]}]}\n" + SEARCH, "unknown loss ['focal']"),
+        ("compare: {losses: [{loss: {name: focal}, model: 3}]}\n" + SEARCH, "compare.losses[0].model: found 3"),
+        ("compare: {losses: [focal], trials: -1}\nsearch: {}", "compare.trials: found -1"),
+        ("compare: {losses: [focal]}\nrows: {focal (searched): {}}\n" + SEARCH, "rows.focal (searched): is the name"),
+        ("rows: {a: {loss: {name: [x]}}}", "rows.a.loss.name: found ['x']"),
         ("compare: {losses: [focal], trials: 5}\n" + SEARCH, "compare.trials: found 5, but search.trials is 4"),
         ("compare: {losses: [focal]}\nsearch: {sampler: grid}", "search.sampler: found grid, but loss.gamma"),
         ("compare: {losses: [balanced_softmax]}\n" + SEARCH, "search: the file searches nothing"),
@@ -202,6 +209,7 @@ def test_a_condition_that_cannot_hold_is_a_mistake(tmp_path: Path, loss: str, fo
         ("{trials: 4}", "{folds: 3}", "racing"),
         ("{trials: 4}", "{holdout: 0.3, seeds: [0, 1]}", "racing"),
         ("{trials: 4, metric: [val/top1, val/rare]}", "{folds: 3}", "none"),
+        ("{trials: 4, constraints: {val/many: 0.01}}", "{folds: 3}", "none"),  # else it would stop what keeps them
         ("{sampler: grid}", "{folds: 3}", "none"),
         ("{sampler: grid, scheduler: asha}", "{folds: 3}", "asha"),
     ],
@@ -224,6 +232,8 @@ def test_the_scheduler_suits_the_validation(tmp_path: Path, search: str, validat
         ("{metric: test/top1}", "{folds: 3}", "search.metric"),
         ("{sampler: grid, trials: 3}", "{folds: 3}", "search.trials: found 3, but the grid has 2 points"),
         ("{constraints: {val/many: -1}}", "{folds: 3}", "search.constraints"),
+        ("{scheduler: racing, constraints: {val/many: 0.01}}", "{folds: 3}", "found racing with constraints"),
+        ("{trials: 1000000000}", "{folds: 3}", "search.trials"),
         ("{trials: 4}", "{folds: 3, holdout: 0.2}", "data.validation: found holdout and folds"),
         ("{trials: 4}", "{folds: 1}", "data.validation.folds"),
         ("{trials: 4}", "{folds: 3, seeds: []}", "data.validation.seeds: found []"),
@@ -252,3 +262,52 @@ def test_the_search_goes_on_under_its_signature_unless_what_decides_changes(tmp_
     assert signature() != signature(folds="imbalance: 20 -> imbalance: 20, validation: {folds: 3}")
     assert signature() != signature(choice="[10, 20] -> [10, 30]")
     assert signature() != signature(seed="trials: 4 -> trials: 4, seed: 1")
+
+
+def test_a_huge_range_costs_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(Problems, match="found grid over 999999991 points"):
+        studyfile.parse(_searching("regions: {int: [10, 1000000000]}", "search: {sampler: grid}\n"), tmp_path)
+    waits = "aura: {choice: [true, false], when: {loss.regions: 12}}, regions: {int: [10, 1000000000]}"
+    assert "loss/aura" in studyfile.parse(_searching(waits), tmp_path).searches["ghm_cwap"].space
+
+
+def test_a_row_is_what_was_found_and_defaults_where_a_condition_does_not_hold(tmp_path: Path) -> None:
+    loss = "regions: {choice: [10, 20], when: {loss.aura: true}}, aura: {choice: [true, false]}"
+    study = studyfile.parse(_searching(loss, SEARCH + "rows: {best: {loss: {best: true}}}\n"), tmp_path)
+    found = {"ghm_cwap": {"loss/aura": False}}
+    assert studyfile.row_config(study, "best", found)["loss"]["regions"] == 30  # not 10, the range's first value
+
+
+def test_without_a_plainer_choice_its_row_is_the_best(tmp_path: Path) -> None:
+    concluded = {"found": {"loss/alpha": 0.77}, "one_standard_error": None}
+    study = studyfile.parse(
+        _searching("alpha: {uniform: [0.3, 1.0]}", SEARCH + "rows: {se: {loss: {best: one_standard_error}}}\n"),
+        tmp_path,
+    )
+    config = studyfile.row_config(study, "se", found_by("ghm_cwap", concluded))
+    assert config["loss"]["alpha"] == 0.77
+
+
+def test_the_reference_of_constraints_has_the_default_recipe(tmp_path: Path) -> None:
+    text = _searching("gamma: {uniform: [0.0, 1.0]}", "search: {trials: 4, constraints: {val/many: 0.01}}\n")
+    study = studyfile.parse(text + "recipe: {optimizer: {lr: {loguniform: [0.001, 0.3]}}}\n", tmp_path)
+    (cell,) = (planned.cell for planned in Planner(study, "images", {}).reference(study.searches["ghm_cwap"]))
+    assert cell.loss["name"] == "softmax"
+    assert cell.recipe.optimizer.lr == 0.1
+
+
+def test_a_fixed_loss_may_be_compared_with_its_own_search(tmp_path: Path) -> None:
+    study = _parse("compare: {losses: [ghm_cwap, focal]}\n" + SEARCH, tmp_path)
+    assert list(study.rows) == ["ghm_cwap (searched)", "focal (searched)"]
+    assert study.rows["ghm_cwap (searched)"] == {"loss": {"best": True}}
+
+
+def test_moving_the_images_changes_neither_fingerprint_nor_search(tmp_path: Path) -> None:
+    def signature(root: str) -> str:
+        text = _searching("gamma: {uniform: [0.0, 1.0]}").replace(
+            "name: digits, imbalance: 20", f"name: image_folder, root: {root}, size: 8"
+        )
+        study = studyfile.parse(text, tmp_path)
+        return study.search_signature(study.searches["ghm_cwap"], "images")
+
+    assert signature("/one") == signature("/two")

@@ -238,7 +238,7 @@ class _Trial:
     """As much of Tune's trial as ASHA looks at."""
 
     def __init__(self, trial_id: str, fingerprint: str) -> None:
-        self.trial_id, self.config = trial_id, {"planned": {"fingerprint": fingerprint}}
+        self.trial_id, self.config = trial_id, {"planned": {"fingerprint": fingerprint, "units": []}}
 
 
 def _asha(past: Sequence[Past] = ()) -> CellASHA:
@@ -348,7 +348,7 @@ def _racing(past: Sequence[Past] = ()) -> FoldRacing:
 
 
 def _unit(racing: FoldRacing, name: str, unit: int, value: float) -> str:
-    result = {"unit": unit, "unit_final": True, "final": unit == 4, "val/balanced": value}
+    result = {"unit": unit, "unit_final": True, "final": unit == 4, "known": False, "val/balanced": value}
     return racing.on_trial_result(None, _Trial(name, name), result)  # type: ignore[arg-type]
 
 
@@ -392,3 +392,52 @@ def test_asha_leaves_what_comes_after_the_first_unit_alone() -> None:
     for result in (known, later, last):
         assert asha.on_trial_result(None, trial, result) == "CONTINUE"  # type: ignore[arg-type]
     assert _report(asha, trial, 10, 0.1) == "STOP"
+
+
+def test_a_trial_that_is_carried_on_is_judged_with_all_that_is_known_of_it() -> None:
+    """Its first unit is bad, the others are better than the best: by the first alone it would be stopped."""
+    racing = _racing([Past(0, {}, "best", "complete", units={"val/balanced": GOOD})])
+    scores = [0.74, 0.86, 0.87, 0.86]
+    trial = _Trial("t", "mine")
+    trial.config["planned"]["units"] = [{"known": {"val/balanced": score}} for score in scores] + [{"known": None}]  # type: ignore[assignment]
+    racing.on_trial_add(None, trial)  # type: ignore[arg-type]
+    for unit, score in enumerate(scores):
+        result = {"unit": unit, "unit_final": True, "final": False, "known": True, "val/balanced": score}
+        assert racing.on_trial_result(None, trial, result) == "CONTINUE"  # type: ignore[arg-type]
+
+
+def test_a_trial_that_failed_is_no_rival() -> None:
+    racing = _racing()
+    for unit, value in enumerate([0.9, 0.9, 0.9]):
+        _unit(racing, "fails", unit, value)
+    failed = {"unit": 3, "failed": "TrainingFailed: nan", "final": True, "epoch": 0}
+    racing.on_trial_result(None, _Trial("fails", "fails"), failed)  # type: ignore[arg-type]
+    after = _racing([Past(0, {}, "fails", "failed", units={"val/balanced": [0.9, 0.9, 0.9]})])
+    for race in (racing, after):
+        assert [_unit(race, "next", unit, 0.6 + unit / 100) for unit in range(5)] == ["CONTINUE"] * 5
+
+
+def test_a_configuration_that_was_stopped_is_not_trained_again() -> None:
+    """Two values, six trials: each is trained once, stopped, and told as pruned to those that repeat it, later too."""
+    reused: list[int] = []
+    searcher = CellSearch(_space(SMALL, trials=6), _plan, on_reuse=lambda number, *rest: reused.append(number))
+    begun = []
+    for number in range(6):
+        if (found := searcher.suggest(str(number))) == Searcher.FINISHED:
+            break
+        begun.append(found["planned"])
+        searcher.on_trial_result(str(number), _result(0.4, 2, final=False))
+        searcher.on_trial_complete(str(number), _result(0.4, 2, final=False))
+    assert len({planned["fingerprint"] for planned in begun}) == len(begun) == 2
+    assert len(reused) == 4
+    assert [(trial.state, trial.value) for trial in searcher.study.trials] == [(TrialState.PRUNED, 0.4)] * 6
+    numbers = [int(planned["record"]["tags"]["trial"]) for planned in begun]
+    pruned = {"values": {"val/balanced": 0.4}, "step": 2}
+    past = [
+        Past(n, one["found"], one["fingerprint"], "pruned", **pruned)  # type: ignore[arg-type]
+        for n, one in zip(numbers, begun, strict=True)
+    ]
+    past += [Past(n, begun[0]["found"], begun[0]["fingerprint"], "reused") for n in reused]
+    again = CellSearch(_space(SMALL, trials=6), _plan, sorted(past, key=lambda trial: trial.number))
+    assert again.exhausted
+    assert [trial.state for trial in again.study.trials] == [TrialState.PRUNED] * 6

@@ -158,6 +158,11 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
         least = further if search.scheduler == "none" else 0.0
         epochs += Interval(max(least, further * (epochs.mean / epochs.high if left else 1)), least, further)
         work.append(Work("search", units[0], left, epochs))
+        if search.constraints:
+            reference = planning.Planner(study, content_hash, {}).reference(space)
+            missing_ones = [planned.cell for planned in reference if planned.fingerprint not in have]
+            exact = Interval(*[float(len(missing_ones) * study.recipe.epochs)] * 3)
+            work += [Work("search", missing_ones[0], len(missing_ones), exact)] if missing_ones else []
     cells = planning.planned_cells(study, found | low, content_hash)
     others = planning.planned_cells(study, found | high, content_hash) if low else cells
     pairs = list(zip(cells, others, strict=True))  # alike whatever the search will find, or waiting for it

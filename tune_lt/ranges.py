@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tune_lt import losses, registry
@@ -61,7 +61,7 @@ def ordered(space: Mapping[str, Dimension]) -> dict[str, Dimension]:
             if possible is None:
                 raise Problems(f"{field}: has a continuous range; valid: a parameter with choice or int")
             if wrong := [value for value in values if not _among(value, possible)]:
-                raise Problems(f"{field}: found {wrong[0]!r}; valid: {', '.join(map(repr, possible))}")
+                raise Problems(f"{field}: found {wrong[0]!r}; valid: {_shown(possible)}")
     while left:
         free = [path for path, dimension in left.items() if set(dimension.when) <= set(done)]
         if not free:
@@ -123,5 +123,13 @@ def _conditions(field: str, when: Any) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _among(value: Any, possible: tuple[Any, ...]) -> bool:
+def _among(value: Any, possible: Sequence[Any]) -> bool:
+    if isinstance(possible, range):
+        return type(value) is int and value in possible
     return any(value == other and type(value) is type(other) for other in possible)
+
+
+def _shown(possible: Sequence[Any]) -> str:
+    if isinstance(possible, range):
+        return f"{possible[0]} to {possible[-1]}"
+    return ", ".join(map(repr, possible))

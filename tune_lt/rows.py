@@ -114,7 +114,8 @@ def row_config(study: Study, row: str, found: Found, configuration: Callable[...
     if name in study.searches:
         space = study.searches[name]
         base |= {"loss": dict(space.loss), "model": dict(space.model)}
-        values = found.get(f"{name}/{ONE_SE}" if best == ONE_SE else name, {})
+        key = f"{name}/{ONE_SE}" if best == ONE_SE else name
+        values = space.complete(found[key]) if key in found else {}
         if "name" in loss:  # another loss shares what was found of the recipe, not of the loss
             values = {path: value for path, value in values.items() if not path.startswith("loss/")}
         base = overlay(base, nested(values))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,10 +30,10 @@ class Dimension:
     values: tuple[Any, ...]
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def points(self) -> tuple[Any, ...] | None:
+    def points(self) -> Sequence[Any] | None:
         """The values of a grid over it; None where there are infinitely many."""
         if self.kind == "int":
-            return tuple(range(self.values[0], self.values[1] + 1))
+            return range(self.values[0], self.values[1] + 1)
         return self.values if self.kind == "choice" else None
 
 
@@ -52,6 +52,7 @@ class Validation:
     seeds: tuple[Seed, ...] | None = None
 
 
+Trials = Annotated[int, Ge(1), Le(100_000)]
 Metric = Literal["val/balanced", "val/top1", "val/many", "val/medium", "val/few", "val/rare"]
 
 
@@ -69,7 +70,7 @@ class Search:
 
     __pydantic_config__ = _STRICT
     sampler: Literal["tpe", "random", "grid"] = "tpe"
-    trials: Annotated[int, Ge(1)] | None = None
+    trials: Trials | None = None
     seed: Seed = 0
     scheduler: Literal["asha", "racing", "none"] | None = None
     metric: Metric | tuple[Metric, Metric] = "val/balanced"
@@ -110,7 +111,7 @@ class Space:
 
     def complete(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """``found`` with the defaults of the dimensions that were not searched, since their ``when`` did not hold."""
-        return {path: self.plain[path] for path in self.space if path not in found} | dict(found)
+        return {path: value for path, value in self.plain.items() if path not in found} | dict(found)
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class Study:
         """Hash of all that decides what each trial of the search is; with more trials the same search goes on."""
         search = dataclasses.asdict(space.search) | {"trials": None}
         dimensions = {path: dataclasses.asdict(dimension) for path, dimension in space.space.items()}
-        base = self.base() | {"loss": dict(space.loss), "model": dict(space.model)}
+        base = self.base() | {"loss": dict(space.loss), "model": dict(space.model), "data": _long_tail(self.data)}
         parts = [base, dimensions, search, self.units(space), dataclasses.asdict(self.validation)]
         return _digest([*parts, content_hash, dict(self.sources), RESULT_VERSION])
 
@@ -229,8 +230,13 @@ def fingerprint(cell: CellConfig, content_hash: str, sources: Mapping[str, str])
     images, so of ``cell.data`` only the long tail laid over them counts.
     """
     config = dataclasses.asdict(cell)
-    config["data"] = {key: cell.data.get(key) for key in ("imbalance", "profile")}
+    config["data"] = _long_tail(cell.data)
     return _digest([config, content_hash, dict(sources), RESULT_VERSION])
+
+
+def _long_tail(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a data section is not in the images' own hash."""
+    return {key: data.get(key) for key in ("imbalance", "profile")}
 
 
 def _digest(content: Any) -> str:

@@ -20,7 +20,7 @@ from tune_lt.config import CellConfig, Recipe, Seed
 from tune_lt.errors import InputError
 from tune_lt.rows import Found, cell
 from tune_lt.strict import Problems, dotted, known_fields, section
-from tune_lt.study import Dimension, Resources, Search, Seeds, Space, Study, Validation, nested, overlay
+from tune_lt.study import Dimension, Resources, Search, Seeds, Space, Study, Trials, Validation, nested, overlay
 
 __all__ = ["Problems", "cell", "from_dict", "load_plugins", "parse", "read", "row_config"]
 SECTIONS = (
@@ -209,6 +209,8 @@ def _component(kind: str, raw: Any, prefix: str) -> dict[str, Any]:
     field = f"{prefix}{kind}"
     if not isinstance(raw, dict) or "name" not in raw:
         raise Problems(f"{field}.name: missing; {registry.names(REGISTRIES[kind])}")
+    if not isinstance(raw["name"], str):
+        raise Problems(f"{field}.name: found {raw['name']!r}; {registry.names(REGISTRIES[kind])}")
     if raw["name"] not in REGISTRIES[kind]:
         raise Problems(
             f"{field}.name: unknown {kind} {raw['name']!r}; {registry.names(REGISTRIES[kind], str(raw['name']))}"
@@ -278,7 +280,7 @@ def _searches(
             if searching
             else "search: the file searches nothing; give a parameter a range such as loss.alpha: {uniform: [0.3, 1.0]}"
         )
-    search = _search(raw.get("search", {}), section(int | None, "compare.trials", compare.get("trials")), validation)
+    search = _search(raw.get("search", {}), section(Trials | None, "compare.trials", compare.get("trials")), validation)
     searches = {}
     for name, (changes, own) in bases.items():
         start = overlay(plain, changes) | ({"loss": changes["loss"]} if changes else {})
@@ -300,10 +302,12 @@ def _compared(entry: Any, field: str) -> tuple[dict[str, Any], dict[str, Dimensi
     if isinstance(entry, dict) and "name" in entry:
         entry = {"loss": entry}
     known_fields(field, entry, ("loss", "model"))
-    if not isinstance(entry.get("loss"), dict) or entry["loss"].get("name") not in losses.LOSSES:
-        found = entry.get("loss", {})
-        name = found.get("name") if isinstance(found, dict) else found
+    loss = entry.get("loss")
+    name = loss.get("name") if isinstance(loss, dict) else loss
+    if not isinstance(loss, dict) or not isinstance(name, str) or name not in losses.LOSSES:
         raise Problems(f"{field}: unknown loss {name!r}; {registry.names(losses.LOSSES, str(name))}")
+    if not isinstance(entry.get("model", {}), dict):
+        raise Problems(f"{field}.model: found {entry['model']!r}; valid: a mapping with {', '.join(models.MODELS)}")
     changes, own = ranges.split(entry)
     if not own:
         own = {
@@ -323,13 +327,14 @@ def _search(raw: Any, trials: int | None, validation: Validation) -> Search:
     several = validation.folds is not None or len(validation.seeds or ()) > 1
     if len(search.objectives) != len(set(search.objectives)):
         raise Problems(f"search.metric: found {list(search.objectives)}; valid: one metric, or two different ones")
+    whole = search.sampler == "grid" or len(search.objectives) > 1 or bool(search.constraints)
     if search.scheduler is None:
-        pruning: Literal["asha", "racing", "none"] = (
-            "none" if search.sampler == "grid" or len(search.objectives) > 1 else "racing" if several else "asha"
-        )
+        pruning: Literal["asha", "racing", "none"] = "none" if whole else "racing" if several else "asha"
         return dataclasses.replace(search, scheduler=pruning)
     if len(search.objectives) > 1 and search.scheduler != "none":
         raise Problems(f"search.scheduler: found {search.scheduler} with two metrics; valid: none")
+    if search.constraints and search.scheduler != "none":  # it would stop what keeps them for what does not
+        raise Problems(f"search.scheduler: found {search.scheduler} with constraints; valid: none")
     if search.scheduler == "racing" and not several:
         raise Problems("search.scheduler: found racing without folds; valid: asha, none, or data.validation.folds")
     return search
@@ -347,6 +352,8 @@ def _budget(search: Search, space: Mapping[str, Dimension], searches: int) -> Se
     if any(dimension.when for dimension in space.values()):
         raise Problems("search.sampler: found grid with a when; valid: tpe, random, or rows for such a grid")
     size = math.prod(len(dimension.points() or ()) for dimension in space.values())
+    if size > 100_000:
+        raise Problems(f"search.sampler: found grid over {size} points; valid: at most 100000")
     if search.trials not in (None, size):
         raise Problems(f"search.trials: found {search.trials}, but the grid has {size} points; leave it out")
     return dataclasses.replace(search, trials=size)
@@ -363,14 +370,19 @@ def _rows(raw: Mapping[str, Any], searches: Mapping[str, Space]) -> dict[str, ro
         return named
     used = [row.get("loss", {}).get("best") for row in named.values()]
     compared = [_compared(entry, "compare.losses")[0] for entry in raw["compare"].get("losses", [])]
-    for changes in compared:
-        name = changes["loss"]["name"]
-        if name not in used:
-            label, row = (f"{name} (searched)", {"loss": {"best": name}}) if name in searches else (name, changes)
-            named.setdefault(label, row)
-    for name in searches:  # the study's own
-        if True not in used and name not in {changes["loss"]["name"] for changes in compared}:
-            named.setdefault(f"{name} (searched)", {"loss": {"best": True}})
+    names = [changes["loss"]["name"] for changes in compared]
+    if len(set(names)) < len(names):
+        raise Problems(f"compare.losses: found {', '.join(names)}; valid: each loss once")
+    own = raw["loss"].get("name")
+    wanted = {name: {"loss": {"best": True if name == own else name}} for name in searches}
+    wanted |= {changes["loss"]["name"]: changes for changes in compared if changes["loss"]["name"] not in searches}
+    for name, row in sorted(wanted.items(), key=lambda item: [*names, own].index(item[0])):
+        label = f"{name} (searched)" if name in searches else name
+        if row["loss"].get("best") in used and "best" in row["loss"]:
+            continue  # a row has it already
+        if label in named:
+            raise Problems(f"rows.{label}: is the name of a row that compare makes; rename yours")
+        named[label] = row
     return named
 
 

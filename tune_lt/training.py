@@ -131,7 +131,9 @@ class _Run:
                 raise InputError("no image can be held out: every class has a single training image")
             raise InputError(f"fold {cell.fold} has no image to score: too many folds for so few images")
         self.cell, self.place, self.split = cell, place, split
-        self.identity = json.dumps([asdict(cell), dataset.content_hash, RESULT_VERSION, identity], sort_keys=True)
+        content = asdict(cell) | {"data": {key: cell.data.get(key) for key in ("imbalance", "profile")}}
+        # of the data the long tail alone: the hash has the images, and where they lie may change
+        self.identity = json.dumps([content, dataset.content_hash, RESULT_VERSION, identity], sort_keys=True)
         torch.manual_seed(cell.init_seed)
         self.model, self.loss = build(cell, dataset, split.class_counts, place)
         self.model = parallel.joined(self.model)

@@ -91,6 +91,8 @@ def run_study(study: Study, store: Store, display: Display) -> bool:
         try:
             journal.drain()  # what a driver that was killed had not sent yet
             orphans = store.interrupt_running(study.name)
+            for file in (*checkpoints.glob("*.json"), *checkpoints.glob("*.[0-9]*")):
+                file.unlink()  # scores of units, kept for a trial that is tried again: the store has them by now
             if journal.inherited or orphans:
                 before = store.snapshot(study.name)
             if orphans:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune_lt import studyfile
-from tune_lt.config import CellConfig
+from tune_lt.config import CellConfig, Optimizer
 from tune_lt.rows import ONE_SE
 from tune_lt.search.trainable import MEAN, means
 from tune_lt.study import Space, Study, fingerprint, flattened, nested, overlay
@@ -60,11 +60,12 @@ def recorded_search(
 
 
 def found_by(name: str, concluded: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What rows take from a concluded search: its best values, and the plainest within a standard error of them."""
-    found = {name: concluded["found"]}
-    if concluded.get(ONE_SE):
-        found[f"{name}/{ONE_SE}"] = concluded[ONE_SE]["found"]
-    return found
+    """What rows take from a concluded search: its best values, and the plainest within a standard error of them.
+
+    Where there is no such choice (no error is known, nothing is plainer than another), it is the best.
+    """
+    plainest = concluded.get(ONE_SE) or concluded
+    return {name: concluded["found"], f"{name}/{ONE_SE}": plainest["found"]}
 
 
 def trial_cells(study: Study, space: Space, found: Mapping[str, Any]) -> list[CellConfig]:
@@ -116,7 +117,8 @@ class Planner:
         """The cells of plain cross-entropy on the images that the search's trials are judged on."""
         softmax = studyfile.with_loss(self._study, REFERENCE)
         plain = dataclasses.replace(space, loss=softmax, model=self._study.model, space={}, plain={})
-        cells = trial_cells(self._study, plain, {})
+        recipe = {path: getattr(Optimizer(), path.rsplit("/", 1)[-1]) for path in space.space if path[:6] == "recipe"}
+        cells = trial_cells(self._study, plain, recipe)  # where the recipe is searched, the reference has the default
         return [
             PlannedCell(
                 "reference", cell.data["imbalance"], cell, fingerprint(cell, self._content_hash, self._study.sources)

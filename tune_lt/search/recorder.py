@@ -165,7 +165,7 @@ class Recorder(tune.Callback):
     def close(self) -> int:
         """Record what was running when Tune stopped early; how many trials that were."""
         for flight in self._flights.values():
-            if flight.several and flight.open is not None:
+            if flight.several and flight.open is not None and flight.open not in flight.values:
                 self._write(self._journal.end, flight.unit_key(flight.open), "interrupted", {})
             self._write(self._journal.end, flight.key, "interrupted", {})
         interrupted = len(self._flights)

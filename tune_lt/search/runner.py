@@ -84,11 +84,17 @@ class Runner:
         def plan(found: Mapping[str, Any]) -> dict[str, Any]:
             return self.planner.trial(space, found, self.finished)
 
-        ended = [_ended(trial, plan) for trial in past if trial.outcome != "running"]
-        running = len(past) - len(ended)
+        over = {trial.fingerprint for trial in past if trial.outcome in history.ENDED}
+        ended = [
+            _ended(trial, plan)
+            for trial in past  # one that waited for another which is still in flight begins anew
+            if trial.outcome in history.ENDED or trial.fingerprint in over or plan(trial.found)["values"] is not None
+            if trial.outcome != "running"
+        ]
+        running = sum(trial.outcome == "running" for trial in past)
         self.display.say(
             f"{label}: {search.budget} trials, {len(ended)} reused, {running} to be carried on, "
-            f"{search.budget - len(past)} to begin"
+            f"{search.budget - len(ended) - running} to begin"
         )
         recorder = self._recorder(
             search.budget,

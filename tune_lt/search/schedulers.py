@@ -99,13 +99,25 @@ class FoldRacing(FIFOScheduler):
         self._metric: str = search.objectives[0]
         self._race = FoldRace(units, folds, mode=search.mode)
         for trial in past:
-            for unit, value in enumerate(trial.units.get(self._metric, ()) if trial.outcome != "running" else ()):
+            values = trial.units.get(self._metric, ()) if trial.outcome != "running" else ()
+            for unit, value in enumerate(values):
                 self._race.record(trial.fingerprint, unit, value)
+            if trial.outcome == "failed" and len(values) < units:
+                self._race.record(trial.fingerprint, len(values), math.nan)
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        super().on_trial_add(tune_controller, trial)
+        planned = trial.config["planned"]
+        for unit, content in enumerate(planned["units"]):  # judged with all that is known of it
+            if content["known"] is not None:
+                self._race.record(planned["fingerprint"], unit, content["known"].get(self._metric, math.nan))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        fingerprint = trial.config["planned"]["fingerprint"]
+        if "failed" in result:
+            self._race.record(fingerprint, result["unit"], math.nan)
         if not result.get("unit_final"):
             return str(TrialScheduler.CONTINUE)
-        fingerprint = trial.config["planned"]["fingerprint"]
         self._race.record(fingerprint, result["unit"], result.get(self._metric, math.nan))
-        stop = not result["final"] and self._race.hopeless(fingerprint)
+        stop = not result["final"] and not result["known"] and self._race.hopeless(fingerprint)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)

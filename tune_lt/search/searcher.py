@@ -85,7 +85,7 @@ class CellSearch(Searcher):
         self.study = optuna.create_study(directions=[direction] * len(search.objectives), sampler=self._sampler_for(0))
         self._numbers = sorted(set(range(search.budget)) - {trial.number for trial in past})
         self._redo: list[tuple[Past, optuna.trial.Trial]] = []
-        self._known: dict[str, Values] = {}  # fingerprint -> what a trial of it ended with
+        self._ended: dict[str, tuple[TrialState, Values, int]] = {}  # fingerprint -> how a trial of it ended, its step
         self._trials: dict[str, optuna.trial.Trial] = {}
         self._running: dict[str, list[optuna.trial.Trial]] = {}  # fingerprint -> trials that wait for its result
         self._fingerprints: dict[str, str] = {}
@@ -109,8 +109,13 @@ class CellSearch(Searcher):
             trial, found = self._ask()
             planned = self._plan(found)
             fingerprint = planned["fingerprint"]
-            values = self._known.get(fingerprint) or planned["values"]
-            if values is not None:
+            values = None
+            if fingerprint in self._ended:
+                state, values, step = self._ended[fingerprint]
+                self._repeat(trial, state, values, step)
+                values = values if state == TrialState.COMPLETE else None
+            elif planned["values"] is not None:
+                values = planned["values"]
                 self._tell(trial, TrialState.COMPLETE, values)
             elif fingerprint in self._running:
                 self._running[fingerprint].append(trial)
@@ -133,15 +138,13 @@ class CellSearch(Searcher):
         waiting = self._running.pop(fingerprint)
         if error or not all(map(math.isfinite, values.values())):
             state = TrialState.FAIL
-        elif result["final"]:
-            state = TrialState.COMPLETE
-            self._known[fingerprint] = values
         else:
-            state = TrialState.PRUNED
-        for one in (trial, *waiting):
-            if state == TrialState.PRUNED and one is not trial:
-                one.report(values[self._search.objectives[0]], result["step"])
-            self._tell(one, state, values)
+            state = TrialState.COMPLETE if result["final"] else TrialState.PRUNED
+        if not error:  # what failed by an accident may be tried again, under another number
+            self._ended[fingerprint] = (state, values, result.get("step", 0))
+        self._tell(trial, state, values)
+        for one in waiting:
+            self._repeat(one, state, values, result.get("step", 0))
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's snapshot of the searcher is never restored, so it holds nothing."""
@@ -166,6 +169,12 @@ class CellSearch(Searcher):
         points = itertools.product(*(dimension.points() or () for dimension in self._space.values()))
         return dict(zip(self._space, next(itertools.islice(points, number, None)), strict=True))
 
+    def _repeat(self, trial: optuna.trial.Trial, state: TrialState, values: Values, step: int) -> None:
+        """Tell of a trial what another one of the same cells ended with."""
+        if state == TrialState.PRUNED and len(self._search.objectives) == 1:
+            trial.report(values[self._search.objectives[0]], step)
+        self._tell(trial, state, values)
+
     def _tell(self, trial: optuna.trial.Trial, state: TrialState, values: Values) -> None:
         if state != TrialState.FAIL:
             for name, broken in violations(self._search, values, self._reference).items():
@@ -187,9 +196,11 @@ class CellSearch(Searcher):
     def _remember(self, past: Past) -> None:
         """Put a trial of an earlier driver into the Optuna study; one in flight is asked for again, as it was."""
         if past.outcome == "reused":
-            values = self._known.get(past.fingerprint) or self._plan(past.found)["values"]
-            if values is not None:
-                self._add(past, TrialState.COMPLETE, values)
+            known = self._plan(past.found)["values"]
+            if past.fingerprint in self._ended:
+                self._add(past, *self._ended[past.fingerprint])
+            elif known is not None:
+                self._add(past, TrialState.COMPLETE, known, past.step)
             else:  # what it waited for is in flight, or was stopped: let it be tried on its own
                 self._numbers = sorted([*self._numbers, past.number])
             return
@@ -200,11 +211,10 @@ class CellSearch(Searcher):
         values = {name: past.value(name) for name in self._search.watched}
         finite = all(map(math.isfinite, values.values()))
         state = STATES[past.outcome] if finite else TrialState.FAIL
-        self._add(past, state, values)
-        if state == TrialState.COMPLETE:
-            self._known[past.fingerprint] = values
+        self._add(past, state, values, past.step)
+        self._ended.setdefault(past.fingerprint, (state, values, past.step))
 
-    def _add(self, past: Past, state: TrialState, values: Values) -> None:
+    def _add(self, past: Past, state: TrialState, values: Values, step: int) -> None:
         first = values[self._search.objectives[0]]
         failed, pruned = state == TrialState.FAIL, state == TrialState.PRUNED
         told = [first] if pruned else [values[name] for name in self._search.objectives]
@@ -213,7 +223,7 @@ class CellSearch(Searcher):
             values=None if failed else told,
             params=dict(past.found),
             distributions={path: distribution(self._space[path]) for path in past.found},
-            intermediate_values={past.step: first} if pruned else None,
+            intermediate_values={step: first} if pruned else None,
             constraints=None if failed else violations(self._search, values, self._reference),
         )
         self.study.add_trial(trial)

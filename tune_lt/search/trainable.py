@@ -36,8 +36,8 @@ def train_cell(
 
     A cell's state is kept under its fingerprint in ``checkpoints``, and one found there is continued; a unit that is
     ``known`` is reported without training. The sealed test is scored only in cells that train on the whole training
-    split, after their last epoch. A failure that would only repeat itself is reported as such; any other exception is
-    Tune's to retry.
+    split, after their last epoch. A loss that diverges would do so again and is reported as such; any other exception
+    is Tune's to retry.
     """
     torch.set_num_threads(max(1, int(resources.cpus)))
     studyfile.load_plugins(plugins, Path(folder))
@@ -73,10 +73,14 @@ def train_cell(
                 tune.report(content | place | steps | means(so_far, watched))
                 if result.final:
                     break  # before the last state is saved: nobody will go on from it
-        except (TrainingFailed, InputError) as error:
+        except TrainingFailed as error:
             reason = f"{type(error).__name__}: {error}"
             tune.report({"epoch": 0, "final": True, "failed": reason, **place})
             return
+        except InputError as error:
+            if str(state["save_to"]) in str(error):  # a damaged state: the next attempt begins anew
+                state["save_to"].unlink(missing_ok=True)
+            raise
         results.close()  # workers end here, not when somebody collects the garbage
         values.append({name: value for name, value in content.items() if name.startswith(("val/", "train/"))})
         memory.add(unit["fingerprint"], values[-1])
