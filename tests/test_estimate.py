@@ -263,7 +263,7 @@ def test_with_the_search_done_only_missing_cells_count(tiny: Study, digits: data
     assert parent is not None
     store.log_json(parent.info.run_id, planning.artifact(OWN), recorded)
     seen = estimate.outlook(tiny, store, content)
-    assert (seen.found, seen.trials_done, seen.cells_done) == ({OWN: found}, {OWN: 5}, 4)
+    assert (seen.found[OWN], seen.trials_done, seen.cells_done) == (found, {OWN: 5}, 4)
     assert [(work.phase, work.cells, work.epochs.mean) for work in seen.work] == [("tables", 1, 4), ("tables", 1, 4)]
 
 

@@ -283,13 +283,20 @@ def _table_of_contents(
         seeds = {"data_seed": planned.cell.data_seed, "init_seed": planned.cell.init_seed}
         rows[planned.row].append({"fingerprint": planned.fingerprint, "imbalance": planned.imbalance, **seeds})
     return {
-        "found": {name: dict(values) for name, values in found.items()},
+        "found": {
+            name: dict(values) for name, values in found.items() if name in study.searches or _differs(name, found)
+        },
         "searches": {name: artifact(name) for name in study.searches},
         "searched": study.loss["name"],
         "columns": list(study.columns),
         "rows": rows,
         "losses": {planned.row: planned.cell.loss["name"] for planned in cells},
     }
+
+
+def _differs(name: str, found: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a search's one-standard-error choice is another one than its best."""
+    return found[name] != found[name.removesuffix(f"/{ONE_SE}")]
 
 
 def _choice(trial: Ended) -> dict[str, Any]:
