@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import environment, free_ports
 
 from tune_lt.cli import app, study_path
 from tune_lt.errors import InputError
@@ -133,21 +133,14 @@ def test_every_command_has_a_line_of_help() -> None:
         assert command.callback.__doc__
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_the_ui_serves_the_store(tmp_path: Path, empty_store: Path, cli: Call) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    port = _free_port()
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "tune_lt.cli", "ui", "--port", str(port)]
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     server = subprocess.Popen(
         command,
         cwd=tmp_path,
-        env=environment,
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -68,14 +68,17 @@ class Ran:
         return [record for record in self.store.cells(study) if record.tags["kind"] == kind]
 
 
-@pytest.fixture(scope="module")
-def race(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, cli: Call) -> Ran:
-    folder = tmp_path_factory.mktemp("race")
+def _ran(text: str, folder: Path, empty_store: Path, cli: Call) -> Ran:
     shutil.copy(empty_store, folder / "mlflow.db")
-    (folder / "race.yaml").write_text(RACE)
-    code, out, err = cli("run", "race.yaml", cwd=folder)
+    (folder / "study.yaml").write_text(text)
+    code, out, err = cli("run", "study.yaml", cwd=folder)
     assert code == 0, err
     return Ran(folder, out, Store(f"sqlite:///{folder / 'mlflow.db'}"))
+
+
+@pytest.fixture(scope="module")
+def race(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, cli: Call) -> Ran:
+    return _ran(RACE, tmp_path_factory.mktemp("race"), empty_store, cli)
 
 
 def test_a_fold_is_a_run_and_a_trial_carries_the_mean_over_its_folds(race: Ran) -> None:
@@ -117,7 +120,7 @@ def test_the_choice_is_the_best_mean_and_the_plainest_within_its_standard_error(
 
 def test_a_second_run_trains_nothing_and_another_study_takes_the_folds_over(race: Ran, cli: Call) -> None:
     before = Counter(record.run_id for record in race.store.cells("race"))
-    code, out, err = cli("run", "race.yaml", cwd=race.folder)
+    code, out, err = cli("run", "study.yaml", cwd=race.folder)
     assert code == 0, err
     assert "search: 4 trials, all reused" in out
     assert Counter(record.run_id for record in race.store.cells("race")) == before
@@ -148,12 +151,7 @@ def test_a_fold_that_is_missing_is_trained_alone(race: Ran, cli: Call) -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, cli: Call) -> Ran:
-    folder = tmp_path_factory.mktemp("two")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    (folder / "two.yaml").write_text(TWO)
-    code, out, err = cli("run", "two.yaml", cwd=folder)
-    assert code == 0, err
-    return Ran(folder, out, Store(f"sqlite:///{folder / 'mlflow.db'}"))
+    return _ran(TWO, tmp_path_factory.mktemp("two"), empty_store, cli)
 
 
 def test_every_compared_loss_has_the_same_budget(two: Ran) -> None:

@@ -150,7 +150,7 @@ def test_the_studys_own_loss_is_searched_beside_them_and_recipes_are_searched_fo
     [
         ("compare: {losses: [focal]}", "search: missing"),
         ("compare: {losses: [foca]}\n" + SEARCH, "unknown loss 'foca'; did you mean 'focal'"),
-        ("compare: {losses: [focal, focal]}\n" + SEARCH, "'focal' is searched already"),
+        ("compare: {losses: [focal, focal]}\n" + SEARCH, "found focal, focal; valid: each loss once"),
         ("compare: {losses: [focal, softmax, softmax]}\n" + SEARCH, "valid: each loss once"),
         ("compare: {losses: [{name: [focal]}]}\n" + SEARCH, "unknown loss ['focal']"),
         ("compare: {losses: [{loss: {name: focal}, model: 3}]}\n" + SEARCH, "compare.losses[0].model: found 3"),

@@ -15,16 +15,13 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from processes import environment
 
 from tune_lt.tracking import Store
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 DEMO_MEMORY_BYTES = 3e9
-
-
-def _environment(**extra: str) -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | extra
 
 
 def _memory(process: psutil.Process) -> int:
@@ -50,16 +47,16 @@ def wheel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_runs_the_demo_outside_the_repository(tmp_path: Path, wheel_folder: Path) -> None:
-    environment = _environment(PYTHONPATH=str(wheel_folder))
+    apart = environment(PYTHONPATH=str(wheel_folder))
     where = subprocess.run(
         [sys.executable, "-c", "import tune_lt; print(tune_lt.__file__)"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+        cwd=tmp_path, env=apart, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert where.stdout.startswith(str(wheel_folder))
     with open(tmp_path / "out.txt", "w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "tune_lt.cli", "run", "digits"],
-            cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.STDOUT,
+            cwd=tmp_path, env=apart, stdout=out, stderr=subprocess.STDOUT,
         )  # fmt: skip
         peak = 0
         while process.poll() is None:
@@ -102,7 +99,7 @@ def test_ctrl_c_leaves_nothing_running_and_the_same_command_goes_on(
     out = tmp_path / "out.txt"
     with open(out, "w") as file:
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=_environment(), stdout=file, stderr=file, start_new_session=True
+            command, cwd=tmp_path, env=environment(), stdout=file, stderr=file, start_new_session=True
         )
         _wait_for(moment, out, process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the whole group
@@ -114,7 +111,7 @@ def test_ctrl_c_leaves_nothing_running_and_the_same_command_goes_on(
     runs = store.client.search_runs([store.experiment("tiny")], max_results=1000)
     assert not [run for run in runs if run.info.status == "RUNNING"]
     assert [run for run in runs if run.data.tags.get("tune_lt.outcome") == "interrupted"]
-    again = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=600)
+    again = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600)
     assert again.returncode == 0, again.stderr
     table = pd.read_csv(tmp_path / "reports" / "tiny" / "baselines.csv")
     assert (table["n"] == 2).all()
@@ -191,17 +188,17 @@ def test_a_driver_killed_at_many_moments_loses_and_repeats_nothing(
         folder.mkdir()
         (folder / "tiny.yaml").write_text(text)
     command = [sys.executable, "-m", "tune_lt.cli", "run", "tiny.yaml"]
-    whole = subprocess.run(command, cwd=folders[0], env=_environment(), capture_output=True, text=True, timeout=600)
+    whole = subprocess.run(command, cwd=folders[0], env=environment(), capture_output=True, text=True, timeout=600)
     assert whole.returncode == 0, whole.stderr
     random, killed, out = Random(0), list[str](), folders[1] / "out.txt"
     for turn in range(kills):
         with open(out, "w") as file:
-            process = subprocess.Popen(command, cwd=folders[1], env=_environment(), stdout=file, stderr=file)
+            process = subprocess.Popen(command, cwd=folders[1], env=environment(), stdout=file, stderr=file)
             killed.append(_kill_somewhere(process, folders[1], out, turn, random))
         if process.returncode == 0:
             break  # it was done before it could be killed
     print(f"killed {len(killed)} times: {killed}")
-    last = subprocess.run(command, cwd=folders[1], env=_environment(), capture_output=True, text=True, timeout=600)
+    last = subprocess.run(command, cwd=folders[1], env=environment(), capture_output=True, text=True, timeout=600)
     assert last.returncode == 0, last.stdout + last.stderr
     assert _results(folders[1]) == _results(folders[0])
     tables = [(folder / "reports" / "tiny" / "baselines.csv").read_text() for folder in folders]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import answers, environment, free_ports, wait_until
 
 from tune_lt.tracking import CellRecord, Store
 
@@ -21,10 +21,6 @@ pytestmark = pytest.mark.slow
 AWAY_SECONDS = 60
 EPOCHS = 120  # seconds a trial: what is done to it happens in its middle
 Start = Callable[..., subprocess.Popen[bytes]]
-
-
-def _environment(**extra: str) -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | extra
 
 
 def _study(folder: Path, tiny_text: str, **changes: str) -> Path:
@@ -48,7 +44,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     def call(file: Path, out: Path, **environment: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tune_lt.cli", "run", str(file)]
         with open(out, "w") as stream:
-            options = {"cwd": file.parent, "env": _environment(**environment), "stdout": stream, "stderr": stream}
+            options = {"cwd": file.parent, "env": environment(**environment), "stdout": stream, "stderr": stream}
             started.append(subprocess.Popen(command, **options))  # type: ignore[call-overload]
         return started[-1]
 
@@ -57,14 +53,6 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-def _wait_until(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            pytest.fail(f"{what}: not within {seconds:g} s")
-        time.sleep(0.1)
 
 
 def _whole(store: Store) -> list[CellRecord]:
@@ -94,7 +82,7 @@ def test_a_node_that_dies_gives_its_trials_to_the_others(
         out = tmp_path / "out.txt"
         process = start(_study(tmp_path, tiny_text), out, RAY_ADDRESS=cluster.address)
         checkpoints = tmp_path / ".tune_lt" / "tiny" / "checkpoints"
-        _wait_until(lambda: len(list(checkpoints.glob("*.pt"))) == 2, "two trials with a checkpoint each")
+        wait_until(lambda: len(list(checkpoints.glob("*.pt"))) == 2, out)
         cluster.remove_node(nodes[0], allow_graceful=False)
         assert process.wait(600) == 0, out.read_text()
     finally:
@@ -113,7 +101,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on(
     out = tmp_path / "out.txt"
     process = start(_study(tmp_path, tiny_text), out)
     checkpoints = tmp_path / ".tune_lt" / "tiny" / "checkpoints"
-    _wait_until(lambda: len(list(checkpoints.glob("*.pt"))) == 2, "two trials with a checkpoint each")
+    wait_until(lambda: len(list(checkpoints.glob("*.pt"))) == 2, out)
     members = psutil.Process(process.pid).children(recursive=True)
     titles = {member: " ".join(member.cmdline()) for member in members}
     workers = [member for member, title in titles.items() if title.startswith("ray::ImplicitFunc")]
@@ -136,11 +124,11 @@ def test_a_worker_that_ray_kills_for_want_of_memory_is_a_failed_trial_that_is_tr
     monitor = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
     process = start(_study(tmp_path, tiny_text), out, **monitor)
     checkpoints = tmp_path / ".tune_lt" / "tiny" / "checkpoints"
-    _wait_until(lambda: len(list(checkpoints.glob("*.pt"))) == 2, "two trials with a checkpoint each")
+    wait_until(lambda: len(list(checkpoints.glob("*.pt"))) == 2, out)
     hoard = f"import time; hoard = bytearray({hog}); hoard[::4096] = b'1' * len(hoard[::4096]); time.sleep(600)"
     other = subprocess.Popen([sys.executable, "-c", hoard])
     try:
-        _wait_until(lambda: "out of memory" in out.read_text(), "Ray has killed a worker")
+        wait_until(lambda: "out of memory" in out.read_text(), out)
     finally:
         other.kill()
         other.wait()
@@ -152,9 +140,7 @@ def test_a_worker_that_ray_kills_for_want_of_memory_is_a_failed_trial_that_is_tr
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
     """A real MLflow server on SQLite: its URI, and how to kill and start it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     folder = tmp_path / "server"
     folder.mkdir()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -169,16 +155,10 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[
     def start() -> None:
         with open(folder / "log.txt", "a") as log:
             running.append(
-                subprocess.Popen(
-                    command, cwd=folder, env=_environment(), stdout=log, stderr=log, start_new_session=True
-                )
+                subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True)
             )
 
-        def answers() -> bool:
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
-
-        _wait_until(answers, "the MLflow server answers")
+        wait_until(lambda: answers(port), folder / "log.txt")
 
     def kill() -> None:
         while running:
@@ -197,7 +177,7 @@ def test_a_tracking_server_that_is_away_for_a_minute_costs_no_metric(
     uri, kill, restart = server
     out = tmp_path / "out.txt"
     process = start(_study(tmp_path, tiny_text), out, MLFLOW_TRACKING_URI=uri)
-    _wait_until(lambda: "search: 1 of 5" in out.read_text() or "2 running" in out.read_text(), "the search runs")
+    wait_until(lambda: "search: 1 of 5" in out.read_text() or "2 running" in out.read_text(), out)
     kill()
     time.sleep(AWAY_SECONDS)
     restart()
@@ -213,10 +193,10 @@ def test_a_tracking_server_that_is_away_for_a_minute_costs_no_metric(
 def test_a_second_driver_of_the_same_study_is_turned_away(tmp_path: Path, tiny_text: str, start: Start) -> None:
     file, out = _study(tmp_path, tiny_text), tmp_path / "out.txt"
     first = start(file, out)
-    _wait_until(lambda: "trials," in out.read_text(), "the first driver works")
+    wait_until(lambda: "trials," in out.read_text(), out)
     second = subprocess.run(
         [sys.executable, "-m", "tune_lt.cli", "run", str(file)],
-        cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert second.returncode == 2
     assert f"is being run by process {first.pid} on" in second.stderr

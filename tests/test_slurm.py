@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import free_ports, wait_until
 
 from tune_lt.tracking import Store
 
@@ -53,14 +54,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     """Slurm with two hosts, which are both this one: call it with a command to run, for what it prints."""
     folder = tmp_path / "slurm"
     (folder / "state").mkdir(parents=True)
-    probes = [socket.socket() for _ in range(3)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
     configuration, key = folder / "slurm.conf", folder / "munge.key"
-    configuration.write_text(CONFIGURATION.format(host=socket.gethostname(), folder=folder, ports=ports))
+    configuration.write_text(CONFIGURATION.format(host=socket.gethostname(), folder=folder, ports=free_ports(3)))
     key.write_bytes(os.urandom(64))
     key.chmod(0o600)
     munge = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder / 'munge.socket'}"]
@@ -79,21 +74,13 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             with open(folder / "daemons.txt", "a") as log:
                 running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
             time.sleep(1)
-        _wait_until(lambda: call("sinfo", "-h", "-o", "%t").split() == ["idle"], folder / "daemons.txt", 60)
+        wait_until(lambda: call("sinfo", "-h", "-o", "%t").split() == ["idle"], folder / "daemons.txt", 60)
         yield call
     finally:
         for process in reversed(running):
             os.killpg(process.pid, signal.SIGTERM)
         for process in running:
             process.wait(60)
-
-
-def _wait_until(condition: Callable[[], bool], log: Path, seconds: float = 240) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            pytest.fail(f"not within {seconds:g} s:\n{log.read_text() if log.exists() else 'nothing was printed'}")
-        time.sleep(0.2)
 
 
 @pytest.mark.slow
@@ -107,14 +94,15 @@ def test_a_study_outlives_the_time_of_its_allocation(tmp_path: Path, tiny_text: 
     def printed(text: str) -> Callable[[], bool]:
         return lambda: out.exists() and text in out.read_text()
 
-    _wait_until(printed("resources: 4 CPUs, 0 GPUs"), out)
-    _wait_until(printed("epochs/s"), out)
+    wait_until(printed("resources: 4 CPUs, 0 GPUs"), out)
+    wait_until(printed("epochs/s"), out)
     slurm("scancel", "--batch", "--signal=USR1", job)  # as --signal does when the time is almost up
-    _wait_until(printed("the job is queued again, and goes on from what is finished"), out)
+    wait_until(printed("the job is queued again, and goes on from what is finished"), out)
     assert "stopped; what is finished is kept" in out.read_text()
-    _wait_until(lambda: slurm("squeue", "-h", "-o", "%t").split() == ["PD"], out)
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
-    _wait_until(lambda: not slurm("squeue", "-h"), out)
+    wait_until(lambda: slurm("squeue", "-h", "-o", "%t").split() == ["PD"], out)
+    # instead of two minutes later; a start in the second of the requeue would be taken for a launch of the killed one
+    slurm("scontrol", "update", f"JobId={job}", "StartTime=now+5")
+    wait_until(lambda: not slurm("squeue", "-h"), out)
     assert "restarts 1" in out.read_text()
     assert "JobState=COMPLETED" in slurm("scontrol", "show", "job", job), out.read_text()
     assert (tmp_path / "reports" / "tiny").is_dir()

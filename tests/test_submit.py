@@ -9,17 +9,16 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from processes import answers, environment, free_ports, wait_until
 
 from tune_lt import submit
 from tune_lt.tracking import Store
@@ -121,7 +120,7 @@ def test_an_address_of_another_kind_is_refused(cli: Call, study: Path, address: 
 
 
 def test_nothing_there_and_something_else_there_are_told_apart(cli: Call, study: Path, tmp_path: Path) -> None:
-    address = f"http://127.0.0.1:{_free_ports(1)[0]}"
+    address = f"http://127.0.0.1:{free_ports(1)[0]}"
     code, _, err = cli("submit", str(study), "--address", address, "--store", SERVER)
     assert (code, f"--address {address}: nothing answers there (Connection refused)" in err) == (2, True)
     handler = functools.partial(_Silent, directory=str(tmp_path))
@@ -138,18 +137,6 @@ class _Silent(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all held until all are known, so that they differ."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
 class Lab(NamedTuple):
     """A cluster that asks for a token and an MLflow server: their addresses, the token, the cluster's home folder."""
 
@@ -159,17 +146,12 @@ class Lab(NamedTuple):
     home: Path
 
 
-def _environment(**extra: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-    return kept | {"PATH": f"{Path(sys.executable).parent}:{kept['PATH']}"} | extra
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A real Ray head with its Jobs API, and a real MLflow server on SQLite; both ended with all their children."""
     folder = tmp_path_factory.mktemp("lab")
     short = tempfile.mkdtemp(prefix="tlr")  # Ray puts sockets there, whose names may not be long
-    gcs, dashboard, client, agent, grpc, metrics, runtime, mlflow = _free_ports(8)
+    gcs, dashboard, client, agent, grpc, metrics, runtime, mlflow = free_ports(8)
     token = "a-token-of-the-tests-0123456789abcdef"
     secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": str(folder)}
     secured |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # nobody waits for what still runs
@@ -186,10 +168,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     try:
         for name, command, extra in (("ray", ray, secured), ("mlflow", server, {})):
             with open(folder / f"{name}.txt", "w") as log:
-                options = {"cwd": folder, "env": _environment(**extra), "stdout": log, "stderr": log}
+                options = {"cwd": folder, "env": environment(**extra), "stdout": log, "stderr": log}
                 running.append(subprocess.Popen(command, start_new_session=True, **options))  # type: ignore[call-overload]
         for name, port in (("ray", dashboard), ("mlflow", mlflow)):
-            _wait_until(lambda port=port: _answers(port), folder / f"{name}.txt")
+            wait_until(lambda port=port: answers(port), folder / f"{name}.txt")
         yield Lab(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{mlflow}", token, folder)
     finally:
         for process in running:
@@ -203,19 +185,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         shutil.rmtree(short, ignore_errors=True)
 
 
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _wait_until(condition: Callable[[], bool], log: Path, seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            pytest.fail(f"not within {seconds:g} s:\n{log.read_text()}")
-        time.sleep(0.2)
-
-
 def _start(file: Path, lab: Lab, out: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
     """Begin `tune-lt submit` with the cluster's token; a RAY_ADDRESS of another cluster must not matter."""
     command = [sys.executable, "-m", "tune_lt.cli", "submit", str(file), "--address", lab.address]
@@ -224,7 +193,7 @@ def _start(file: Path, lab: Lab, out: Path, *options: str, **environment: str) -
     with open(out, "w") as stream:
         return subprocess.Popen(
             [*command, "--store", lab.store, *options],
-            cwd=file.parent, env=_environment(**extra), stdout=stream, stderr=stream,
+            cwd=file.parent, env=environment(**extra), stdout=stream, stderr=stream,
         )  # fmt: skip
 
 
@@ -266,7 +235,7 @@ def test_a_study_on_a_cluster_runs_once_however_often_it_is_submitted(
         text
     )
     following = _start(file, lab, out, "--follow")
-    _wait_until(lambda: "search: " in out.read_text(), out)
+    wait_until(lambda: "search: " in out.read_text(), out)
     following.send_signal(signal.SIGINT)
     assert following.wait(60) == 130
     assert f"the job {job} goes on without you" in out.read_text()
@@ -274,7 +243,7 @@ def test_a_study_on_a_cluster_runs_once_however_often_it_is_submitted(
     # stopped, it is submitted under the next number, and goes on
     stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", "--address", lab.address, job]
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": lab.token}
-    subprocess.run(stop, env=_environment(**token), check=True, capture_output=True, timeout=120)
+    subprocess.run(stop, env=environment(**token), check=True, capture_output=True, timeout=120)
     code, text = _submit(file, lab, out, "--follow")
     assert code == 0, text
     assert text.startswith(f"job {job}-2: submitted; {job} STOPPED, what it finished is reused\n")

@@ -90,6 +90,11 @@ class CellConfig:
     holdout: Annotated[float, Gt(0), Lt(1)] | None = None
 
 
+def long_tail(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a data section is not in the images' own hash; where they lie may change."""
+    return {key: data.get(key) for key in ("imbalance", "profile")}
+
+
 def fold_of(fold: str) -> tuple[int, int] | None:
     """(k, K) of ``k/K``, None of ``full`` and ``holdout``; InputError for anything else, ``02/5`` included.
 

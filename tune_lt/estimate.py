@@ -131,8 +131,9 @@ class Outlook:
 def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     """Look up what ``store`` has of the study; None is a store that is not there yet."""
     parent = store.parent(study.name) if store else None
-    have = store.finished_cells() if store else {}
-    hopeless = store.hopeless_cells(study.name) if store else {}
+    before = store.snapshot(study.name) if store else None
+    have = before.finished if before else {}
+    hopeless = before.hopeless_cells() if before else {}
     found: dict[str, dict[str, Any]] = {}
     low: dict[str, dict[str, Any]] = {}
     high: dict[str, dict[str, Any]] = {}
@@ -141,10 +142,11 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     for name, space in study.searches.items():
         search = space.search
         concluded = None
-        if store and parent:
+        if store and before and parent:
             concluded = planning.recorded_search(study, space, store, parent.info.run_id, content_hash)
             signature = study.search_signature(space, content_hash)
-            past = history.read(store, study.name, signature, search.objectives[0])
+            records = before.trials(signature)
+            past = history.read(store, study.name, signature, search.objectives[0], records)
             ended[name] = sum(trial.outcome != "running" and trial.number < search.budget for trial in past)
         if concluded is not None:
             found |= planning.found_by(name, concluded)

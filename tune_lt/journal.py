@@ -207,9 +207,8 @@ class Journal:
             if records:
                 if not self._send_until_done(records):
                     return  # what comes after must not be sent before it
-                with contextlib.suppress(
-                    OSError
-                ):  # a full disk: the next driver sends more twice, which changes nothing
+                with contextlib.suppress(OSError):
+                    # where the disk is full the next driver sends more twice, which changes nothing
                     self._store.sync()  # first, so that a power failure does not leave the mark ahead of the store
                     self._sent_path.write_text(str(end))
                 with self._lock:

@@ -81,8 +81,7 @@ def _search_line(study: Study, space: Space, seen: Outlook) -> str:
     epochs = _epochs(seen)["search"]["mean"]
     state = "done" if done == budget else f"{done} done" if done else "to do"
     left = f", about {epochs:.0f} epochs left" if epochs and len(study.searches) == 1 else ""
-    label = f"search {space.name}" if len(study.searches) > 1 else "search"
-    return f"{label}: {budget} trials of at most {length} epochs, {state}{left}"
+    return f"{study.label(space)}: {budget} trials of at most {length} epochs, {state}{left}"
 
 
 def _epochs(seen: Outlook) -> dict[str, dict[str, float]]:

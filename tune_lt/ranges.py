@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,12 +78,17 @@ def defaults(loss: str, space: Mapping[str, Dimension]) -> dict[str, Any]:
     for path in (path for path, dimension in space.items() if dimension.when):
         name = path.rsplit("/", 1)[-1]
         if path.startswith("recipe/"):
-            values[path] = next(f.default for f in dataclasses.fields(Optimizer) if f.name == name)
+            values[path] = recipe_default(path)
         else:
             values[path] = (drw if path.startswith("loss/drw/") else parameters)[name][1]
         if values[path] is registry.REQUIRED:
             raise Problems(f"{dotted(path)}.when: the parameter has no default to take where this does not hold")
     return values
+
+
+def recipe_default(path: str) -> Any:
+    """The default of a searched parameter of the recipe, all of which are the optimizer's."""
+    return getattr(Optimizer(), path.rsplit("/", 1)[-1])
 
 
 def _dimension(path: str, kind: Any, values: Any, when: Any) -> Dimension:

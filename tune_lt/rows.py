@@ -114,8 +114,9 @@ def row_config(study: Study, row: str, found: Found, configuration: Callable[...
     if name in study.searches:
         space = study.searches[name]
         base |= {"loss": dict(space.loss), "model": dict(space.model)}
-        key = f"{name}/{ONE_SE}" if best == ONE_SE else name
-        values = space.complete(found[key]) if key in found else {}
+        plainest = found.get(f"{name}/{ONE_SE}") if best == ONE_SE else None
+        chosen = plainest or found.get(name)  # the best itself where nothing plainer is as good
+        values = space.complete(chosen) if chosen is not None else {}
         if "name" in loss:  # another loss shares what was found of the recipe, not of the loss
             values = {path: value for path, value in values.items() if not path.startswith("loss/")}
         base = overlay(base, nested(values))

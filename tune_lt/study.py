@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from tune_lt.config import _STRICT, RESULT_VERSION, CellConfig, Recipe, Seed
+from tune_lt.config import _STRICT, RESULT_VERSION, CellConfig, Recipe, Seed, long_tail
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Validation:
     seeds: tuple[Seed, ...] | None = None
 
 
-Trials = Annotated[int, Ge(1), Le(100_000)]
+MOST_TRIALS = 100_000
+Trials = Annotated[int, Ge(1), Le(MOST_TRIALS)]
 Metric = Literal["val/balanced", "val/top1", "val/many", "val/medium", "val/few", "val/rare"]
 
 
@@ -178,6 +180,10 @@ class Study:
         """The search over the study's own loss, if it has one."""
         return next((space for space in self.searches.values() if space.loss["name"] == self.loss["name"]), None)
 
+    def label(self, space: Space) -> str:
+        """What a search is called to the user."""
+        return f"search {space.name}" if len(self.searches) > 1 else "search"
+
     def units(self, space: Space) -> list[tuple[int, str]]:
         """What each trial of a search is trained on, in the order of training: (seed, fold)."""
         folds = self.validation.folds
@@ -188,9 +194,14 @@ class Study:
         """Hash of all that decides what each trial of the search is; with more trials the same search goes on."""
         search = dataclasses.asdict(space.search) | {"trials": None}
         dimensions = {path: dataclasses.asdict(dimension) for path, dimension in space.space.items()}
-        base = self.base() | {"loss": dict(space.loss), "model": dict(space.model), "data": _long_tail(self.data)}
+        base = self.base() | {"loss": dict(space.loss), "model": dict(space.model), "data": long_tail(self.data)}
         parts = [base, dimensions, search, self.units(space), dataclasses.asdict(self.validation)]
         return _digest([*parts, content_hash, dict(self.sources), RESULT_VERSION])
+
+
+def file_part(name: str) -> str:
+    """A name as part of a file's: what might not be allowed there is an underscore."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
 
 
 def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,13 +241,8 @@ def fingerprint(cell: CellConfig, content_hash: str, sources: Mapping[str, str])
     images, so of ``cell.data`` only the long tail laid over them counts.
     """
     config = dataclasses.asdict(cell)
-    config["data"] = _long_tail(cell.data)
+    config["data"] = long_tail(cell.data)
     return _digest([config, content_hash, dict(sources), RESULT_VERSION])
-
-
-def _long_tail(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a data section is not in the images' own hash."""
-    return {key: data.get(key) for key in ("imbalance", "profile")}
 
 
 def _digest(content: Any) -> str:

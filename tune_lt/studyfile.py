@@ -8,7 +8,7 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,19 @@ from tune_lt.config import CellConfig, Recipe, Seed
 from tune_lt.errors import InputError
 from tune_lt.rows import Found, cell
 from tune_lt.strict import Problems, dotted, known_fields, section
-from tune_lt.study import Dimension, Resources, Search, Seeds, Space, Study, Trials, Validation, nested, overlay
+from tune_lt.study import (
+    MOST_TRIALS,
+    Dimension,
+    Resources,
+    Search,
+    Seeds,
+    Space,
+    Study,
+    Trials,
+    Validation,
+    nested,
+    overlay,
+)
 
 __all__ = ["Problems", "cell", "from_dict", "load_plugins", "parse", "read", "row_config"]
 SECTIONS = (
@@ -34,6 +46,7 @@ LONG_TAIL: dict[str, tuple[Any, Any]] = {
     "profile": (Literal[tuple(data.PROFILES)], "exponential"),
 }
 Parameters = Mapping[str, tuple[Any, Any]]
+Compared = tuple[dict[str, Any], dict[str, Dimension]]  # a loss to compare with: what it changes, its ranges
 
 
 def read(path: Path) -> Study:
@@ -65,14 +78,15 @@ def parse(text: str, folder: Path) -> Study:
     validation = plain["data"].pop("validation", {}) if isinstance(plain["data"], dict) else {}
     base = _configuration(plain)
     checked = _validation(validation)
-    searches = _searches(raw, plain, ranges.ordered(space), checked)
+    compared = _comparison(raw.get("compare", {}))
+    searches = _searches(raw, plain, ranges.ordered(space), checked, compared)
     study = Study(
         name=section(str, "name", raw["name"]),
         text=text,
         **base,
         validation=checked,
         searches=searches,
-        rows=_rows(raw, searches),
+        rows=_rows(raw, searches, [changes for changes, _ in compared] if "compare" in raw else None),
         columns=_columns(raw.get("cross", {}), base["data"]["imbalance"]),
         seeds=_seeds(raw.get("seeds", [0, 1, 2])),
         resources=section(Resources, "resources", raw.get("resources", {})),
@@ -85,8 +99,8 @@ def parse(text: str, folder: Path) -> Study:
     storage = study.resources.storage
     if storage is not None and not Path(storage).is_absolute():
         raise Problems(f"resources.storage: found {storage!r}; valid: an absolute path, the same on every host")
-    compared = {name for name, one in study.searches.items() if one is not study.own_search()}
-    rows.check_best(study.rows, study.own_search() is not None, compared)
+    others = {name for name, one in study.searches.items() if one is not study.own_search()}
+    rows.check_best(study.rows, study.own_search() is not None, others)
     for name in study.rows:
         row_config(study, name, {})  # a row's mistakes come out now, not after the search
     return study
@@ -256,18 +270,30 @@ def _validation(raw: Any) -> Validation:
     return checked
 
 
+def _comparison(raw: Any) -> list[Compared]:
+    """The losses of the section ``compare``, with what each changes."""
+    known_fields("compare", raw, ("losses", "trials"))
+    entries = section(list[Any], "compare.losses", raw.get("losses", []))
+    compared = [_compared(entry, f"compare.losses[{index}]") for index, entry in enumerate(entries)]
+    names = [changes["loss"]["name"] for changes, _ in compared]
+    if len(set(names)) < len(names):
+        raise Problems(f"compare.losses: found {', '.join(names)}; valid: each loss once")
+    return compared
+
+
 def _searches(
-    raw: Mapping[str, Any], plain: Mapping[str, Any], space: Mapping[str, Dimension], validation: Validation
+    raw: Mapping[str, Any],
+    plain: Mapping[str, Any],
+    space: Mapping[str, Dimension],
+    validation: Validation,
+    compared: Sequence[Compared],
 ) -> dict[str, Space]:
     """Everything the study searches, by name, with one budget for all."""
-    compare = raw.get("compare", {})
-    known_fields("compare", compare, ("losses", "trials"))
     bases: dict[str, tuple[dict[str, Any], dict[str, Dimension]]] = {}
     if space:
         bases[str(plain["loss"]["name"])] = ({}, dict(space))
     shared = {path: dimension for path, dimension in space.items() if not path.startswith("loss/")}
-    for index, entry in enumerate(section(list[Any], "compare.losses", compare.get("losses", []))):
-        changes, own = _compared(entry, f"compare.losses[{index}]")
+    for index, (changes, own) in enumerate(compared):
         name = changes["loss"]["name"]
         if name in bases:
             raise Problems(f"compare.losses[{index}]: {name!r} is searched already")
@@ -280,7 +306,8 @@ def _searches(
             if searching
             else "search: the file searches nothing; give a parameter a range such as loss.alpha: {uniform: [0.3, 1.0]}"
         )
-    search = _search(raw.get("search", {}), section(Trials | None, "compare.trials", compare.get("trials")), validation)
+    trials = section(Trials | None, "compare.trials", raw.get("compare", {}).get("trials"))
+    search = _search(raw.get("search", {}), trials, validation)
     searches = {}
     for name, (changes, own) in bases.items():
         start = overlay(plain, changes) | ({"loss": changes["loss"]} if changes else {})
@@ -295,7 +322,7 @@ def _searches(
     return searches
 
 
-def _compared(entry: Any, field: str) -> tuple[dict[str, Any], dict[str, Dimension]]:
+def _compared(entry: Any, field: str) -> Compared:
     """What a loss to compare with changes of the study's configuration, and its ranges: the signature's, or its own."""
     if isinstance(entry, str):
         entry = {"loss": {"name": entry}}
@@ -352,31 +379,32 @@ def _budget(search: Search, space: Mapping[str, Dimension], searches: int) -> Se
     if any(dimension.when for dimension in space.values()):
         raise Problems("search.sampler: found grid with a when; valid: tpe, random, or rows for such a grid")
     size = math.prod(len(dimension.points() or ()) for dimension in space.values())
-    if size > 100_000:
-        raise Problems(f"search.sampler: found grid over {size} points; valid: at most 100000")
+    if size > MOST_TRIALS:
+        raise Problems(f"search.sampler: found grid over {size} points; valid: at most {MOST_TRIALS}")
     if search.trials not in (None, size):
         raise Problems(f"search.trials: found {search.trials}, but the grid has {size} points; leave it out")
     return dataclasses.replace(search, trials=size)
 
 
-def _rows(raw: Mapping[str, Any], searches: Mapping[str, Space]) -> dict[str, rows.Row]:
-    """The rows written out, the ablation's, and one for each loss of a comparison that none of them has."""
+def _rows(
+    raw: Mapping[str, Any], searches: Mapping[str, Space], compared: Sequence[dict[str, Any]] | None
+) -> dict[str, rows.Row]:
+    """The rows written out, the ablation's, and one for each loss of a comparison that none of them has.
+
+    ``compared``: what each loss to compare with changes, None in a study that is no comparison.
+    """
     named = rows.written(raw.get("rows", {}))
     for name, row in (rows.designed(raw["ablation"]) if "ablation" in raw else {}).items():
         if name in named:
             raise Problems(f"ablation.factors: a row {name!r} is written in rows, too")
         named[name] = row
-    if "compare" not in raw:
+    if compared is None:
         return named
     used = [row.get("loss", {}).get("best") for row in named.values()]
-    compared = [_compared(entry, "compare.losses")[0] for entry in raw["compare"].get("losses", [])]
-    names = [changes["loss"]["name"] for changes in compared]
-    if len(set(names)) < len(names):
-        raise Problems(f"compare.losses: found {', '.join(names)}; valid: each loss once")
+    untouched = {changes["loss"]["name"]: changes for changes in compared}
     own = raw["loss"].get("name")
-    wanted = {name: {"loss": {"best": True if name == own else name}} for name in searches}
-    wanted |= {changes["loss"]["name"]: changes for changes in compared if changes["loss"]["name"] not in searches}
-    for name, row in sorted(wanted.items(), key=lambda item: [*names, own].index(item[0])):
+    for name in dict.fromkeys([*untouched, *searches]):
+        row = {"loss": {"best": True if name == own else name}} if name in searches else untouched[name]
         label = f"{name} (searched)" if name in searches else name
         if row["loss"].get("best") in used and "best" in row["loss"]:
             continue  # a row has it already

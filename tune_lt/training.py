@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from tune_lt import checkpoint, data, losses, metrics, models, parallel
-from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule, fold_of
+from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule, fold_of, long_tail
 from tune_lt.errors import InputError, TrainingFailed
 
 EVALUATION_BATCH = 1024
@@ -131,8 +131,7 @@ class _Run:
                 raise InputError("no image can be held out: every class has a single training image")
             raise InputError(f"fold {cell.fold} has no image to score: too many folds for so few images")
         self.cell, self.place, self.split = cell, place, split
-        content = asdict(cell) | {"data": {key: cell.data.get(key) for key in ("imbalance", "profile")}}
-        # of the data the long tail alone: the hash has the images, and where they lie may change
+        content = asdict(cell) | {"data": long_tail(cell.data)}
         self.identity = json.dumps([content, dataset.content_hash, RESULT_VERSION, identity], sort_keys=True)
         torch.manual_seed(cell.init_seed)
         self.model, self.loss = build(cell, dataset, split.class_counts, place)

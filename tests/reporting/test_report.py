@@ -78,18 +78,11 @@ def test_neither_searches_nor_cells_are_an_error(recorded: Recorded, alphas: Stu
         report.collect(recorded.store, "other")
 
 
-def test_what_was_found_stands_before_the_rows_trained_with_it(recorded: Recorded, alpha_trials: list[Ended]) -> None:
-    text = """\
-name: alphas
-data: {name: digits, imbalance: 20, validation: {folds: 5}}
-model: {name: resnet8, width: 4}
-recipe: {epochs: 4, batch_size: 64}
-loss: {name: ghm_cwap, alpha: {choice: [0.4, 0.6, 0.8, 1.0]}}
-search: {sampler: grid}
-rows: {softmax: {loss: {name: softmax}}, best mean: {}, plain: {loss: {best: one_standard_error}}}
-seeds: [0, 1]
-"""
-    study = recorded.study(text)
+def test_what_was_found_stands_before_the_rows_trained_with_it(
+    recorded: Recorded, alphas: Study, alpha_trials: list[Ended]
+) -> None:
+    rows = "rows: {softmax: {loss: {name: softmax}}, best mean: {}, plain: {loss: {best: one_standard_error}}}\n"
+    study = recorded.study(alphas.text.replace("seeds: [0, 1, 2, 3, 4]", "seeds: [0, 1]") + rows)
     found = recorded.search(study, alpha_trials)
     recorded.rows(study, found, lambda row, factor, data, init: 0.5 if row == "softmax" else 0.6)
     collected = report.collect(recorded.store, "alphas")

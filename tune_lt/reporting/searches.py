@@ -15,7 +15,7 @@ from tune_lt.reporting.sheets import NONE, Sheet, plus_minus
 from tune_lt.rows import ONE_SE
 from tune_lt.search import selection
 from tune_lt.search.selection import Ended
-from tune_lt.study import Search
+from tune_lt.study import Search, file_part
 from tune_lt.tracking import Store
 
 ARTIFACT = re.compile(r"search\.(.+)\.json")
@@ -79,7 +79,7 @@ class Searched:
     @property
     def file(self) -> str:
         """The search's name as part of a file's."""
-        return re.sub(r"[^A-Za-z0-9_.+-]", "_", self.name)
+        return file_part(self.name)
 
     def dimensions(self) -> list[str]:
         """The paths that were searched, in the order in which trials first have them."""

@@ -6,16 +6,15 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tune_lt import studyfile
-from tune_lt.config import CellConfig, Optimizer
+from tune_lt import ranges, studyfile
+from tune_lt.config import CellConfig
 from tune_lt.rows import ONE_SE
-from tune_lt.search.trainable import MEAN, means
-from tune_lt.study import Space, Study, fingerprint, flattened, nested, overlay
+from tune_lt.search.trainable import averages
+from tune_lt.study import Space, Study, file_part, fingerprint, flattened, nested, overlay
 from tune_lt.tracking import Store
 
 REFERENCE = "softmax"  # what constraints compare with
@@ -46,7 +45,7 @@ def planned_cells(study: Study, found: Mapping[str, Mapping[str, Any]], content_
 
 def artifact(search: str) -> str:
     """The name of the artifact of the study's run that holds what a search found."""
-    return f"search.{re.sub(r'[^A-Za-z0-9_.+-]', '_', search)}.json"
+    return f"search.{file_part(search)}.json"
 
 
 def recorded_search(
@@ -60,12 +59,9 @@ def recorded_search(
 
 
 def found_by(name: str, concluded: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What rows take from a concluded search: its best values, and the plainest within a standard error of them.
-
-    Where there is no such choice (no error is known, nothing is plainer than another), it is the best.
-    """
-    plainest = concluded.get(ONE_SE) or concluded
-    return {name: concluded["found"], f"{name}/{ONE_SE}": plainest["found"]}
+    """What rows take from a concluded search: its best values, and the plainest within a standard error if others."""
+    best, plainest = concluded["found"], concluded.get(ONE_SE)
+    return {name: best} | ({f"{name}/{ONE_SE}": plainest["found"]} if plainest and plainest["found"] != best else {})
 
 
 def trial_cells(study: Study, space: Space, found: Mapping[str, Any]) -> list[CellConfig]:
@@ -85,9 +81,9 @@ class Planner:
     def __init__(self, study: Study, content_hash: str, tags: Mapping[str, str]) -> None:
         self._study, self._content_hash, self._tags = study, content_hash, tags
 
-    def cell(self, planned: PlannedCell, row: str | None = None) -> dict[str, Any]:
+    def cell(self, planned: PlannedCell) -> dict[str, Any]:
         """A trial of its own for one cell of a table."""
-        record = self._record(planned.cell, planned.fingerprint, row or planned.row, planned.fingerprint)
+        record = self._record(planned.cell, planned.fingerprint, planned.row, planned.fingerprint)
         return self._trial([(planned.cell, planned.fingerprint)], {}, planned.fingerprint, record, ())
 
     def trial(
@@ -117,7 +113,7 @@ class Planner:
         """The cells of plain cross-entropy on the images that the search's trials are judged on."""
         softmax = studyfile.with_loss(self._study, REFERENCE)
         plain = dataclasses.replace(space, loss=softmax, model=self._study.model, space={}, plain={})
-        recipe = {path: getattr(Optimizer(), path.rsplit("/", 1)[-1]) for path in space.space if path[:6] == "recipe"}
+        recipe = {path: ranges.recipe_default(path) for path in space.space if path.startswith("recipe/")}
         cells = trial_cells(self._study, plain, recipe)  # where the recipe is searched, the reference has the default
         return [
             PlannedCell(
@@ -145,9 +141,8 @@ class Planner:
             for cell, own in cells
         ]
         values = None
-        if cells and all(unit["known"] is not None for unit in units):
-            scores = [known[own] for _, own in cells]
-            values = {key.removeprefix(MEAN): value for key, value in means(scores, watched).items()}
+        if all(unit["known"] is not None for unit in units):
+            values = averages([known[own] for _, own in cells], watched)
             values = values if all(map(math.isfinite, values.values())) else None
         return {"units": units, "fingerprint": name, "record": record, "watched": watched, "values": values}
 

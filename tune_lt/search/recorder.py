@@ -19,7 +19,7 @@ from tune_lt.errors import InputError
 from tune_lt.journal import Journal
 from tune_lt.search.display import Display, Progress
 from tune_lt.search.selection import Ended
-from tune_lt.search.trainable import MEAN
+from tune_lt.search.trainable import averages_in
 from tune_lt.tracking import TAG_CHARACTERS
 
 SECONDS_BETWEEN_UPDATES = 0.5
@@ -133,7 +133,7 @@ class Recorder(tune.Callback):
         flight.seconds.append(result["seconds"])
         self._write(self._journal.epoch, flight.unit_key(unit), result["epoch"], _metrics(result))
         if result["step"] in self._judged_at:
-            flight.rungs[result["step"]] = result[f"{MEAN}{self._metric}"]
+            flight.rungs[result["step"]] = averages_in(result)[self._metric]
             if flight.several:
                 self._write(self._journal.epoch, flight.key, result["step"], _means(result))
         if result["unit_final"]:
@@ -224,7 +224,7 @@ class Recorder(tune.Callback):
         end = Ended(
             flight.planned.get("found", {}),
             outcome,
-            {name.removeprefix(MEAN): value for name, value in result.items() if name.startswith(MEAN)},
+            averages_in(result),
             tags.get("reason", ""),
             _by_metric(flight),
             result.get("step", 0),
@@ -279,8 +279,8 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 def _means(result: Mapping[str, Any]) -> dict[str, float]:
     """A trial's metrics so far: the means of what is watched, and the last training loss."""
-    watched = {name.removeprefix(MEAN): value for name, value in result.items() if name.startswith(MEAN)}
-    return {"train/loss": result["train/loss"]} | {name: v for name, v in watched.items() if math.isfinite(v)}
+    watched = {name: value for name, value in averages_in(result).items() if math.isfinite(value)}
+    return {"train/loss": result["train/loss"]} | watched
 
 
 def _by_metric(flight: _Flight) -> dict[str, list[float]]:

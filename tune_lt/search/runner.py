@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import ray
@@ -24,7 +25,7 @@ from tune_lt.search.schedulers import milestones, scheduler
 from tune_lt.search.searcher import CellSearch
 from tune_lt.search.selection import Ended
 from tune_lt.search.storage import checkpoint_folder
-from tune_lt.search.trainable import checkpoint_path, train_cell
+from tune_lt.search.trainable import averages, checkpoint_path, train_cell
 from tune_lt.study import Resources, Space, Study
 from tune_lt.tracking import Snapshot, Store
 
@@ -70,7 +71,7 @@ class Runner:
         As many trials are trained as are still missing.
         """
         study, search = self.study, space.search
-        label = f"search {space.name}" if len(study.searches) > 1 else "search"
+        label = study.label(space)
         recorded = recorded_search(study, space, self.store, self.parent_id, self.dataset.content_hash)
         if recorded is not None:
             self.display.say(f"{label}: {search.budget} trials, all reused; found {_listed(recorded['found'])}")
@@ -85,12 +86,14 @@ class Runner:
             return self.planner.trial(space, found, self.finished)
 
         over = {trial.fingerprint for trial in past if trial.outcome in history.ENDED}
-        ended = [
-            _ended(trial, plan)
-            for trial in past  # one that waited for another which is still in flight begins anew
-            if trial.outcome in history.ENDED or trial.fingerprint in over or plan(trial.found)["values"] is not None
-            if trial.outcome != "running"
-        ]
+        ended = []
+        for trial in past:
+            if trial.outcome == "reused":
+                end = _reused(trial.found, plan(trial.found))
+                if end.outcome == "complete" or trial.fingerprint in over:
+                    ended.append(end)  # one that waited for another which is still in flight begins anew
+            elif trial.outcome != "running":
+                ended.append(Ended(trial.found, trial.outcome, trial.values, "", trial.units, trial.step))
         running = sum(trial.outcome == "running" for trial in past)
         self.display.say(
             f"{label}: {search.budget} trials, {len(ended)} reused, {running} to be carried on, "
@@ -166,14 +169,11 @@ class Runner:
             if reasons:
                 raise InputError(f"search.constraints: their reference cannot be trained: {'; '.join(sorted(reasons))}")
         scores = [self.finished[cell.fingerprint] for cell in cells]
-        means: dict[str, float] = {}
-        for name in space.search.watched:
-            values = [score[name] for score in scores if name in score]
-            if values:
-                means[name] = sum(values) / len(values)
-            elif name in space.search.constraints:
+        reference = {name: value for name, value in averages(scores, space.search.watched).items() if isfinite(value)}
+        for name in space.search.constraints:
+            if name not in reference:
                 raise InputError(f"search.constraints.{name}: no held-out image belongs to these classes")
-        return means
+        return reference
 
     def train(self, cells: list[PlannedCell], found: Mapping[str, Mapping[str, Any]]) -> bool:
         """Train the cells whose fingerprints no finished run has, and record which cells the tables are made of.
@@ -283,20 +283,13 @@ def _table_of_contents(
         seeds = {"data_seed": planned.cell.data_seed, "init_seed": planned.cell.init_seed}
         rows[planned.row].append({"fingerprint": planned.fingerprint, "imbalance": planned.imbalance, **seeds})
     return {
-        "found": {
-            name: dict(values) for name, values in found.items() if name in study.searches or _differs(name, found)
-        },
+        "found": {name: dict(values) for name, values in found.items()},
         "searches": {name: artifact(name) for name in study.searches},
         "searched": study.loss["name"],
         "columns": list(study.columns),
         "rows": rows,
         "losses": {planned.row: planned.cell.loss["name"] for planned in cells},
     }
-
-
-def _differs(name: str, found: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a search's one-standard-error choice is another one than its best."""
-    return found[name] != found[name.removesuffix(f"/{ONE_SE}")]
 
 
 def _choice(trial: Ended) -> dict[str, Any]:
@@ -310,12 +303,6 @@ def _choice(trial: Ended) -> dict[str, Any]:
         "units": {name: [v if v == v else None for v in values] for name, values in trial.units.items()},
         "epochs": trial.epochs,
     }
-
-
-def _ended(trial: history.Past, plan: Any) -> Ended:
-    if trial.outcome == "reused":
-        return _reused(trial.found, plan(trial.found))
-    return Ended(trial.found, trial.outcome, trial.values, "", trial.units, trial.step)
 
 
 def _reused(found: Mapping[str, Any], planned: Mapping[str, Any]) -> Ended:
