@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,7 +68,8 @@ def reports(count: int, alpha: float, gamma: float) -> Iterator[dict[str, Any]]:
         content = {"epoch": epoch, "final": epoch == count, "seconds": 0.001, "train/loss": 1 - score}
         content |= {"val/top1": score, "val/balanced": score}
         if epoch == count:
-            content |= {"memory": 1, "classes": {"class_counts": [1] * CLASSES, "val": [score] * CLASSES}}
+            content |= {"memory": 1, "norms": None}
+            content["classes"] = {"class_counts": [1] * CLASSES, "val": [score] * CLASSES}
         yield content
 
 
@@ -76,9 +77,17 @@ def train_cell(config: dict[str, Any], **shared: Any) -> None:
     """In place of the product's trainable: as many reports as the cell has epochs, at once."""
     from ray import tune
 
-    cell = config["planned"]["cell"]
-    for report in reports(cell["recipe"]["epochs"], cell["loss"]["alpha"], cell["loss"]["gamma"]):
+    for report in planned_reports(config["planned"]):
         tune.report(report)
+
+
+def planned_reports(planned: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """`reports` as the product's trainable makes them of a planned trial of one cell."""
+    (unit,) = planned["units"]
+    cell = unit["cell"]
+    for report in reports(cell["recipe"]["epochs"], cell["loss"]["alpha"], cell["loss"]["gamma"]):
+        place = {"unit": 0, "units": 1, "step": report["epoch"], "unit_final": report["final"], "known": False}
+        yield report | place | {f"mean:{name}": report[name] for name in planned["watched"]}
 
 
 def run_ours(

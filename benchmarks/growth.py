@@ -52,8 +52,7 @@ def sleep_and_report(config: dict[str, Any], **shared: Any) -> None:
     """In place of the product's trainable."""
     from ray import tune
 
-    cell = config["planned"]["cell"]
-    for report in common.reports(cell["recipe"]["epochs"], cell["loss"]["alpha"], cell["loss"]["gamma"]):
+    for report in common.planned_reports(config["planned"]):
         time.sleep(SLEEP_SECONDS)
         tune.report(report)
 

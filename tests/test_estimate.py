@@ -89,6 +89,8 @@ def test_images_of_an_epoch(tiny: Study, digits: data.Dataset) -> None:
     assert 0.25 * FULL < scored < 0.35 * FULL
     assert images(cell, digits, fold="full") == (FULL, 0)
     assert images(_cell(tiny, None), digits) == (FULL, 0)
+    small = replace(cell, data=dict(cell.data) | {"head": 40})
+    assert images(small, digits, fold="full") == (sum(data.exponential(40, 20, 10)), 0)
 
 
 def test_comparable_runs_share_images_network_batches_and_device(tiny: Study) -> None:

@@ -38,7 +38,9 @@ def _cell(journal: Journal, key: str, outcome: str = "complete", row: str = "sof
     _start(journal, key, row)
     for epoch in (1, 2, 3):
         journal.epoch(key, epoch, {"train/loss": 1.0 / epoch})
-    journal.end(key, outcome, {"epochs": "3"}, {"class_counts": [3, 1]} if outcome == "complete" else None)
+    journal.end(
+        key, outcome, {"epochs": "3"}, {"per_class.json": {"class_counts": [3, 1]}} if outcome == "complete" else None
+    )
 
 
 def _history(store: Store, run_id: str) -> list[tuple[int, float]]:
@@ -184,7 +186,7 @@ def test_where_a_chunk_ends_makes_no_difference(
         if epoch == 2:  # its worker died, and it goes on from the state after its first epoch
             _start(journal, "f2")
             journal.epoch("f2", 2, {"train/loss": 0.5})
-    journal.end("f1", "complete", {"epochs": "3"}, {"class_counts": [3, 1]})
+    journal.end("f1", "complete", {"epochs": "3"}, {"per_class.json": {"class_counts": [3, 1]}})
     journal.end("f2", "failed", {"reason": "no reason"})
     _cell(journal, "f2")
     held.set()

@@ -212,7 +212,7 @@ def test_a_cell_without_its_numbers_is_trained_again(
     journal.start("b", "name", {}, {"kind": "cell", "fingerprint": "b", "fold": fold})
     numbers = FULL if fold == "full" else HELD_OUT
     journal.epoch("b", 3, numbers)
-    journal.end("b", "complete", {}, CLASSES)
+    journal.end("b", "complete", {}, {"per_class.json": CLASSES})
     journal.close()
     assert store.finished_cells()["b"].metrics == numbers
     assert store.finished_cells()["b"].run_id != broken
@@ -323,7 +323,7 @@ def test_records_that_were_not_sent_are_sent_before_anything_is_judged(store: St
     }
     records = [
         {"op": "epoch", "key": "a", "epoch": 4, "metrics": FULL, "at": 5},
-        {"op": "end", "key": "a", "tags": {"outcome": "complete"}, "artifact": CLASSES, "at": 6},
+        {"op": "end", "key": "a", "tags": {"outcome": "complete"}, "artifacts": {"per_class.json": CLASSES}, "at": 6},
         start,
     ]
     lines = [json.dumps(record) + "\n" for record in [{"op": "sent long ago"}, *records]]

@@ -288,6 +288,12 @@ def test_nothing_to_hold_out_is_said_before_training(digits: data.Dataset) -> No
         training.rehearse(cell, single)
 
 
+def test_head_makes_the_whole_long_tail_smaller(digits: data.Dataset) -> None:
+    cell = dataclasses.replace(CELL, data=CELL.data | {"head": 40}, fold="full", holdout=None)
+    assert _results(cell, digits)[0].class_counts == tuple(data.exponential(40, 20, 10))
+    assert training.load_dataset(cell).content_hash == digits.content_hash  # of the images, before any long tail
+
+
 def test_a_fold_trains_on_the_others_and_scores_its_own_images(digits: data.Dataset) -> None:
     cells = [dataclasses.replace(CELL, fold=f"{k}/3", holdout=None) for k in (1, 2, 3)]
     runs = [_results(cell, digits) for cell in cells]
@@ -339,8 +345,23 @@ def test_folds_that_make_no_sense_are_said_before_training(digits: data.Dataset)
 
 
 def test_every_loss_and_model_trains_an_epoch(digits: data.Dataset) -> None:
-    for model in models.MODELS:
+    for model in ("resnet8", "resnet32"):  # torchvision's take three channels
         for loss in losses.LOSSES:
             recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=256)
             cell = dataclasses.replace(CELL, loss={"name": loss}, model={"name": model, "width": 4}, recipe=recipe)
             assert math.isfinite(_results(cell, digits)[0].train_loss), (model, loss)
+
+
+def test_bfloat16_computes_the_network_in_it_and_nothing_else(digits: data.Dataset, tmp_path: Path) -> None:
+    cell = dataclasses.replace(CELL, recipe=dataclasses.replace(RECIPE, precision="bfloat16"))
+    mixed, plain = _numbers(_results(cell, digits)), _numbers(_results(CELL, digits))
+    assert mixed != plain
+    assert mixed[0]["train/loss"] == pytest.approx(plain[0]["train/loss"], rel=0.05)
+    run = training._Run(cell, digits, torch.device("cpu"))
+    assert run.model(torch.rand(2, 1, 8, 8)).dtype == torch.bfloat16
+    assert {value.dtype for value in run.model.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    halted = training.run_epochs(cell, dataset=digits, device="cpu", save_to=tmp_path / "state.pt")
+    for _ in range(2):
+        next(halted)
+    halted.close()
+    assert _numbers(_results(cell, digits, save_to=tmp_path / "state.pt")) == mixed[1:]

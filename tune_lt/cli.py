@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 
 from tune_lt import __version__
 from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.study import FULL
 
 if TYPE_CHECKING:
     from tune_lt.study import Study
@@ -26,6 +28,9 @@ app = typer.Typer(
 )
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a bundled one (digits).")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or its file.")]
+ScaleOption = Annotated[
+    str, typer.Option("--scale", help="A smaller form of the study, by its name among the file's `scales`.")
+]
 StoreOption = Annotated[
     str | None,
     typer.Option("--store", metavar="URI", help="MLflow tracking URI; else MLFLOW_TRACKING_URI, else ./mlflow.db."),
@@ -34,7 +39,12 @@ ReportsOption = Annotated[Path, typer.Option("--reports", help="Where the tables
 
 
 @app.command()
-def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Path("reports")) -> None:
+def run(
+    study: StudyFile,
+    scale: ScaleOption = FULL,
+    store: StoreOption = None,
+    reports: ReportsOption = Path("reports"),
+) -> None:
     """Search, train every row of the tables, record it all, print the tables. Finished work is never done again."""
     from rich.console import Console
 
@@ -43,7 +53,9 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
     _check_folder(reports)
     with Display(Console()) as display:
         display.say("reading the study and loading torch, ray, mlflow ...")
-        parsed = _read(study)
+        parsed = _read(study, scale)
+        if parsed.scale != FULL:
+            display.say(f"scale {parsed.scale}: smaller than the study is meant to be; no number of it is the study's")
         from tune_lt.search.driver import run_study
         from tune_lt.tracking import Store
 
@@ -52,7 +64,7 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
         try:
             whole = run_study(parsed, opened, display)
         except KeyboardInterrupt:
-            display.say(f"stopped; what is finished is kept, the same command goes on: tune-lt run {study}")
+            display.say(f"stopped; what is finished is kept, the same command goes on: {_command('run', study, scale)}")
             raise typer.Exit(130) from None
     if parsed.rows or parsed.searches:
         _report(parsed.name, opened, reports)
@@ -61,7 +73,9 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
     if parsed.rows or parsed.searches:
         follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))
     if parsed.searches:
-        follow.append((f"tune-lt best {study}{option}", "the configuration found, as a file for tune-lt train"))
+        follow.append(
+            (f"{_command('best', study, scale)}{option}", "the configuration found, as a file for tune-lt train")
+        )
     _print_ways(follow)
     if not whole:
         raise typer.Exit(1)  # cells of the tables failed; their reasons are above and in the store
@@ -70,6 +84,7 @@ def run(study: StudyFile, store: StoreOption = None, reports: ReportsOption = Pa
 @app.command()
 def plan(
     study: StudyFile,
+    scale: ScaleOption = FULL,
     store: StoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
 ) -> None:
@@ -77,7 +92,7 @@ def plan(
 
     The cost follows from past runs on the store, without any from some training steps that are timed here.
     """
-    parsed = _read(study)
+    parsed = _read(study, scale)
     from tune_lt import estimate, plans
     from tune_lt.search import driver
     from tune_lt.tracking import Store, exists
@@ -90,6 +105,25 @@ def plan(
         print(json.dumps(plans.content(parsed, lines, seen, cost)))
     else:
         print("\n".join(plans.lines(parsed, lines, seen, cost)))
+
+
+@app.command()
+def data(study: StudyFile, scale: ScaleOption = FULL, reports: ReportsOption = Path("reports")) -> None:
+    """Show the images before training: how many of each class and group, the long tail, the folds, some of them.
+
+    The table is printed; all classes (CSV), a plot and sample images from head to tail go to a folder.
+    """
+    parsed = _read(study, scale)
+    _check_folder(reports)
+    from tune_lt.reporting import datasets
+    from tune_lt.search import driver
+
+    loaded = driver.load_data(parsed)
+    for line in driver.rehearse(parsed, loaded):
+        print(line)
+    table, files = datasets.write(parsed, loaded, reports / parsed.name / "data")
+    _print_tables([table])
+    print("\nwritten:", ", ".join(map(str, files)))
 
 
 @app.command()
@@ -122,22 +156,34 @@ def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOp
 
 
 @app.command()
-def report(study: StudyName, store: StoreOption = None, reports: ReportsOption = Path("reports")) -> None:
-    """Assemble a study's tables and figure from the store; print them and write them to a folder."""
+def report(
+    study: StudyName,
+    scale: ScaleOption = FULL,
+    store: StoreOption = None,
+    reports: ReportsOption = Path("reports"),
+    ui: Annotated[
+        str | None,
+        typer.Option("--ui", metavar="URL", help="The MLflow UI that report.html links to; else that of `tune-lt ui`."),
+    ] = None,
+) -> None:
+    """Assemble a study's tables, figures and page from the store; print the tables and write it all to a folder."""
     from tune_lt.tracking import Store
 
-    _report(_name(study), Store(store), reports)
+    if ui is not None and not ui.startswith(("http://", "https://")):
+        raise InputError(f"--ui {ui}: not an address of a web page; valid: one such as http://127.0.0.1:5000")
+    _report(_name(study, scale), Store(store), reports, ui)
 
 
 @app.command()
 def best(
     study: StudyFile,
+    scale: ScaleOption = FULL,
     store: StoreOption = None,
     export: Annotated[Path | None, typer.Option(help="Write it as a study file for `tune-lt train`.")] = None,
     loss: Annotated[str | None, typer.Option(help="The compared loss meant; else the study's own.")] = None,
 ) -> None:
     """The best configuration the search found, as a study file."""
-    parsed = _read(study)
+    parsed = _read(study, scale)
     import yaml
 
     from tune_lt import plans, studyfile
@@ -152,13 +198,15 @@ def best(
         raise InputError(f"{study}: the study does not search {wanted or 'anything'}; {names(parsed.searches)}")
     space = parsed.searches[wanted]
     if not exists(store):
-        raise InputError(f"{store_uri(store)}: no store there yet; tune-lt run {study}")
+        raise InputError(f"{store_uri(store)}: no store there yet; {_command('run', study, scale)}")
     opened = Store(store)
     parent = opened.parent(parsed.name)
     content_hash = driver.load_data(parsed).content_hash
     concluded = parent and planning.recorded_search(parsed, space, opened, parent.info.run_id, content_hash)
     if not concluded:
-        raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as it stands; tune-lt run {study}")
+        raise InputError(
+            f"{opened.shown} has no finished search of {parsed.name!r} as it stands; {_command('run', study, scale)}"
+        )
     base = parsed.base() | {"loss": dict(space.loss), "model": dict(space.model)}
     config = plans.plain(overlay(base, nested(space.complete(concluded["found"]))))
     config = {"name": f"{parsed.name}-best"} | config
@@ -180,6 +228,7 @@ def best(
 @app.command()
 def train(
     study: StudyFile,
+    scale: ScaleOption = FULL,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Data seed and init seed.")] = 0,
     test: Annotated[
         bool, typer.Option("--test", help="Train on the whole training split, score the sealed test.")
@@ -188,7 +237,7 @@ def train(
     save: Annotated[Path | None, typer.Option(help="Save the state here every epoch, and go on from it.")] = None,
 ) -> None:
     """Train one configuration without Ray or MLflow. Scores held-out images (of the first fold) unless --test."""
-    parsed = _read(study)
+    parsed = _read(study, scale)
     import torch
 
     from tune_lt import studyfile, training
@@ -197,7 +246,7 @@ def train(
     if own:
         searched = ", ".join(path.replace("/", ".") for path in own.space)
         raise InputError(
-            f"{study}: {searched} has a range; tune-lt best {study} --export FILE writes one configuration"
+            f"{study}: {searched} has a range; {_command('best', study, scale)} --export FILE writes one configuration"
         )
     torch.set_num_threads(max(1, int(parsed.resources.cpus)))  # as a trial of the study would: the same rounding
     holdout, folds = parsed.validation.holdout, parsed.validation.folds
@@ -205,7 +254,12 @@ def train(
     config = {**parsed.base(), "recipe": parsed.recipe}
     cell = studyfile.cell(config, data_seed=seed, init_seed=seed, fold=fold, holdout=holdout)
     for result in training.run_epochs(
-        cell, device=device, score_test=test, save_to=save, identity=json.dumps(parsed.sources)
+        cell,
+        device=device,
+        score_test=test,
+        save_to=save,
+        identity=json.dumps(parsed.sources),
+        loaders=parsed.resources.readers,
     ):
         line = f"epoch {result.epoch:>3}/{result.epochs}  lr {result.lr:.5f}  train loss {result.train_loss:.4f}"
         for split, scores in (("val", result.val), ("test", result.test)):
@@ -224,6 +278,7 @@ def submit(
         str,
         typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="The Ray dashboard, http://head:8265."),
     ],
+    scale: ScaleOption = FULL,
     store: Annotated[
         str | None,
         typer.Option(metavar="URI", help="An MLflow server that the cluster reaches; else MLFLOW_TRACKING_URI."),
@@ -239,10 +294,10 @@ def submit(
 
     from tune_lt import submit as jobs
 
-    handover = jobs.prepare(study_path(study), store, address)
+    handover = jobs.prepare(study_path(study), store, address, scale)
     client = jobs.connect(address)
     job = jobs.submit(handover, client, again=again)
-    asked = f"tune-lt submit {study} --address {address} --store {handover.store}"
+    asked = f"{_command('submit', study, scale)} --address {address} --store {handover.store}"
     tables = f"tune-lt report {handover.study} --store {handover.store}"
     if job.outcome == "done":
         print(f"job {job.id}: {job.state}; not run again ({asked} --again does)\nits tables: {tables}")
@@ -362,36 +417,50 @@ def study_path(study: str) -> Path:
     raise InputError(f"{study}: no such file, and no bundled study of that name; bundled: {', '.join(sorted(bundled))}")
 
 
-def _read(study: str) -> Study:
+def _read(study: str, scale: str = FULL) -> Study:
     path = study_path(study)
     from tune_lt import studyfile
 
-    return studyfile.read(path)
+    return studyfile.read(path, scale)
 
 
-def _name(study: str) -> str:
-    """A study's name from its name or its file."""
-    return _read(study).name if study.endswith((".yaml", ".yml")) else study
+def _name(study: str, scale: str = FULL) -> str:
+    """A study's name from its name or its file, in one of its scales."""
+    if study.endswith((".yaml", ".yml")):
+        return _read(study, scale).name
+    return study if scale == FULL else f"{study}-{scale}"
 
 
-def _report(name: str, store: Any, reports: Path) -> None:
-    from rich.console import Console
+def _command(name: str, study: str, scale: str) -> str:
+    """What to type for a command on a study."""
+    return f"tune-lt {name} {study}" + (f" --scale {scale}" if scale != FULL else "")
 
+
+def _report(name: str, store: Any, reports: Path, ui: str | None = None) -> None:
     from tune_lt.reporting import formats
     from tune_lt.reporting import report as reporting
 
     collected = reporting.collect(store, name)
-    files = reporting.write(collected, reports / name)
+    files = reporting.write(collected, reports / name, ui)
     parent = store.parent(name)
     store.log_files(parent.info.run_id, files, "report")
     store.describe(parent.info.run_id, "\n".join(formats.markdown(table) for table in collected.tables))
+    _print_tables(collected.tables)
+    print(f"\nwritten to {reports / name}/ and to the study's run in MLflow")
+    print(f"all of it on one page, for a browser: {reports / name / 'report.html'}\n")
+
+
+def _print_tables(tables: Iterable[Any]) -> None:
+    from rich.console import Console
+
+    from tune_lt.reporting import formats
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)  # a file has no width: room for whole cells
-    for table in collected.tables:
+    for table in tables:
         console.print()
         console.print(formats.terminal(table))
-    console.print(f"\nwritten to {reports / name}/ and to the study's run in MLflow\n", highlight=False)
 
 
 def _print_ways(ways: list[tuple[str, str]]) -> None:

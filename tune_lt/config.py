@@ -16,8 +16,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from tune_lt.errors import InputError
 
 Fraction = Annotated[float, Ge(0), Le(1)]
+Share = Annotated[float, Gt(0), Le(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]  # what every generator takes
-RESULT_VERSION = 1  # bump when a change of the code alters results: it makes every fingerprint and checkpoint new
+RESULT_VERSION = 2  # bump when a change of the code alters results: it makes every fingerprint and checkpoint new
 _STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}  # how a study file is checked against these classes
 
 
@@ -50,16 +51,30 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random crop after padding by ``crop`` pixels on each side, random horizontal flip."""
+    """What happens to a training image, drawn anew in every epoch.
+
+    ``crop``: of images in memory, a random crop after padding by so many pixels on each side. ``scale``: of images on
+    disk, which are never padded, a random part of at least and at most this share of the area, 3/4 to 4/3 as wide as
+    high, is scaled to the image (random resized crop); None cuts at random out of what evaluation cuts the centre of.
+    ``flip``, ``vertical``: mirrored left to right, upside down, each with probability one half. ``rotate``: turned by
+    0, 90, 180 or 270 degrees.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     crop: Annotated[int, Ge(0), Le(64)] = 4
     flip: bool = True
+    scale: tuple[Share, Share] | None = None
+    vertical: bool = False
+    rotate: bool = False
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: ResNet-32 on CIFAR-LT unless told otherwise."""
+    """How a network is trained: ResNet-32 on CIFAR-LT unless told otherwise.
+
+    ``precision``: ``bfloat16`` is automatic mixed precision: the network's matrix products and convolutions in it,
+    weights, the loss and its gradient norms in float32.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     epochs: Annotated[int, Ge(1)] = 200
@@ -68,6 +83,7 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     augment: Augment = field(default_factory=Augment)
     clip_norm: Annotated[float, Gt(0)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     posthoc_tau: Annotated[float, Ge(0)] = 0.0
 
 
@@ -91,8 +107,12 @@ class CellConfig:
 
 
 def long_tail(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a data section is not in the images' own hash; where they lie may change."""
-    return {key: data.get(key) for key in ("imbalance", "profile")}
+    """What of a data section is not in the images' own hash, as `cell_data` takes it; where they lie may change."""
+    return {
+        "imbalance": data.get("imbalance"),
+        "profile": data.get("profile", "exponential"),
+        "head": data.get("head"),
+    }
 
 
 def fold_of(fold: str) -> tuple[int, int] | None:

@@ -21,7 +21,7 @@ from scipy import stats
 from torch import nn
 
 from tune_lt import data, training
-from tune_lt.config import CellConfig, fold_of
+from tune_lt.config import CellConfig, fold_of, long_tail
 from tune_lt.errors import InputError
 from tune_lt.search import history, planning
 from tune_lt.search.schedulers import milestones
@@ -201,7 +201,7 @@ def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | N
             paces[kind] = (
                 from_runs(records, item.cell, dataset)
                 if records
-                else probe(item.cell, dataset, threads=threads, device=device)
+                else probe(item.cell, dataset, threads=threads, device=device, loaders=study.resources.readers)
             )
         trained, scored = images(item.cell, dataset)
         epoch = paces[kind].image.times(trained + paces[kind].share * scored)
@@ -265,8 +265,7 @@ def images(cell: CellConfig, dataset: data.Dataset, *, fold: str | None = None) 
     fold = fold or cell.fold
     split = data.cell_data(
         dataset,
-        imbalance=cell.data.get("imbalance"),
-        profile=cell.data.get("profile", "exponential"),
+        **long_tail(cell.data),
         data_seed=cell.data_seed,
         holdout=cell.holdout if fold == "holdout" else None,
         fold=fold_of(fold),
@@ -307,7 +306,7 @@ def from_runs(records: Sequence[CellRecord], cell: CellConfig, dataset: data.Dat
     return Pace(spread(paces), EVALUATION_SHARE, max(memory, default=None), runs=len(records))
 
 
-def probe(cell: CellConfig, dataset: data.Dataset, *, threads: int, device: str) -> Pace:
+def probe(cell: CellConfig, dataset: data.Dataset, *, threads: int, device: str, loaders: int = 0) -> Pace:
     """Train some steps of the cell here, after a warm-up, and time them. Torch's random state stays as it was.
 
     The interval is what the steps spread, at least a factor of 1.3 either way. Raises InputError where the cell cannot
@@ -317,7 +316,7 @@ def probe(cell: CellConfig, dataset: data.Dataset, *, threads: int, device: str)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         try:
             torch.set_num_threads(threads)
-            run = training._Run(cell, dataset, place)
+            run = training._Run(cell, dataset, place, loaders=loaders)
             steps = list(_steps(run, place))
             score = _scoring(run, place)
         finally:

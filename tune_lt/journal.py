@@ -117,10 +117,10 @@ class Journal:
         """Set tags of the study's own run."""
         self._append({"op": "note", "key": self._parent, "tags": dict(tags)})
 
-    def end(self, key: str, outcome: str, tags: Mapping[str, str], artifact: Mapping[str, Any] | None = None) -> None:
-        """End the cell: ``outcome`` is complete, pruned, interrupted or failed."""
+    def end(self, key: str, outcome: str, tags: Mapping[str, str], artifacts: Mapping[str, Any] | None = None) -> None:
+        """End the cell: ``outcome`` is complete, pruned, interrupted or failed. ``artifacts``: JSON content by file."""
         tags = {"outcome": outcome, **tags}
-        self._append({"op": "end", "key": key, "tags": tags, "artifact": dict(artifact) if artifact else None})
+        self._append({"op": "end", "key": key, "tags": tags, "artifacts": dict(artifacts or {})})
 
     def drain(self, patience: float = PATIENCE_SECONDS) -> None:
         """Wait until everything is in the store. Raises InputError if nothing arrives for ``patience`` seconds."""
@@ -297,9 +297,10 @@ class Journal:
 
     def _send_end(self, key: str, batch: _Batch, record: dict[str, Any]) -> None:
         run_id = self._runs[key]
-        if record["artifact"]:
+        if record["artifacts"]:
             place = self._places.get(key) or self._client.get_run(run_id).info.artifact_uri
-            self._store.put_json(place, "per_class.json", record["artifact"])
+            for file, content in record["artifacts"].items():
+                self._store.put_json(place, file, content)
         self._send_batch(key, batch)
         status = STATUS.get(record["tags"]["outcome"], "FINISHED")
         self._client.set_terminated(run_id, status, end_time=record["at"])

@@ -64,7 +64,8 @@ def content(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | 
             "gpu_hours": {key: value * cost.gpus for key, value in hours.items()},
         }
     search = {"searches": searches, "epochs_left": epochs["search"]} if searches else None
-    return {"name": study.name, "data": list(about), "search": search, "tables": tables, "estimate": estimated}
+    about_it = {"name": study.name, "scale": study.scale, "data": list(about)}
+    return about_it | {"search": search, "tables": tables, "estimate": estimated}
 
 
 def plain(config: Any) -> Any:
@@ -94,7 +95,7 @@ def _epochs(seen: Outlook) -> dict[str, dict[str, float]]:
 
 def _defaults(study: Study) -> dict[str, Any]:
     """The whole study with every default, as its file would say it."""
-    shown = {"name": study.name} | plain(study.base())
+    shown = {"name": study.name, "scale": study.scale} | plain(study.base())
     shown["data"]["validation"] = plain(dataclasses.asdict(study.validation))
     shared = next(iter(study.searches.values()), None)
     shown["search"] = plain(dataclasses.asdict(shared.search)) if shared else None

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from tune_lt import losses, registry
 from tune_lt.config import Optimizer, Recipe
 from tune_lt.rows import DESIGNS
+from tune_lt.scales import MAY_CHANGE
 from tune_lt.strict import KINDS
 from tune_lt.study import Resources, Search, Seeds, Validation
 from tune_lt.studyfile import NAME, REGISTRIES, component_parameters
@@ -61,6 +62,11 @@ def schema() -> dict[str, Any]:
         "cross": _object({"imbalance": {"type": "array", "items": {"type": "number", "minimum": 1}, "minItems": 1}}),
         "seeds": {"anyOf": [seeds, _plain(Seeds)]},
         "resources": _plain(Resources),
+        "table": {"enum": [1, 2, 3]},
+        "scales": {
+            "type": "object",
+            "additionalProperties": {"type": "object", "propertyNames": {"enum": [*MAY_CHANGE]}},
+        },
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

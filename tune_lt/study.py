@@ -124,6 +124,8 @@ class Resources:
     rounding. ``gpus``: none by default where there is none, else one; 0 keeps trials on the CPU. ``workers``: processes
     that train each trial together, each with so many ``cpus`` and ``gpus``; their result is one process's but for
     rounding. A trial saves its state every ``checkpoint_seconds``: what it loses when its worker or the driver dies.
+    ``loaders``: processes that read images which stay on disk, for each worker: as many as it has ``cpus`` unless told
+    otherwise, 0 reads where it trains; no result depends on it.
     ``storage``: the absolute path of a folder for those states, one that every host of a cluster mounts; else they lie
     beside the store.
     """
@@ -132,9 +134,15 @@ class Resources:
     cpus: Annotated[float, Gt(0)] = 1
     gpus: Annotated[float, Ge(0)] | None = None
     workers: Annotated[int, Ge(1)] = 1
+    loaders: Annotated[int, Ge(0)] | None = None
     concurrent: Annotated[int, Ge(1)] | None = None
     checkpoint_seconds: Annotated[float, Ge(0)] = 10.0
     storage: str | None = None
+
+    @property
+    def readers(self) -> int:
+        """``loaders``, once it is known."""
+        return max(1, int(self.cpus)) if self.loaders is None else self.loaders
 
 
 @dataclass(frozen=True)
@@ -146,13 +154,17 @@ class Seeds:
     init: tuple[Seed, ...] = (0,)
 
 
+FULL = "full"  # the scale of a study as its file has it
+
+
 @dataclass(frozen=True)
 class Study:
     """One study file, checked: ``data``, ``model``, ``loss`` with every default filled in.
 
     ``searches``: what is searched, by name: the study's own loss first (if it has a range), then the losses it is
     compared with; all with the same budget. ``rows`` are the rows of the tables as written, by name; ``columns`` the
-    imbalance factors they are trained with, ``seeds`` the pairs of data seed and init seed.
+    imbalance factors they are trained with, ``seeds`` the pairs of data seed and init seed. ``table``: the paper's
+    table it is a part of; ``scale``: the form of the file that was chosen (`tune_lt.scales`).
     """
 
     name: str
@@ -170,6 +182,8 @@ class Study:
     plugins: tuple[str, ...] = ()
     folder: Path = Path()
     sources: Mapping[str, str] = field(default_factory=dict)  # plugin -> hash of its source
+    table: Literal[1, 2, 3] | None = None
+    scale: str = FULL
 
     def base(self) -> dict[str, Any]:
         """The study's configuration as the nested mapping that rows and searched values are laid over."""

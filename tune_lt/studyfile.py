@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from annotated_types import Ge
 
-from tune_lt import data, losses, models, ranges, registry, rows
+from tune_lt import data, losses, models, ranges, registry, rows, scales
 from tune_lt.config import CellConfig, Recipe, Seed
 from tune_lt.errors import InputError
 from tune_lt.rows import Found, cell
 from tune_lt.strict import Problems, dotted, known_fields, section
 from tune_lt.study import (
+    FULL,
     MOST_TRIALS,
     Dimension,
     Resources,
@@ -37,20 +38,21 @@ from tune_lt.study import (
 __all__ = ["Problems", "cell", "from_dict", "load_plugins", "parse", "read", "row_config"]
 SECTIONS = (
     "name", "plugins", "data", "model", "recipe", "loss", "search", "compare", "rows", "ablation", "cross", "seeds",
-    "resources",
+    "resources", "table", "scales",
 )  # fmt: skip
 NAME = r"[\w+-][\w.+-]{0,99}"
 TRIALS = 20  # of a search, unless the file says otherwise
 LONG_TAIL: dict[str, tuple[Any, Any]] = {
     "imbalance": (Annotated[float, Ge(1)] | None, None),
     "profile": (Literal[tuple(data.PROFILES)], "exponential"),
+    "head": (Annotated[int, Ge(1)] | None, None),
 }
 Parameters = Mapping[str, tuple[Any, Any]]
 Compared = tuple[dict[str, Any], dict[str, Dimension]]  # a loss to compare with: what it changes, its ranges
 
 
-def read(path: Path) -> Study:
-    """The study in the YAML file ``path``; raises InputError listing every mistake found, one a line."""
+def read(path: Path, scale: str = FULL) -> Study:
+    """The study in the YAML file ``path``, in one of its scales; raises InputError for every mistake found, by line."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -58,15 +60,19 @@ def read(path: Path) -> Study:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     try:
-        return parse(text, path.resolve().parent)
+        return parse(text, path.resolve().parent, scale)
     except Problems as problems:
         raise InputError("\n".join(f"{path}: {problem}" for problem in problems.args)) from None
 
 
-def parse(text: str, folder: Path) -> Study:
-    """The study written in ``text``; plugins are looked for in ``folder`` first. Raises Problems."""
+def parse(text: str, folder: Path, scale: str = FULL) -> Study:
+    """The study written in ``text``, in one of its scales; plugins are looked for in ``folder`` first.
+
+    Raises Problems.
+    """
     raw = _load_yaml(text)
     known_fields("", raw, SECTIONS)
+    raw = scales.scaled(raw, scale)
     for required in ("name", "data", "model", "loss"):
         if required not in raw:
             raise Problems(f"{required}: missing")
@@ -93,6 +99,8 @@ def parse(text: str, folder: Path) -> Study:
         plugins=plugins,
         folder=folder,
         sources=sources,
+        table=section(Literal[1, 2, 3] | None, "table", raw.get("table")),
+        scale=scale,
     )
     if not re.fullmatch(NAME, study.name):
         raise Problems(f"name: found {study.name!r}; valid: 1 to 100 letters, digits and . _ + -, no dot first")

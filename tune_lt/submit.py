@@ -31,6 +31,7 @@ import yaml
 from tune_lt import __version__, studyfile
 from tune_lt.config import RESULT_VERSION
 from tune_lt.errors import InputError
+from tune_lt.study import FULL
 from tune_lt.tracking import redacted
 
 SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -73,9 +74,9 @@ class Job:
     before: str = ""
 
 
-def prepare(file: Path, store: str | None, address: str) -> Handover:
+def prepare(file: Path, store: str | None, address: str, scale: str = FULL) -> Handover:
     """Read a study file and decide what is handed over. Raises InputError for what could not run on a cluster."""
-    study = studyfile.read(file)
+    study = studyfile.read(file, scale)
     uri = _check_store(store, address)
     root = (yaml.safe_load(study.text).get("data") or {}).get("root")
     if isinstance(root, str) and not Path(root).is_absolute():
@@ -87,12 +88,12 @@ def prepare(file: Path, store: str | None, address: str) -> Handover:
         path.relative_to(study.folder).as_posix(): path for path in _own_modules(study.sources, study.folder)
     }
     content = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    digest = _digest([content, dict(study.sources), uri, RESULT_VERSION])
+    digest = _digest([content, dict(study.sources), uri, scale, RESULT_VERSION])
     return Handover(
         study=study.name,
         job=f"tune_lt-{re.sub(r'[^A-Za-z0-9_.-]', '-', study.name)[:60]}-{digest[:12]}",
         store=uri,
-        script=_script(file.name, f"{study.name}-{_digest(uri)[:8]}", uri),
+        script=_script(file.name, scale, f"{study.name}-{_digest(uri)[:8]}", uri),
         files=files,
     )
 
@@ -240,7 +241,7 @@ class _Log:
                 self._printed = position
 
 
-def _script(file: str, folder: str, store: str) -> str:
+def _script(file: str, scale: str, folder: str, store: str) -> str:
     """The job, for the head node's shell. Journal, checkpoints and reports go where they outlive the job's folder."""
     return f"""\
 found=$(python -m tune_lt.cli --version 2>/dev/null) || {{
@@ -252,7 +253,8 @@ here=$PWD
 state=$HOME/tune_lt/{shlex.quote(folder)}
 mkdir -p "$state" && cd "$state" || exit 2
 echo "$found on $(hostname), in $state"
-exec python -m tune_lt.cli run "$here"/{shlex.quote(file)} --store {shlex.quote(store)} --reports reports
+exec python -m tune_lt.cli run "$here"/{shlex.quote(file)} --scale {shlex.quote(scale)} \\
+  --store {shlex.quote(store)} --reports reports
 """
 
 

@@ -76,7 +76,7 @@ class CellRecord:
     """A cell as the store has it. Scores are fractions; ``params`` and ``tags`` (no prefix) are MLflow's strings.
 
     ``started`` and ``ended`` are in milliseconds since 1970, ``ended`` is 0 while it runs; ``parent`` is the id of the
-    run it hangs on, or "".
+    run it hangs on, or ""; ``experiment`` is the id of the one it was recorded in.
     """
 
     run_id: str
@@ -88,6 +88,7 @@ class CellRecord:
     ended: int = 0
     parent: str = ""
     started: int = 0
+    experiment: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,12 +179,15 @@ class Store:
             raise InputError(f"tracking store: the experiment {study!r} was deleted; restore it or rename the study")
         return str(found.experiment_id)
 
-    def studies(self) -> list[str]:
-        """The names of all studies in the store, newest first."""
+    def study_runs(self) -> list[Run]:
+        """The parent run of every study in the store, newest first."""
         everywhere = [experiment.experiment_id for experiment in self._experiments()]
         parents = [run for page in self._pages(everywhere, f"tags.`{TAG}kind` = 'study'") for run in page]
-        parents.sort(key=lambda run: run.info.start_time, reverse=True)
-        return list(dict.fromkeys(run.data.tags[f"{TAG}study"] for run in parents))
+        return sorted(parents, key=lambda run: run.info.start_time, reverse=True)
+
+    def studies(self) -> list[str]:
+        """The names of all studies in the store, newest first."""
+        return list(dict.fromkeys(run.data.tags[f"{TAG}study"] for run in self.study_runs()))
 
     def parent(self, study: str) -> Run | None:
         """The study's parent run, or None if it never ran on this store."""
@@ -249,17 +253,36 @@ class Store:
 
     def read_json(self, run_id: str, name: str) -> Any:
         """An artifact written by `log_json`, or None where the run has none of that name."""
+        text = self.read_text(run_id, name)
+        try:
+            return None if text is None else json.loads(text)
+        except ValueError as error:
+            raise self._unreadable(run_id, name, error) from None
+
+    def read_text(self, run_id: str, name: str) -> str | None:
+        """A text among the run's artifacts, or None where the run has none of that name."""
         if name not in {item.path for item in self.client.list_artifacts(run_id)}:
             return None
         with tempfile.TemporaryDirectory(prefix="tune_lt_") as folder:
             try:
-                return json.loads(
-                    Path(self.client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
-                )
+                return Path(self.client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
             except (MlflowException, OSError, ValueError) as error:
-                raise InputError(
-                    f"tracking store {self.shown}: {name} of run {run_id} is not readable: {error}"
-                ) from None
+                raise self._unreadable(run_id, name, error) from None
+
+    def _unreadable(self, run_id: str, name: str, error: Exception) -> InputError:
+        return InputError(f"tracking store {self.shown}: {name} of run {run_id} is not readable: {error}")
+
+    def history(self, run_id: str, metric: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """The epochs at which a run recorded a metric, rising, and its value at each."""
+        points = {point.step: point.value for point in self.client.get_metric_history(run_id, metric)}
+        return tuple(sorted(points)), tuple(points[step] for step in sorted(points))
+
+    def trials_found(self, study: str, searched: str, found: str) -> list[CellRecord]:
+        """The study's complete trials of a search that tried ``found``, the JSON of a trial's tag."""
+        if "'" in found + searched:
+            return []  # MLflow's filters have no way to write one
+        condition = f"tags.`{TAG}searched` = '{searched}' and tags.`{TAG}found` = '{found}'"
+        return self._records_of(study, f"{condition} and tags.`{TAG}outcome` = 'complete'")
 
     def finished_cells(self) -> dict[str, CellRecord]:
         """Every completed cell of every study in the store, by fingerprint; of two, the one finished first."""
@@ -442,6 +465,7 @@ def _record(run: Run) -> CellRecord:
         run.info.end_time or 0,
         run.data.tags.get("mlflow.parentRunId", ""),
         run.info.start_time or 0,
+        sys.intern(str(run.info.experiment_id)),
     )
 
 

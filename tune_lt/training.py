@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tune_lt import checkpoint, data, losses, metrics, models, parallel
+from tune_lt import checkpoint, data, losses, metrics, models, norms, parallel
 from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule, fold_of, long_tail
 from tune_lt.errors import InputError, TrainingFailed
 
@@ -43,7 +43,8 @@ class Scores:
 class EpochResult:
     """What one epoch gave.
 
-    ``val`` is there where the cell holds images out, ``test`` only after the last epoch and if asked for.
+    ``val`` is there where the cell holds images out; ``test``, and ``norms`` (`tune_lt.norms`), only after the last
+    epoch and if asked for.
     """
 
     epoch: int
@@ -54,6 +55,7 @@ class EpochResult:
     val: Scores | None = None
     test: Scores | None = None
     class_counts: tuple[int, ...] = field(default=())
+    norms: Mapping[str, Any] | None = None
 
     @property
     def final(self) -> bool:
@@ -78,6 +80,7 @@ def run_epochs(
     save_to: Path | None = None,
     save_seconds: float = 0.0,
     identity: str = "",
+    loaders: int = 0,
 ) -> Iterator[EpochResult]:
     """Train ``cell`` and yield an EpochResult after each epoch.
 
@@ -85,7 +88,8 @@ def run_epochs(
     test is scored after the last epoch, and only with ``score_test``. With ``save_to`` the state is written there once
     the caller has taken an epoch's result, unless that was done less than ``save_seconds`` ago, and after the last; a
     state found there is continued (that of the last epoch is scored again). ``identity`` is what else, beside the cell
-    and the images, that state must belong to: the sources of plugins.
+    and the images, that state must belong to: the sources of plugins. ``loaders``: processes that read images which
+    stay on disk, 0 for this one; no result depends on it.
 
     With several ranks (`tune_lt.parallel`) every rank runs this, and takes every result, which is the same on all: each
     trains on its share of every batch, and the result is one process's but for rounding. Rank 0 alone reads and writes
@@ -94,7 +98,7 @@ def run_epochs(
     Raises InputError for a configuration or data that cannot be trained, TrainingFailed when the loss is no longer
     finite.
     """
-    run = _Run(cell, dataset or load_dataset(cell), pick_device(device), score_test, identity)
+    run = _Run(cell, dataset or load_dataset(cell), pick_device(device), score_test, identity, loaders)
     epochs = cell.recipe.epochs
     done = 0
     if save_to is not None:
@@ -116,12 +120,17 @@ class _Run:
     """The parts of one training run and its mutable state."""
 
     def __init__(
-        self, cell: CellConfig, dataset: data.Dataset, place: torch.device, score_test: bool = False, identity: str = ""
+        self,
+        cell: CellConfig,
+        dataset: data.Dataset,
+        place: torch.device,
+        score_test: bool = False,
+        identity: str = "",
+        loaders: int = 0,
     ) -> None:
         split = data.cell_data(
             dataset,
-            imbalance=cell.data.get("imbalance"),
-            profile=cell.data.get("profile", "exponential"),
+            **long_tail(cell.data),
             data_seed=cell.data_seed,
             holdout=cell.holdout if cell.fold != "full" else None,
             fold=fold_of(cell.fold),
@@ -139,24 +148,28 @@ class _Run:
         self.optimizer = _optimizer(cell.recipe.optimizer, self.model)
         self.train_loss, self.seconds = math.nan, 0.0
 
-        def batches(images: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, training: bool) -> data.Batches:
-            return data.Batches(
-                images,
-                labels,
-                index,
-                batch_size=cell.recipe.batch_size if training else EVALUATION_BATCH,
-                augment=cell.recipe.augment if training else None,
-                mean=dataset.mean,
-                std=dataset.std,
-                seed=cell.init_seed,
-                device=place,
-            )
+        def batches(
+            images: torch.Tensor | data.ImageFiles, labels: torch.Tensor, index: torch.Tensor, training: bool
+        ) -> data.AnyBatches:
+            streamed = isinstance(images, data.ImageFiles)  # large: no more of them at a time than in training
+            options: dict[str, Any] = {
+                "batch_size": cell.recipe.batch_size if training or streamed else EVALUATION_BATCH,
+                "augment": cell.recipe.augment if training else None,
+                "mean": dataset.mean,
+                "std": dataset.std,
+                "seed": cell.init_seed,
+                "device": place,
+            }
+            if isinstance(images, data.ImageFiles):
+                return data.StreamedBatches(images, labels, index, loaders=loaders, **options)
+            return data.Batches(images, labels, index, **options)
 
         images, labels = dataset.train_images, dataset.train_labels
         self.train = batches(images, labels, split.train_index, True)
         self.held_out = None if split.val_index is None else batches(images, labels, split.val_index, False)
         everything = torch.arange(len(dataset.test_labels))
         self.test = batches(dataset.test_images, dataset.test_labels, everything, False) if score_test else None
+        self._seen = partial(batches, images, labels, split.train_index, False) if score_test else None
         self.class_counts = tuple(split.class_counts)
         self.groups = metrics.groups(split.split_counts)
         prior = torch.tensor(split.class_counts, device=place).clamp(min=1).log()
@@ -209,9 +222,15 @@ class _Run:
             val=self._score(self.held_out) if self.held_out else None,
             test=self._score(self.test) if self.test and last else None,
             class_counts=self.class_counts,
+            norms=self._norms() if last else None,
         )
 
-    def _score(self, batches: data.Batches) -> Scores:
+    def _norms(self) -> dict[str, Any] | None:
+        if self._seen is None or not isinstance(self.loss, losses.Loss):
+            return None
+        return norms.recorded(self.model, self.loss, self._seen(), self.groups)
+
+    def _score(self, batches: data.AnyBatches) -> Scores:
         return evaluate(self.model, batches, self.groups, len(self.class_counts), self.offset)
 
     def state(self, epoch: int) -> dict[str, Any]:
@@ -260,7 +279,7 @@ def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
 
 def load_dataset(cell: CellConfig) -> data.Dataset:
     """The cell's data set, decoded and whole; raises InputError naming the file that is missing or damaged."""
-    params = {key: value for key, value in cell.data.items() if key not in ("name", "imbalance", "profile")}
+    params = {key: value for key, value in cell.data.items() if key not in ("name", *long_tail(cell.data))}
     return data.build(cell.data["name"], **params)
 
 
@@ -272,12 +291,14 @@ def build(
     loss = losses.build(**cell.loss, class_counts=class_counts, epochs=cell.recipe.epochs)
     if not hasattr(loss, "end_epoch"):
         raise InputError(f"loss {cell.loss['name']!r} has no end_epoch(); derive it from tune_lt.losses.Loss")
+    if cell.recipe.precision == "bfloat16":
+        model.forward = torch.autocast(place.type, dtype=torch.bfloat16)(model.forward)
     return model.to(place).to(memory_format=torch.channels_last), loss.to(place)
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: data.Batches, groups: Mapping[str, list[int]], classes: int, offset: torch.Tensor
+    model: nn.Module, batches: data.AnyBatches, groups: Mapping[str, list[int]], classes: int, offset: torch.Tensor
 ) -> Scores:
     """Accuracies of ``model`` over ``batches``; ``offset`` (C,) is subtracted from the logits.
 

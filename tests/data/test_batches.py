@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.transforms import RandomCrop
-from torchvision.transforms.functional import crop, hflip, normalize, pad
+from torchvision.transforms.functional import crop, hflip, normalize, pad, vflip
 
 from tune_lt.config import Augment
 from tune_lt.data import Batches
@@ -67,6 +68,40 @@ def test_every_offset_and_flip_of_one_image() -> None:
                 found = crop_and_flip(image, torch.tensor([[down, right]]), torch.tensor([flip]), 2)[0]
                 expected = crop(pad(image[0], [2] * 4), down, right, 8, 9)
                 assert torch.equal(found, hflip(expected) if flip else expected)
+
+
+@pytest.mark.parametrize(("vertical", "rotate"), [(True, False), (False, True), (True, True)])
+def test_mirrors_and_turns_follow_the_crop_image_by_image(vertical: bool, rotate: bool) -> None:
+    images = _images(60)
+    plain = _by_image(_batches(images), 3)
+    drawn = draw(0, 3, len(images), 2)
+    for number, x in _by_image(_batches(images, augment=Augment(crop=2, vertical=vertical, rotate=rotate)), 3).items():
+        expected = vflip(plain[number]) if vertical and drawn.vertical[number] else plain[number]
+        expected = torch.rot90(expected, int(drawn.turns[number]), (1, 2)) if rotate else expected
+        assert torch.equal(x, expected)
+    counts = torch.bincount(2 * drawn.turns + drawn.vertical, minlength=8)
+    assert counts.min() > 0
+    assert len(counts) == 8
+
+
+def test_what_only_images_on_disk_or_square_ones_have_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"recipe\.augment\.scale: found \[0\.1, 1\.0\], but these images are in memory"
+    ):
+        _batches(_images(), augment=Augment(scale=(0.1, 1.0)))
+    with pytest.raises(
+        InputError, match=r"recipe\.augment\.rotate: images are \(8, 12\); valid: false, or square ones"
+    ):
+        _batches(_images(width=12), augment=Augment(rotate=True))
+
+
+def test_later_draws_leave_the_first_ones_as_they_were() -> None:
+    """Order, crops and flips of an epoch, as they were before images could be turned."""
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(b"5/2").digest()[:7], "big"))
+    drawn = draw(5, 2, 30, 4)
+    assert torch.equal(drawn.rank, torch.randperm(30, generator=generator))
+    assert torch.equal(drawn.offsets, torch.randint(0, 9, (30, 2), generator=generator))
+    assert torch.equal(drawn.flips, torch.rand(30, generator=generator) < 0.5)
 
 
 def test_padding_is_black_before_normalisation() -> None:

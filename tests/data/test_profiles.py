@@ -32,6 +32,14 @@ def test_exponential_has_the_published_totals(
     assert counts == sorted(counts, reverse=True)
 
 
+@pytest.mark.parametrize(("largest", "classes"), [(5000, 10), (500, 100), (1000, 100), (500, 200)])
+@pytest.mark.parametrize("imbalance", [1, 2, 5, 10, 20, 50, 100, 200, 250, 500])
+def test_exponential_has_the_counts_of_the_public_code(largest: int, classes: int, imbalance: int) -> None:
+    """CIFAR-10, CIFAR-100 and both Tiny-ImageNets, in the arithmetic of LDAM-DRW."""
+    public = [int(largest * ((1 / imbalance) ** (c / (classes - 1.0)))) for c in range(classes)]
+    assert exponential(largest, imbalance, classes) == public
+
+
 def _exact(largest: int, imbalance: int, c: int, classes: int) -> int:
     """floor(n · IF^(−c/(C−1))) in whole numbers: the largest k with k^(C−1) · IF^c ≤ n^(C−1)."""
     power = classes - 1

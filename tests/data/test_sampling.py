@@ -15,11 +15,11 @@ from tune_lt.data.sampling import seal, set_aside
 from tune_lt.errors import InputError
 
 
-def _dataset(counts: list[int], largest: int | None = None, seed: int = 0) -> Dataset:
+def _dataset(counts: list[int], largest: int | None = None, seed: int = 0, side: int = 8) -> Dataset:
     """A data set of noise with these many training images per class, in shuffled order."""
     generator = np.random.default_rng(seed)
     labels = torch.from_numpy(generator.permutation(np.repeat(np.arange(len(counts)), counts)))
-    images = torch.from_numpy(generator.integers(0, 256, (len(labels), 1, 8, 8), dtype=np.uint8))
+    images = torch.from_numpy(generator.integers(0, 256, (len(labels), 1, side, side), dtype=np.uint8))
     names = [f"class {c}" for c in range(len(counts))]
     return Dataset.of(images, labels, images[:1], labels[:1], names, largest=largest)
 
@@ -148,6 +148,52 @@ def test_seed_decides_subsample_and_holdout(digits: Dataset) -> None:
     assert not torch.equal(first.train_index, other.train_index)
     dataset = _dataset([20, 20])  # nothing to sub-sample: only the hold-out can differ
     assert not torch.equal(*(_cell(dataset, imbalance=None, data_seed=s, holdout=0.5).val_index for s in (0, 1)))
+
+
+def _public(labels: list[int], classes: int, factor: float, seed: int) -> list[int]:
+    """What the recipe of LDAM-DRW keeps, restated: its counts, its global generator, class after class.
+
+    ``factor`` is images of the smallest class / of the largest, as it is given there.
+    """
+    members: list[list[int]] = [[] for _ in range(classes)]
+    for position, label in enumerate(labels):
+        members[label].append(position)
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    kept: list[int] = []
+    for c in range(classes):
+        wanted = int(len(labels) / classes * factor ** (c / (classes - 1.0)))
+        own = np.array(members[c])
+        np.random.shuffle(own)  # noqa: NPY002
+        kept += own[:wanted].tolist()
+    np.random.set_state(before)  # noqa: NPY002
+    return sorted(kept)
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize(("imbalance", "factor"), [(10, 0.1), (50, 0.02), (100, 0.01), (200, 0.005), (500, 0.002)])
+def test_the_subsample_is_the_public_one_image_by_image(classes: int, imbalance: float, factor: float) -> None:
+    """As many labels as CIFAR-10 and -100 have, mixed as theirs are; 2³² − 1 is the largest seed."""
+    dataset = _dataset([50_000 // classes] * classes, side=1)
+    for seed in (0, 1, 123, 2**32 - 1):
+        expected = _public(dataset.train_labels.tolist(), classes, factor, seed)
+        assert _cell(dataset, imbalance=imbalance, data_seed=seed).train_index.tolist() == expected
+
+
+def test_head_bounds_the_largest_class() -> None:
+    dataset = _dataset([100, 90, 80, 3], largest=60)
+    assert _cell(dataset, imbalance=10, head=40).class_counts == [*exponential(40, 10, 4)[:3], 3]
+    assert _cell(dataset, imbalance=10, head=70).class_counts == [*exponential(60, 10, 4)[:3], 3]
+    assert _cell(dataset, imbalance=None, head=40).class_counts == [40, 40, 40, 3]
+    assert _cell(dataset, imbalance=None, head=95).class_counts == [95, 90, 80, 3]
+    assert _cell(dataset, imbalance=10, head=40, profile="step").class_counts == [40, 40, 4, 3]
+
+
+@pytest.mark.parametrize("imbalance", [None, 10])
+def test_a_smaller_head_only_takes_images_away(imbalance: float | None) -> None:
+    dataset = _dataset([100, 90, 80, 30])
+    few, many = (set(_cell(dataset, imbalance=imbalance, head=n).train_index.tolist()) for n in (20, 60))
+    assert few < many < set(_cell(dataset, imbalance=imbalance).train_index.tolist())
 
 
 def test_subsample_is_uniform_over_the_images() -> None:
@@ -279,6 +325,9 @@ def test_more_folds_than_images_leave_some_empty() -> None:
         ({"profile": "exponental"}, "did you mean 'exponential'"),
         ({"data_seed": -1}, "data_seed = -1"),
         ({"data_seed": 0.5}, "data_seed = 0.5"),
+        ({"data_seed": 2**32}, "data_seed = 4294967296"),
+        ({"head": 0}, "head = 0"),
+        ({"head": 1.5}, "head = 1.5"),
         ({"fold": (0, 5)}, r"fold = \(0, 5\)"),
         ({"fold": (6, 5)}, r"fold = \(6, 5\)"),
         ({"fold": (1, 1)}, "K of at least 2"),

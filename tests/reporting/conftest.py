@@ -105,10 +105,12 @@ class Recorded:
         top1: Callable[[str, float | None, int, int], float | None],
     ) -> None:
         """The study's cells: ``top1`` of row, imbalance factor and seeds, None where a cell is missing."""
+        from tune_lt.search.driver import _parent_tags
         from tune_lt.search.runner import _table_of_contents
 
         cells = planned_cells(study, found, "content")
         parent = self.store.ensure_parent(study.name)
+        self.store.tag(parent, _parent_tags(study, self.folder))
         self.store.log_json(parent, "cells.json", _table_of_contents(study, cells, found))
         experiment = self.store.experiment(study.name)
         scored: set[str] = set()
@@ -141,6 +143,12 @@ class Recorded:
 def recorded(tmp_path: Path, empty_store: Path) -> Recorded:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return Recorded(tmp_path / "mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def recorded_once(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Recorded:
+    """A store that the tests of a module share."""
+    return Recorded(Path(shutil.copy(empty_store, tmp_path_factory.mktemp("recorded") / "mlflow.db")))
 
 
 def ended(found: Mapping[str, Any], outcome: str = "complete", epochs: int = 20, **units: Sequence[float]) -> Ended:

@@ -65,7 +65,7 @@ def test_a_search_without_rows_is_a_report(
     files = [file.name for file in report.write(collected, tmp_path / "out")]
     assert files == [
         "search_ghm_cwap.md", "search_ghm_cwap.tex", "search_ghm_cwap.csv",
-        "curve_ghm_cwap.png", "curve_ghm_cwap.pdf",
+        "curve_ghm_cwap.png", "curve_ghm_cwap.pdf", "report.html",
     ]  # fmt: skip
     assert all((tmp_path / "out" / file).stat().st_size for file in files)
 

@@ -14,28 +14,55 @@ from typing import Any
 
 from tune_lt import registry
 from tune_lt.data.batches import Batches
+from tune_lt.data.cifar import cifar10, cifar100
 from tune_lt.data.dataset import Dataset
 from tune_lt.data.digits import digits
+from tune_lt.data.files import ImageFiles
 from tune_lt.data.folder import image_folder
+from tune_lt.data.imagenet import imagenet
+from tune_lt.data.inaturalist import inaturalist2017, inaturalist2018
 from tune_lt.data.profiles import PROFILES, exponential, step
 from tune_lt.data.sampling import CellData, cell_data
+from tune_lt.data.stream import StreamedBatches
+from tune_lt.data.tiny_imagenet import tiny_imagenet, tiny_imagenet_200
 
 __all__ = [
     "DATASETS",
     "PROFILES",
+    "AnyBatches",
     "Batches",
     "CellData",
     "Dataset",
+    "ImageFiles",
+    "StreamedBatches",
     "build",
     "cell_data",
+    "cifar10",
+    "cifar100",
     "digits",
     "exponential",
     "image_folder",
+    "imagenet",
+    "inaturalist2017",
+    "inaturalist2018",
     "register",
     "step",
+    "tiny_imagenet",
+    "tiny_imagenet_200",
 ]
 
-DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits, "image_folder": image_folder}
+AnyBatches = Batches | StreamedBatches
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "digits": digits,
+    "image_folder": image_folder,
+    "imagenet": imagenet,
+    "inaturalist2017": inaturalist2017,
+    "inaturalist2018": inaturalist2018,
+    "tiny_imagenet": tiny_imagenet,
+    "tiny_imagenet_200": tiny_imagenet_200,
+}
 
 
 def register(name: str) -> Callable[[Any], Any]:

@@ -17,24 +17,30 @@ from tune_lt.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """The randomness of one epoch for n images: ``rank`` (n,) orders them, crop offsets (n, 2) are (down, right)."""
+    """The randomness of one epoch for n images: ``rank`` (n,) orders them, crop offsets (n, 2) are (down, right).
+
+    ``flips``, ``vertical``: bool (n,), mirrored or not; ``turns`` (n,): quarter turns, 0 … 3.
+    """
 
     rank: Tensor
     offsets: Tensor
     flips: Tensor
+    vertical: Tensor
+    turns: Tensor
 
 
 def draw(seed: int, epoch: int, images: int, crop: int) -> Draw:
     """What happens to each of ``images`` images in an epoch, from a CPU generator of its own.
 
-    Offsets are uniform over 0 … 2·crop, flips have probability one half. Nothing but the arguments matters, so neither
-    batch size, nor the order of an index, nor the device changes what is done to an image.
+    Offsets are uniform over 0 … 2·crop, turns over 0 … 3, flips have probability one half. Nothing but the arguments
+    matters, so neither batch size, nor the order of an index, nor the device changes what is done to an image.
     """
     digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     rank = torch.randperm(images, generator=generator)
     offsets = torch.randint(0, 2 * crop + 1, (images, 2), generator=generator)
-    return Draw(rank, offsets, torch.rand(images, generator=generator) < 0.5)
+    flips, vertical = (torch.rand(images, generator=generator) < 0.5 for _ in range(2))
+    return Draw(rank, offsets, flips, vertical, torch.randint(0, 4, (images,), generator=generator))
 
 
 class Batches:
@@ -48,7 +54,7 @@ class Batches:
     With several ranks each gets its share of every batch, none of a batch with fewer images than ranks: the shares of
     a batch, in the order of the ranks, are what one process gets. ``sizes``: the images of each whole batch.
 
-    Raises InputError if there is no image, or the batch size is below 1.
+    Raises InputError if there is no image, the batch size is below 1, or the augmentation is not one of such images.
     """
 
     def __init__(
@@ -64,13 +70,18 @@ class Batches:
         seed: int,
         device: torch.device | str,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size = {batch_size!r}, but it must be at least 1")
-        if len(index) == 0:
-            raise InputError("no images to make batches of: the index is empty")
+        self.sizes = sizes(len(index), batch_size)
+        if augment is not None and augment.scale is not None:
+            raise InputError(
+                f"recipe.augment.scale: found {list(augment.scale)}, but these images are in memory and small; valid: "
+                "null (it is for images that stay on disk, such as image_folder's with stream: true)"
+            )
+        if augment is not None and augment.rotate and images.shape[2] != images.shape[3]:
+            raise InputError(
+                f"recipe.augment.rotate: images are {tuple(images.shape[2:])}; valid: false, or square ones"
+            )
         self.batch_size, self.augment, self.seed, self.device = batch_size, augment, seed, torch.device(device)
         self._index, self._total = index.cpu(), len(images)
-        self.sizes = [min(batch_size, len(index) - start) for start in range(0, len(index), batch_size)]
         here = images.device.type == self.device.type  # sent elsewhere, only the images of the index are
         self._rows = self._index.to(self.device) if here else torch.arange(len(index), device=self.device)
         self._images = (images if here else images[index]).to(self.device)
@@ -85,29 +96,57 @@ class Batches:
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (x, y): x float32 (b, C, H, W) normalised, y int64 (b,), both on the device."""
         if self.augment is None:
-            for part in self._parts():
+            for part in parts(self.sizes):
                 yield self._normalised(self._images[self._rows[part]]), self._labels[part]
             return
         drawn = draw(self.seed, epoch, self._total, self.augment.crop)
         order = drawn.rank[self._index].argsort(stable=True)  # positions in the index
         chosen = self._index[order]
         flips = drawn.flips[chosen] & self.augment.flip
-        order, offsets, flips = (
-            values.to(self.device, non_blocking=True) for values in (order, drawn.offsets[chosen], flips)
+        order, offsets, flips, vertical, turns = (
+            values.to(self.device, non_blocking=True)
+            for values in (order, drawn.offsets[chosen], flips, drawn.vertical[chosen], drawn.turns[chosen])
         )
-        for part in self._parts():
+        for part in parts(self.sizes):
             x = self._images[self._rows[order[part]]]
             x = crop_and_flip(x, offsets[part], flips[part], self.augment.crop)
+            if self.augment.vertical:
+                x = _where(vertical[part], x.flip(2), x)
+            if self.augment.rotate:
+                x = turned(x, turns[part])
             yield self._normalised(x), self._labels[order[part]]
-
-    def _parts(self) -> Iterator[slice]:
-        """This rank's share of each batch, in the order of the epoch."""
-        for number, images in enumerate(self.sizes):
-            start, mine = number * self.batch_size, parallel.share(images)
-            yield slice(start + mine.start, start + mine.stop)
 
     def _normalised(self, x: Tensor) -> Tensor:
         return x.float().sub_(self._mean).div_(self._std)
+
+
+def sizes(images: int, batch_size: int) -> list[int]:
+    """The images of each batch; InputError if there is none or the batch size is below 1."""
+    if batch_size < 1:
+        raise InputError(f"batch_size = {batch_size!r}, but it must be at least 1")
+    if images == 0:
+        raise InputError("no images to make batches of: the index is empty")
+    return [min(batch_size, images - start) for start in range(0, images, batch_size)]
+
+
+def parts(sizes: Sequence[int]) -> Iterator[slice]:
+    """This rank's share of each batch, in the order of the epoch."""
+    start = 0
+    for images in sizes:
+        mine = parallel.share(images)
+        yield slice(start + mine.start, start + mine.stop)
+        start += images
+
+
+def turned(x: Tensor, turns: Tensor) -> Tensor:
+    """Each of the square images (b, C, side, side) turned counter-clockwise by its quarter ``turns`` (b,), 0 … 3."""
+    x = _where(turns % 2 == 1, x.rot90(1, (2, 3)), x)
+    return _where(turns >= 2, x.rot90(2, (2, 3)), x)
+
+
+def _where(chosen: Tensor, x: Tensor, otherwise: Tensor) -> Tensor:
+    """The images of ``x`` where ``chosen`` bool (b,), of ``otherwise`` elsewhere."""
+    return torch.where(chosen[:, None, None, None], x, otherwise)
 
 
 def crop_and_flip(x: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:

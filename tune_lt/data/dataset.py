@@ -12,31 +12,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tune_lt.data.files import MEAN, STD, ImageFiles
 from tune_lt.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images in memory, on the CPU, with everything that later stages ask about them.
+    """Images in memory, on the CPU, or on disk, with everything that later stages ask about them.
 
-    ``train_images``, ``test_images``: uint8 (n, C, H, W). ``train_labels``, ``test_labels``: int64 (n,), the index
-    of the class in ``class_names``. ``mean``, ``std``: per channel over the training images, pixels in [0, 1].
+    ``train_images``, ``test_images``: uint8 (n, C, H, W), or `ImageFiles`. ``train_labels``, ``test_labels``: int64
+    (n,), the index of the class in ``class_names``. ``mean``, ``std``: per channel, of the training images (ImageNet's
+    for images on disk), pixels in [0, 1].
     ``largest``: how many images the head of a long-tailed profile may have, None for all that class 0 has.
-    ``skipped``: files left out because they could not be read. ``content_hash``: sha256 (hex) over all the others, so
-    that whatever can change a result changes it. The test images are sealed: scored once, never used to choose.
+    ``skipped``: files left out because they could not be read. ``long_tailed``: it is a long tail as it comes, and none
+    is laid over it. ``content_hash``: sha256 (hex) over all the others, so that whatever can change a result changes
+    it; of images on disk their paths and lengths in bytes count, their pixels do not. The test images are sealed:
+    scored once, never used to choose.
 
     Make one with `Dataset.of`. Raises InputError if the pieces do not fit together.
     """
 
-    train_images: Tensor
+    train_images: Tensor | ImageFiles
     train_labels: Tensor
-    test_images: Tensor
+    test_images: Tensor | ImageFiles
     test_labels: Tensor
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     largest: int | None
     skipped: tuple[str, ...]
+    long_tailed: bool = False
     content_hash: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,27 +56,32 @@ class Dataset:
             raise InputError(f"data set: no training image of class {', '.join(map(repr, empty))}")
         if self.largest is not None and self.largest < 1:
             raise InputError(f"data set: largest = {self.largest!r}, but it must be at least 1 or None")
-        tensors = self.train_images, self.train_labels, self.test_images, self.test_labels
+        parts = self.train_images, self.train_labels, self.test_images, self.test_labels
         described = [self.class_names, self.mean, self.std, self.largest]
-        object.__setattr__(self, "content_hash", content_hash(*tensors, description=described))
+        object.__setattr__(self, "content_hash", content_hash(*parts, description=described))
 
     @classmethod
     def of(
         cls,
-        train_images: Tensor,
+        train_images: Tensor | ImageFiles,
         train_labels: Tensor,
-        test_images: Tensor,
+        test_images: Tensor | ImageFiles,
         test_labels: Tensor,
         class_names: Sequence[str],
         *,
         largest: int | None = None,
         skipped: Sequence[str] = (),
+        long_tailed: bool = False,
     ) -> Dataset:
-        """A data set from its images and labels (shapes as above); mean and std are computed here."""
+        """A data set from its images and labels (shapes as above).
+
+        mean and std are computed here; for images on disk they are ImageNet's.
+        """
         names = tuple(class_names)
         _check_split("training", train_images, train_labels, names)
-        mean, std = moments(train_images)
-        return cls(train_images, train_labels, test_images, test_labels, names, mean, std, largest, tuple(skipped))
+        mean, std = (MEAN, STD) if isinstance(train_images, ImageFiles) else moments(train_images)
+        split = train_images, train_labels, test_images, test_labels
+        return cls(*split, names, mean, std, largest, tuple(skipped), long_tailed)
 
     @property
     def available(self) -> list[int]:
@@ -99,17 +109,23 @@ def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(deviations)
 
 
-def content_hash(*tensors: Tensor, description: Sequence[Any]) -> str:
-    """sha256 (hex) over the tensors, types and shapes included, and what describes them (anything JSON can hold)."""
+def content_hash(*parts: Tensor | ImageFiles, description: Sequence[Any]) -> str:
+    """sha256 (hex) over the parts, types and shapes included, and what describes them (anything JSON can hold)."""
     digest = hashlib.sha256(json.dumps(description).encode())
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().data)
+    for part in parts:
+        if isinstance(part, ImageFiles):
+            digest.update(f"files {tuple(part.shape)}".encode() + part.digest())
+        else:
+            digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()
 
 
-def _check_split(split: str, images: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.numel() == 0:
+def _check_split(split: str, images: Tensor | ImageFiles, labels: Tensor, class_names: tuple[str, ...]) -> None:
+    if isinstance(images, ImageFiles):
+        if len(images) == 0:
+            raise InputError(f"data set: there are no {split} images")
+    elif images.dtype != torch.uint8 or images.ndim != 4 or images.numel() == 0:
         found = f"{images.dtype} {tuple(images.shape)}"
         raise InputError(f"data set: {split} images must be uint8 (n, C, H, W) and not empty, found {found}")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs other programs, such as EPS
+_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
+Box = tuple[float, float, float, float]
 
 
 class Unreadable(Exception):
@@ -26,16 +30,35 @@ def decode(paths: Sequence[Path], size: int) -> tuple[np.ndarray, dict[int, str]
     """
     images = np.zeros((len(paths), 3, size, size), dtype=np.uint8)
 
-    def fill(position: int) -> str | None:
+    def fill(position: int) -> None:
+        images[position] = read(paths[position], size)
+
+    return images, _reasons(fill, len(paths))
+
+
+def check_headers(paths: Sequence[Path]) -> dict[int, str]:
+    """The reason for each position whose file is no image by its first bytes; damaged pixels are not noticed."""
+
+    def check(position: int) -> None:
+        with opened(paths[position]):
+            pass
+
+    return _reasons(check, len(paths))
+
+
+def _reasons(task: Callable[[int], None], count: int) -> dict[int, str]:
+    """Carry out ``task`` for 0 … count − 1 in threads; position -> why it was Unreadable."""
+
+    def attempt(position: int) -> str | None:
         try:
-            images[position] = read(paths[position], size)
+            task(position)
         except Unreadable as error:
             return str(error)
         return None
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        reasons = list(pool.map(fill, range(len(paths))))
-    return images, {position: reason for position, reason in enumerate(reasons) if reason is not None}
+        reasons = list(pool.map(attempt, range(count)))
+    return {position: reason for position, reason in enumerate(reasons) if reason is not None}
 
 
 def read(path: Path, size: int) -> np.ndarray:
@@ -43,6 +66,36 @@ def read(path: Path, size: int) -> np.ndarray:
 
     Raises Unreadable with the reason.
     """
+    with opened(path) as image:
+        image.draft(None, (2 * size, 2 * size))  # large JPEGs: decode at a fraction of the size, much faster
+        return np.asarray(_square(_upright(image), size)).transpose(2, 0, 1)
+
+
+def cut(path: Path, size: int, choose: Callable[[int, int], Box]) -> np.ndarray:
+    """A part of one file as uint8 (size, size, 3): upright, RGB, the part scaled to ``size`` without keeping its shape.
+
+    ``choose`` gives, of the width and height of the upright image, the part (left, top, right, bottom) in its pixels.
+    Raises Unreadable with the reason.
+    """
+    with opened(path) as image:
+        if image.format != "JPEG":
+            whole = _upright(image)
+            return np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR, box=choose(*whole.size)))
+        turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        width, height = reversed(image.size) if turned else image.size
+        left, top, right, bottom = choose(width, height)
+        enough = 2 * size / min(right - left, bottom - top)
+        if enough < 1:  # decode a large one at a fraction of the size, as `read` does
+            image.draft(None, (math.ceil(image.width * enough), math.ceil(image.height * enough)))
+        whole = _upright(image)
+        across, down = whole.width / width, whole.height / height
+        box = (left * across, top * down, right * across, bottom * down)
+        return np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A file as Pillow opens it: its header read, its pixels not yet. Whatever fails in the block is Unreadable too."""
     if path.suffix.lower() not in EXTENSIONS:
         raise Unreadable(f"not an image file by its name (valid: {' '.join(EXTENSIONS)})")
     try:
@@ -54,7 +107,12 @@ def read(path: Path, size: int) -> np.ndarray:
     if status.st_size == 0:
         raise Unreadable("empty file (0 bytes)")
     try:
-        return _decoded(path, size)
+        with Image.open(path, formats=_FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                size = f"{image.width} x {image.height}"
+                raise Unreadable(f"{size} pixels, more than the {limit} that Pillow takes for safe")
+            yield image
     except (Unreadable, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -63,15 +121,11 @@ def read(path: Path, size: int) -> np.ndarray:
         raise Unreadable(f"damaged: {error or type(error).__name__}") from error
 
 
-def _decoded(path: Path, size: int) -> np.ndarray:
-    with Image.open(path, formats=_FORMATS) as image:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise Unreadable(f"{image.width} x {image.height} pixels, more than the {limit} that Pillow takes for safe")
-        image.draft(None, (2 * size, 2 * size))  # large JPEGs: decode at a fraction of the size, much faster
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return np.asarray(_square(_rgb(image), size)).transpose(2, 0, 1)
+def _upright(image: Image.Image) -> Image.Image:
+    """The pixels, as the camera was held, in RGB."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return _rgb(image)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -10,9 +10,11 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from annotated_types import Ge, Le
+from torch import Tensor
 
 from tune_lt.data.dataset import Dataset
-from tune_lt.data.decode import EXTENSIONS, decode
+from tune_lt.data.decode import EXTENSIONS, check_headers, decode
+from tune_lt.data.files import ImageFiles
 from tune_lt.data.sampling import seal
 from tune_lt.errors import InputError
 
@@ -22,24 +24,32 @@ _LISTED = 5  # unreadable files named in an error
 
 
 def image_folder(
-    *, root: str, size: Annotated[int, Ge(8), Le(1024)] = 32, corrupt: Literal["refuse", "skip"] = "refuse"
+    *,
+    root: str,
+    size: Annotated[int, Ge(8), Le(1024)] = 32,
+    corrupt: Literal["refuse", "skip"] = "refuse",
+    stream: bool = False,
 ) -> Dataset:
-    """The images below ``root``, RGB, in memory as (n, 3, size, size).
+    """The images below ``root``, RGB, (n, 3, size, size), in memory or (``stream``) read from disk in every epoch.
 
     Either ``root/train/<class>/…`` and ``root/test/<class>/…`` (other folders beside them are not looked at), or
     ``root/<class>/…``, of which a fifth of each class, the same on every call, is sealed as the test; a single image
     stays in training. Folders within a class are searched too. Classes are in alphabetical order, the first one is
-    the head of a long-tailed profile. The shorter side of an image is scaled to ``size`` pixels, the centre cut out.
+    the head of a long-tailed profile. The shorter side of an image is scaled to ``size`` pixels, the centre cut out;
+    with ``stream`` this is what evaluation sees, of a shorter side of 8/7 of the size, and training sees what the
+    recipe's ``augment`` cuts out of the whole image.
 
-    A file that is no readable image is refused, or with ``corrupt="skip"`` left out and listed in ``skipped``; hidden
-    files and what systems leave behind (Thumbs.db) are passed over. Raises InputError naming the file or folder.
+    A file that is no readable image is refused, or with ``corrupt="skip"`` left out and listed in ``skipped``; with
+    ``stream`` only the first bytes are looked at, and a file whose pixels are damaged ends the training that meets it.
+    Hidden files and what systems leave behind (Thumbs.db) are passed over. Raises InputError naming the file or folder.
     """
     top = Path(root).expanduser()
     parts = _parts(top)
     found = [_classes(part) for part in parts]
     names = _same_classes(parts, found)
     files = [(p, c, path) for p, classes in enumerate(found) for c, name in enumerate(names) for path in classes[name]]
-    images, reasons = decode([path for _, _, path in files], size)
+    paths = [path for _, _, path in files]
+    decoded, reasons = (None, check_headers(paths)) if stream else decode(paths, size)
     if reasons and corrupt == "refuse":
         raise InputError(_refusal(top, [(files[i][2], reason) for i, reason in reasons.items()], len(files)))
     keep = np.array([i not in reasons for i in range(len(files))])
@@ -48,14 +58,20 @@ def image_folder(
         for c, name in enumerate(names):
             if not (keep & (part == p) & (label == c)).any():
                 raise InputError(f"{folder / name}: none of its files can be read as an image; add some or remove it")
-    images, label, part = images[keep], label[keep], part[keep]
+    kept, label, part = np.flatnonzero(keep), label[keep], part[keep]
     test, train = seal(label, len(names), _SEALED) if len(parts) == 1 else (part == 1, part == 0)
     if not label[test].size:
         raise InputError(f"{top}: no class has a second image, so that none can be set aside as the test; add images")
+
+    def images(chosen: np.ndarray) -> Tensor | ImageFiles:
+        if decoded is not None:
+            return torch.from_numpy(decoded[kept[chosen]])
+        return ImageFiles.of([paths[i].relative_to(top).as_posix() for i in kept[chosen]], root=top, size=size)
+
     return Dataset.of(
-        torch.from_numpy(images[train]),
+        images(train),
         torch.from_numpy(label[train]),
-        torch.from_numpy(images[test]),
+        images(test),
         torch.from_numpy(label[test]),
         names,
         skipped=[files[i][2].relative_to(top).as_posix() for i in reasons],

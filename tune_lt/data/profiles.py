@@ -15,7 +15,9 @@ def exponential(largest: int, imbalance: float, classes: int) -> list[int]:
     n_c = floor(n_max · (1/IF)^(c/(C−1))), class 0 is the head, never fewer than one image. ``largest`` is n_max in
     images, ``imbalance`` is IF = n_max / n_min. CIFAR-10 at 100 (5000 … 50) has 12,406 images.
 
-    Source: Cui et al. 2019 (class-balanced loss) and Cao et al. 2019 (LDAM), `imbalance_cifar.py`.
+    Source: Cui et al. 2019 (class-balanced loss) and Cao et al. 2019 (LDAM), `imbalance_cifar.py`. The counts of that
+    code are these for CIFAR and Tiny-ImageNet up to IF 500; beyond, it may keep no image of a class, or one too few
+    where its int() cuts 39.999999999.
     Raises InputError unless largest ≥ 1, imbalance ≥ 1 and finite, classes ≥ 1.
     """
     _check(largest, imbalance, classes)

@@ -15,7 +15,7 @@ from tune_lt.errors import InputError
 from tune_lt.registry import lookup
 
 # Streams of the data seed: a hold-out drawn from its own stream cannot change which images were sub-sampled.
-_SUBSAMPLE, _HOLDOUT, _SEAL, _FOLDS = 0, 1, 2, 3
+_HOLDOUT, _SEAL, _FOLDS = 1, 2, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,8 @@ def cell_data(
     dataset: Dataset,
     *,
     imbalance: float | None,
-    profile: str,
+    profile: str = "exponential",
+    head: int | None = None,
     data_seed: int,
     holdout: float | None = None,
     fold: tuple[int, int] | None = None,
@@ -46,20 +47,30 @@ def cell_data(
     """Sub-sample the training images to a long tail, then hold a stratified part of that out for validation.
 
     ``imbalance``: images of the largest class over those of the smallest, None keeps every image; ``profile``: a name
-    of `PROFILES`; where it asks for more images of a class than there are, all of them are taken. ``holdout``: the
-    fraction, in (0, 1), of each class of the long-tailed split that goes to validation, rounded half up; a class of
-    two or more images keeps at least one on either side, a single image stays in training.
+    of `PROFILES`; where it asks for more images of a class than there are, all of them are taken. ``head``: how many
+    images the largest class has at most, None for as many as there are; with no imbalance each class has at most that
+    many. ``holdout``: the fraction, in (0, 1), of each class of the long-tailed split that goes to validation, rounded
+    half up; a class of two or more images keeps at least one on either side, a single image stays in training.
 
     ``fold`` instead: (k, K) holds out the k-th of K stratified folds, k from 1 to K, K at least 2. The K folds of a
     data seed share no image and together hold every one of the split, single images of a class apart, which are never
     held out. Images of one class in two folds differ by at most one, and so do those of all classes together. A class
     of fewer than K images is missing in some folds (``unvalidated``) and has training images in all.
 
-    ``data_seed`` decides each draw, with generators of its own; the sub-sample is the same whatever is held out, and
-    a smaller imbalance only adds images to it. Raises InputError for values that make no sense.
+    ``data_seed``, below 2**32, decides each draw, with generators of its own; the sub-sample is the same whatever is
+    held out, and a smaller imbalance or a larger head only adds images to it. It is the public CIFAR-LT sub-sample of
+    Cao et al. 2019 (LDAM-DRW, `imbalance_cifar.py`) image by image, whose ``rand_number`` is the data seed.
+
+    Raises InputError for values that make no sense.
     """
-    if not isinstance(data_seed, int) or data_seed < 0:
-        raise InputError(f"data_seed = {data_seed!r}, but it must be a whole number of at least 0")
+    if not isinstance(data_seed, int) or not 0 <= data_seed < 2**32:
+        raise InputError(f"data_seed = {data_seed!r}, but it must be a whole number of at least 0 and below 2**32")
+    if head is not None and (not isinstance(head, int) or isinstance(head, bool) or head < 1):
+        raise InputError(f"head = {head!r}, but it must be a whole number of at least 1, or be left out")
+    if dataset.long_tailed and imbalance is not None:
+        raise InputError(
+            f"data.imbalance: found {imbalance!r}, but this data set is a long tail as it comes; valid: null"
+        )
     if holdout is not None and not 0 < holdout < 1:
         raise InputError(f"holdout = {holdout!r}, but it must lie between 0 and 1, both excluded, or be left out")
     if fold is not None:
@@ -67,7 +78,7 @@ def cell_data(
             raise InputError(f"holdout = {holdout!r} and fold = {fold!r}, but only one of them can be held out")
         if fold[1] < 2 or not 1 <= fold[0] <= fold[1]:
             raise InputError(f"fold = {fold!r}, but it must be (k, K) with 1 <= k <= K and K of at least 2")
-    members = _subsample(dataset, _wanted(dataset, imbalance, profile), data_seed)
+    members = _subsample(dataset, _wanted(dataset, imbalance, profile, head), data_seed)
     split_counts = [len(positions) for positions in members]
     if holdout is not None:
         generator = np.random.default_rng([data_seed, _HOLDOUT])
@@ -104,21 +115,30 @@ def seal(labels: np.ndarray, classes: int, fraction: float) -> tuple[np.ndarray,
     return np.sort(np.concatenate([test for test, _ in pairs])), np.sort(np.concatenate([train for _, train in pairs]))
 
 
-def _wanted(dataset: Dataset, imbalance: float | None, profile: str) -> list[int]:
+def _wanted(dataset: Dataset, imbalance: float | None, profile: str, head: int | None) -> list[int]:
     """Images that each class should have; a class may have fewer."""
     counts = lookup(PROFILES, "profile", profile)
     available = dataset.available
     if imbalance is None:
-        return available
-    head = available[0] if dataset.largest is None else min(dataset.largest, available[0])
-    return counts(head, imbalance, len(available))
+        return [min(count, head or count) for count in available]
+    limits = [available[0], *(limit for limit in (dataset.largest, head) if limit is not None)]
+    return counts(min(limits), imbalance, len(available))
 
 
 def _subsample(dataset: Dataset, wanted: list[int], data_seed: int) -> list[np.ndarray]:
-    """The sorted positions kept of each class: the first ones of a shuffle of all its images, or all of them."""
+    """The sorted positions kept of each class: the first ones of a shuffle of all its images, or all of them.
+
+    The public recipe seeds NumPy's global generator and shuffles class after class. RandomState is that generator
+    without the global state, and NumPy promises never to change its stream.
+    """
     labels = dataset.train_labels.numpy()
-    generator = np.random.default_rng([data_seed, _SUBSAMPLE])
-    return [np.sort(generator.permutation(np.flatnonzero(labels == c))[:count]) for c, count in enumerate(wanted)]
+    generator = np.random.RandomState(data_seed)
+    members = []
+    for c, count in enumerate(wanted):
+        positions = np.flatnonzero(labels == c)
+        generator.shuffle(positions)  # also where all are kept: the classes after it depend on it
+        members.append(np.sort(positions[:count]))
+    return members
 
 
 def _fold(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tune_lt import parallel
 from tune_lt.errors import InputError
+from tune_lt.losses.formulas import log_odds
 
 
 class Loss(nn.Module):
@@ -46,6 +47,14 @@ class Loss(nn.Module):
             weights = torch.ones_like(losses) if weights is None else weights
             return parallel.size() * (weights * losses).sum() / self.total(weights.sum())
         return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
+
+    def gradient_norm(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """g = 1 − softmax(z)_y, (B,) in [0, 1]: half the 1-norm of cross-entropy's gradient for the logits."""
+        return torch.sigmoid(log_odds(logits, targets))
+
+    def unit_regions(self) -> Tensor | None:
+        """The edges (C, N + 1) by which a loss bins the gradient norms of each class; None for one that does not."""
+        return None
 
     def total(self, values: Tensor) -> Tensor:
         """Statistics of this rank's share of a batch -> those of the whole batch; in eval mode they stay its own.

@@ -71,7 +71,7 @@ class GHMCWAP(Loss):
         super().__init__(class_counts)
         self.alpha, self.gamma = alpha, gamma
         self.weight, self.normalization, self.weight_cap = weight, normalization, weight_cap
-        self.gradient_norm, self.margin_counts, self.size = gradient_norm, margin_counts, size
+        self.norm_of, self.margin_counts, self.size = gradient_norm, margin_counts, size
         classes = len(self.class_counts)
         self.frozen = UnitRegions(classes, regions)
         self.live = UnitRegions(classes, regions)
@@ -83,7 +83,7 @@ class GHMCWAP(Loss):
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         adjusted = logits + margin_rows(self.log_size, targets, self.gamma)
         with torch.no_grad():
-            g = torch.sigmoid(log_odds(adjusted if self.gradient_norm == "margin_softmax" else logits, targets))
+            g = self._norm(logits, adjusted, targets)
             weights = self.weights[targets, self.frozen.find(g, targets)]
             if self.training:
                 self.live.count(g, targets)
@@ -91,6 +91,17 @@ class GHMCWAP(Loss):
         if self.normalization == "batch_mean":
             return cross_entropy, weights
         return weights * cross_entropy, None
+
+    def gradient_norm(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """g as it is binned, (B,): of the margin's softmax, or of the plain one."""
+        return self._norm(logits, logits + margin_rows(self.log_size, targets, self.gamma), targets)
+
+    def unit_regions(self) -> Tensor:
+        """The edges (C, N + 1) of the last complete epoch, by which weights are looked up."""
+        return self.frozen.edges
+
+    def _norm(self, logits: Tensor, adjusted: Tensor, targets: Tensor) -> Tensor:
+        return torch.sigmoid(log_odds(adjusted if self.norm_of == "margin_softmax" else logits, targets))
 
     @torch.no_grad()
     def end_epoch(self) -> None:

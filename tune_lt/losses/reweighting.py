@@ -174,6 +174,12 @@ class DRW(Loss):
         deferred = torch.where(self.epoch >= self.first_epoch, self.class_weights[targets], 1)
         return losses, deferred if weights is None else deferred * weights
 
+    def gradient_norm(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.base.gradient_norm(logits, targets)
+
+    def unit_regions(self) -> Tensor | None:
+        return self.base.unit_regions()
+
     def end_epoch(self) -> None:
         self.base.end_epoch()
         self.epoch += 1

@@ -52,6 +52,16 @@ def difference(own: Mapping[Pair, float], reference: Mapping[Pair, float]) -> Di
     return Difference(mean, mean - half, mean + half, n, p)
 
 
+def tied(values: Mapping[str, Mapping[Pair, float]], best: str) -> set[str]:
+    """The rows of ``values`` (fractions by seeds) that a paired test cannot tell from the ``best`` of them.
+
+    p ≥ 0.05 after Holm's correction over the rows. None below five shared pairs, where there is no test: that a
+    difference was not looked for is no sign that there is none.
+    """
+    against = corrected({row: difference(own, values[best]) for row, own in values.items() if row != best})
+    return {row for row, one in against.items() if not isnan(one.holm) and one.holm >= 1 - CONFIDENCE}
+
+
 def holm(values: Sequence[float]) -> list[float]:
     """Holm's step-down correction of p-values (1979): of m, the k-th smallest is multiplied by m − k + 1."""
     order = sorted(range(len(values)), key=lambda index: values[index])

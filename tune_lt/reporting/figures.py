@@ -29,15 +29,19 @@ _SHORT = 10  # characters of a class name that fits below its tick
 
 
 @dataclass(frozen=True)
-class _Classes:
-    """The classes from head to tail, in ``groups`` of neighbours: one point of the figure each."""
+class Classes:
+    """The classes from head to tail, in ``groups`` of neighbours: one point of a figure each.
+
+    ``sizes``: the mean number of training images of each group; ``names``: of its largest class.
+    """
 
     groups: tuple[np.ndarray, ...]
     sizes: np.ndarray
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, run: pd.Series) -> _Classes:
+    def of(cls, run: pd.Series, most: int = _POINTS) -> Classes:
+        """From a line of the frame, in ``most`` groups or fewer."""
         counts = np.asarray(run["class_counts"], dtype=float)
         order = np.argsort(-counts, kind="stable")
         groups = tuple(np.array_split(order, min(len(order), _POINTS)))
@@ -75,16 +79,16 @@ def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str)
     return figure
 
 
-def _common_classes(runs: pd.DataFrame) -> _Classes:
+def _common_classes(runs: pd.DataFrame) -> Classes:
     if len({tuple(counts) for counts in runs["class_counts"]}) > 1:
         raise ValueError("accuracy by class size: the runs were trained on different numbers of images per class")
-    return _Classes.of(runs.iloc[0])
+    return Classes.of(runs.iloc[0])
 
 
-def _draw_row(axes: Axes, label: str, runs: pd.DataFrame, classes: _Classes, style: tuple[str, str]) -> None:
+def _draw_row(axes: Axes, label: str, runs: pd.DataFrame, classes: Classes, style: tuple[str, str]) -> None:
     colour, marker = style
     x = np.arange(len(classes.groups))
-    points = np.array([_points(per_class, classes) for per_class in runs["per_class"]]).reshape(-1, len(x))
+    points = np.array([points_of(per_class, classes) for per_class in runs["per_class"]]).reshape(-1, len(x))
     mean = points.mean(axis=0) if len(points) else np.full(len(x), np.nan)
     if len(points) > 1:
         std = points.std(axis=0, ddof=1)
@@ -92,14 +96,14 @@ def _draw_row(axes: Axes, label: str, runs: pd.DataFrame, classes: _Classes, sty
     axes.plot(x, mean, color=colour, marker=marker, markersize=5 if len(x) <= 20 else 3, linewidth=1.8, label=label)
 
 
-def _points(per_class: Sequence[float], classes: _Classes) -> list[float]:
+def points_of(per_class: Sequence[float], classes: Classes) -> list[float]:
     """One run's accuracy at each point, in percent: the mean over those of its classes that have a value."""
     accuracy = 100 * np.asarray(per_class, dtype=float)
     known = [accuracy[group][~np.isnan(accuracy[group])] for group in classes.groups]
     return [float(values.mean()) if len(values) else np.nan for values in known]
 
 
-def _draw_sizes(axes: Axes, classes: _Classes) -> None:
+def _draw_sizes(axes: Axes, classes: Classes) -> None:
     sizes = axes.twinx()
     sizes.bar(np.arange(len(classes.sizes)), classes.sizes, width=0.85, color="#E4E4E4")
     sizes.set_yscale("log")
@@ -113,7 +117,7 @@ def _draw_sizes(axes: Axes, classes: _Classes) -> None:
     axes.patch.set_visible(False)
 
 
-def _label(axes: Axes, classes: _Classes) -> None:
+def _label(axes: Axes, classes: Classes) -> None:
     n = len(classes.groups)
     ticks = np.unique(np.linspace(0, n - 1, min(n, _TICKS)).round().astype(int))
     named = n == len(ticks) and max(map(len, classes.names)) <= _SHORT
@@ -130,7 +134,7 @@ def _label(axes: Axes, classes: _Classes) -> None:
     axes.spines[["top", "left", "right"]].set_visible(False)
 
 
-def _means(classes: _Classes) -> str:
+def _means(classes: Classes) -> str:
     members = sorted({len(group) for group in classes.groups})
     if members == [1]:
         return ""

@@ -14,8 +14,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tune_lt.errors import InputError
-from tune_lt.reporting import formats, search_figures, searches
+from tune_lt.reporting import formats, page, search_figures, searches
 from tune_lt.reporting.figures import accuracy_by_class_size
+from tune_lt.reporting.recorded import Recorded, read, with_runs
+from tune_lt.reporting.searches import Searched
 from tune_lt.reporting.sheets import Sheet, of_factors, of_groups
 from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble
 from tune_lt.rows import BASE, ONE_SE
@@ -32,14 +34,19 @@ SWAPPED = (
 class Report:
     """A study's frame of finished cells (one line per row and seed), its tables, and its figures by name.
 
-    ``details`` are tables that are written, not printed.
+    ``details`` are tables that are written, not printed; ``searches`` what they are of, ``recorded`` what the page says
+    of where it all comes from. ``rows`` in the order of the study, ``shown`` those of the figure.
     """
 
     study: str
     frame: pd.DataFrame
     tables: tuple[Sheet, ...]
     figures: Mapping[str, Figure]
+    recorded: Recorded
     details: tuple[Sheet, ...] = ()
+    searches: tuple[Searched, ...] = ()
+    rows: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
 
 
 def collect(store: Store, study: str) -> Report:
@@ -54,19 +61,40 @@ def collect(store: Store, study: str) -> Report:
     if content is None and not searched:
         known = ", ".join(store.studies()) or "none"
         raise InputError(f"the store {store.shown} has no cells of a study {study!r}; studies there: {known}")
-    own = [searches.chosen_sheet(one) for one in searched]
+    own = [
+        with_runs(searches.chosen_sheet(one), [(one, trial) for _, trial in searches.choices(one)], store, study)
+        for one in searched
+    ]
     figures = {f"curve_{one.file}": search_figures.curve(one) for one in searched if one.dimensions()}
     figures |= {f"pareto_{one.file}": search_figures.pareto(one) for one in searched if len(one.search.objectives) > 1}
-    found = [searches.compared_sheet(searched)] if len(searched) > 1 else own
-    details = tuple(own) if len(searched) > 1 else ()
+    found, details = own, list[Sheet]()
+    if len(searched) > 1:
+        compared = with_runs(searches.compared_sheet(searched), [(one, one.best) for one in searched], store, study)
+        found, details = [compared], own
     if content is None or not any(content["rows"].values()):
-        return Report(study, pd.DataFrame(), tuple(found), figures, details)
-    frame, tables, figure = _of_rows(study, store, content)
-    return Report(study, frame, (*found, *tables), figures | {"accuracy_by_class_size": figure}, details)
+        recorded = read(store, study, pd.DataFrame(), ())
+        return Report(study, pd.DataFrame(), tuple(found), figures, recorded, tuple(details), tuple(searched))
+    records = store.finished_cells()
+    frame = _frame(store, content["rows"], records)
+    tables, figure, shown = _of_rows(study, content, frame, records)
+    return Report(
+        study,
+        frame,
+        (*found, *tables),
+        figures | {"accuracy_by_class_size": figure},
+        read(store, study, frame, records.values()),
+        tuple(details),
+        tuple(searched),
+        tuple(content["rows"]),
+        tuple(shown),
+    )
 
 
-def write(report: Report, folder: Path) -> list[Path]:
-    """Write the tables as Markdown, LaTeX and CSV, the figures as PNG and PDF below ``folder``; the files' paths."""
+def write(report: Report, folder: Path, ui: str | None = None) -> list[Path]:
+    """Write tables as Markdown, LaTeX and CSV, figures as PNG and PDF, and the page, below ``folder``; their paths.
+
+    ``ui``: as `page.html` has it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for sheet in (*report.tables, *report.details):
@@ -77,13 +105,15 @@ def write(report: Report, folder: Path) -> list[Path]:
         for suffix in ("png", "pdf"):
             files.append(folder / f"{name}.{suffix}")
             figure.savefig(files[-1], dpi=150)
+    files.append(folder / "report.html")
+    files[-1].write_text(page.html(report, ui), encoding="utf-8")
     return files
 
 
-def _of_rows(study: str, store: Store, content: Mapping[str, Any]) -> tuple[pd.DataFrame, list[Sheet], Figure]:
-    """The frame, tables and figure of a study that has rows."""
-    records = store.finished_cells()
-    frame = _frame(store, content["rows"], records)
+def _of_rows(
+    study: str, content: Mapping[str, Any], frame: pd.DataFrame, records: Mapping[str, CellRecord]
+) -> tuple[list[Sheet], Figure, list[str]]:
+    """The tables and the figure of a study that has rows, and the rows in the figure."""
     columns, rows = content["columns"], tuple(content["rows"])
     sheets: list[Sheet] = []
     overall: dict[str, Table] = {}
@@ -106,7 +136,8 @@ def _of_rows(study: str, store: Store, content: Mapping[str, Any]) -> tuple[pd.D
     hardest = max(columns, key=lambda column: column or 0.0, default=None)
     own = frame if frame.empty else frame[_of_column(frame, hardest)]
     title = f"{study}: accuracy by class size" + (f", imbalance {hardest:g}" if len(columns) > 1 else "")
-    return frame, sheets, accuracy_by_class_size(own, _figure_rows(content, own), title)
+    shown = _figure_rows(content, own)
+    return sheets, accuracy_by_class_size(own, shown, title), shown
 
 
 def _reference(rows: Iterable[str]) -> str | None:
@@ -136,6 +167,7 @@ def _frame(store: Store, rows: Mapping[str, list[dict[str, Any]]], records: Mapp
                     "init_seed": entry["init_seed"],
                     "imbalance": entry["imbalance"],
                     "run_id": record.run_id,
+                    "experiment": record.experiment,
                     **{metric: record.metrics.get(metric, math.nan) for metric in COLUMNS.values()},
                     "class_counts": per_class["class_counts"],
                     "per_class": per_class["test"],

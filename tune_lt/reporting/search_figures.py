@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def curve(searched: Searched) -> Figure:
         rows = math.ceil(len(dimensions) / across)
         size = (3.8 * max(across, 2), 3.2 * rows + 0.9)
     figure = _figure(f"Search of {searched.name}: {searched.metric}, held-out images", size)
-    limits = _limits(searched)
+    limits = limits_of(searched)
     shared: Axes | None = None
     for index, path in enumerate(dimensions):
         axes = figure.add_subplot(rows, across, index + 1, sharey=shared)
@@ -69,7 +69,7 @@ def pareto(searched: Searched) -> Figure:
     def place(trial: Ended) -> tuple[float, float]:
         return 100 * trial.value(first), 100 * trial.value(second)
 
-    groups = _groups(searched)
+    groups = groups_of(searched)
     for label, style in _STYLES.items():
         points = [place(trial) for trial in groups.get(label, ())]
         points = [point for point in points if all(map(math.isfinite, point))]
@@ -119,7 +119,7 @@ def _limits_kept(searched: Searched) -> list[str]:
     return ["constraint: " + ", ".join(limits)] if limits else []
 
 
-def _groups(searched: Searched) -> dict[str, list[Ended]]:
+def groups_of(searched: Searched) -> dict[str, list[Ended]]:
     """The trials that have a value, by how they are drawn."""
     groups: dict[str, list[Ended]] = defaultdict(list)
     for point in searched.points:
@@ -134,7 +134,7 @@ def _groups(searched: Searched) -> dict[str, list[Ended]]:
 
 def _panel(axes: Axes, searched: Searched, path: str, limits: tuple[float, float], *, alone: bool) -> None:
     metric, low = searched.metric, limits[0]
-    at, values = _scale(axes, searched, path)
+    at, choices = _scale(axes, searched, path)
     best, spread = 100 * searched.best.value(metric), 100 * error(searched.best, metric)
     if math.isfinite(spread) and len(searched.search.objectives) == 1:
         sign = 1 if searched.search.mode == "max" else -1
@@ -145,8 +145,10 @@ def _panel(axes: Axes, searched: Searched, path: str, limits: tuple[float, float
             linewidth=0,
             label="within one standard error of the best",
         )
-    groups = {label: [trial for trial in trials if path in trial.found] for label, trials in _groups(searched).items()}
-    if alone and values is None:
+    groups = {
+        label: [trial for trial in trials if path in trial.found] for label, trials in groups_of(searched).items()
+    }
+    if alone and not choices:
         _joined(axes, groups.get("complete", []), path, metric)
     for label, style in _STYLES.items():
         trials = groups.get(label, [])
@@ -179,25 +181,43 @@ def _panel(axes: Axes, searched: Searched, path: str, limits: tuple[float, float
     _frame(axes)
 
 
-def _scale(axes: Axes, searched: Searched, path: str) -> tuple[Callable[[Ended], float], list[Any] | None]:
-    """Where a trial is drawn on a dimension's axis, and the dimension's choices where those are no numbers."""
+def places_of(searched: Searched, path: str) -> tuple[dict[int, float], list[str]]:
+    """Where trials stand on a dimension's axis, by their id(), and the names of its choices where those are no numbers.
+
+    A choice has a column around its index, in which its trials are spread.
+    """
     trials = [point for point in searched.points if path in point.found]
     values = [trial.found[path] for trial in trials]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        if min(values) > 0 and max(values) > _LOG_SPAN * min(values):
-            axes.set_xscale("log")
-        elif len(set(values)) <= _TICKS:
-            axes.set_xticks(sorted(set(values)))
-        return (lambda trial: float(trial.found[path])), None
+        return {id(trial): float(value) for trial, value in zip(trials, values, strict=True)}, []
     choices = sorted(dict.fromkeys(values), key=lambda value: (str(type(value)), value is True, str(value)))
-    axes.set_xticks(range(len(choices)), [plain(_choice(value)) for value in choices])
-    axes.set_xlim(-0.6, len(choices) - 0.4)
     places = {}
     for column, value in enumerate(choices):
         members = [trial for trial, own in zip(trials, values, strict=True) if own == value]
         for index, trial in enumerate(members):  # multiples of the golden ratio keep neighbours apart
             places[id(trial)] = column + _COLUMN * ((index * _GOLDEN + 0.5) % 1 - 0.5)
+    return places, [_choice(value) for value in choices]
+
+
+def _scale(axes: Axes, searched: Searched, path: str) -> tuple[Callable[[Ended], float], list[str]]:
+    """Where a trial is drawn on a dimension's axis, and the dimension's choices where those are no numbers."""
+    places, choices = places_of(searched, path)
+    if choices:
+        axes.set_xticks(range(len(choices)), [plain(choice) for choice in choices])
+        axes.set_xlim(-0.6, len(choices) - 0.4)
+    else:
+        values = set(places.values())
+        if spans_decades(values):
+            axes.set_xscale("log")
+        elif len(values) <= _TICKS:
+            axes.set_xticks(sorted(values))
     return (lambda trial: places[id(trial)]), choices
+
+
+def spans_decades(values: Iterable[float]) -> bool:
+    """Whether numbers want a logarithmic axis."""
+    some = list(values)
+    return min(some) > 0 and max(some) > _LOG_SPAN * min(some)
 
 
 def _choice(value: Any) -> str:
@@ -206,16 +226,22 @@ def _choice(value: Any) -> str:
 
 def _joined(axes: Axes, trials: Sequence[Ended], path: str, metric: str) -> None:
     """A line through the means of the trials at each value."""
+    x, y = means_at(trials, path, metric)
+    axes.plot(x, y, color=_TRIAL, linewidth=1.2, zorder=2)
+
+
+def means_at(trials: Sequence[Ended], path: str, metric: str) -> tuple[list[float], list[float]]:
+    """The values of a numeric dimension, rising, and the mean of the trials at each, in percent."""
     means: dict[float, list[float]] = defaultdict(list)
     for trial in trials:
         means[float(trial.found[path])].append(100 * trial.value(metric))
     x = sorted(means)
-    axes.plot(x, [float(np.mean(means[value])) for value in x], color=_TRIAL, linewidth=1.2, zorder=2)
+    return x, [float(np.mean(means[value])) for value in x]
 
 
-def _limits(searched: Searched) -> tuple[float, float]:
+def limits_of(searched: Searched) -> tuple[float, float]:
     """The vertical axis: all of the complete trials, stopped ones as far as they do not press those together."""
-    groups = _groups(searched)
+    groups = groups_of(searched)
     stopped = [100 * trial.value(searched.metric) for trial in groups.pop("stopped, mean so far", [])]
     ends = [
         100 * trial.value(searched.metric) + sign * _shown_error(trial, searched.metric)

@@ -119,7 +119,7 @@ def chosen_sheet(searched: Searched) -> Sheet:
         f"search_{searched.file}",
         f"Search of {searched.name}: what was chosen",
         "Choice",
-        [(label, searched, trial) for label, trial in _choices(searched)],
+        [(label, searched, trial) for label, trial in choices(searched)],
         searched.search.watched,
     )
 
@@ -145,19 +145,19 @@ def number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _choices(searched: Searched) -> list[tuple[str, Ended]]:
+def choices(searched: Searched) -> list[tuple[str, Ended]]:
     """What was chosen, each configuration once, by the rules that chose it."""
     rules: list[tuple[str, Ended]] = [(BEST, searched.best)]
     rules += [(PLAIN, searched.plain)] if searched.plain else []
     rules += [(f"front {index}", trial) for index, trial in enumerate(searched.front, start=1)]
-    choices: list[tuple[str, Ended]] = []
+    chosen: list[tuple[str, Ended]] = []
     for label, trial in rules:
-        known = next((index for index, (_, other) in enumerate(choices) if other is trial), None)
+        known = next((index for index, (_, other) in enumerate(chosen) if other is trial), None)
         if known is None:
-            choices.append((label, trial))
+            chosen.append((label, trial))
         else:
-            choices[known] = (f"{choices[known][0]}, {label}", trial)
-    return choices
+            chosen[known] = (f"{chosen[known][0]}, {label}", trial)
+    return chosen
 
 
 def _sheet(

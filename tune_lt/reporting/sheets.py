@@ -13,13 +13,14 @@ from math import isnan
 import pandas as pd
 
 from tune_lt.reporting.comparison import PAIRS_TO_TEST, Difference, corrected
-from tune_lt.reporting.tables import COLUMNS, Summary, Table
+from tune_lt.reporting.tables import COLUMNS, Scored, Summary, Table
 
 LEGEND = (
     "Accuracy in %: mean ± standard deviation over the runs; 95 % interval of the mean by Student's t. "
     "Bold: the highest mean of the column, not a test of significance."
 )
 NONE = "—"
+TIED = "≈"
 _RUNS = "Runs"
 _COMPARED = {  # a difference's fields, as the CSV file names them
     "mean": "difference",
@@ -33,11 +34,23 @@ _INTERVAL = "Overall 95 % interval"
 
 
 @dataclass(frozen=True)
+class Behind:
+    """The runs that a cell is made of, and those of the reference that it is a difference ``against``.
+
+    ``missing`` counts those there should be more: then nothing is averaged, and ``runs`` are those there are.
+    """
+
+    runs: tuple[Scored, ...]
+    against: tuple[Scored, ...] = ()
+    missing: int = 0
+
+
+@dataclass(frozen=True)
 class Sheet:
     """A table to be printed: the ``lines`` below its ``header``, the first ``left`` columns of which are text.
 
     ``bold`` are (line, column), ``dim`` lines, by index. ``narrow``: what a terminal shows in place of a long name in
-    the header. ``data`` is what the table says in full precision, for the CSV file.
+    the header. ``data`` is what the table says in full precision, for the CSV file. ``behind``: by (line, column).
     """
 
     name: str
@@ -50,6 +63,7 @@ class Sheet:
     bold: frozenset[tuple[int, int]] = frozenset()
     dim: frozenset[int] = frozenset()
     narrow: Mapping[str, str] = field(default_factory=dict)
+    behind: Mapping[tuple[int, int], Behind] = field(default_factory=dict)
 
 
 def of_groups(table: Table) -> Sheet:
@@ -64,7 +78,7 @@ def of_groups(table: Table) -> Sheet:
     for row in spec.rows:
         overall = table.cells[row, "Overall"]
         means = [mean_std(table.cells[row, column]) for column in COLUMNS]
-        gain = [_difference(table.differences.get((row, "Overall")))] if compared else []
+        gain = [difference_text(table.differences.get((row, "Overall")))] if compared else []
         lines.append((row, *means, _interval(overall), *gain, _count([overall.n], spec.expected)))
     shown = [one for (_, column), one in table.differences.items() if column == "Overall"]
     notes = (LEGEND, *_compared_how(shown, spec.reference, "the rows"), *table.notes)
@@ -79,6 +93,9 @@ def of_groups(table: Table) -> Sheet:
         bold=frozenset((line, 1 + column) for column, rows in enumerate(best) for line in rows),
         dim=frozenset(line for line, row in enumerate(spec.rows) if table.missing.get(row)),
         narrow={_INTERVAL: "Overall\n95 % CI", against: "Δ\n95 % CI"},
+        behind=_behind(
+            [(table, column) for column in COLUMNS] + [(table, "Overall")], [table] * len(compared), [table]
+        ),
     )
 
 
@@ -102,7 +119,7 @@ def of_factors(tables: Mapping[str, Table], name: str, title: str, what: str) ->
     lines = []
     for row in rows:
         cells = [table.cells[row, "Overall"] for table in tables.values()]
-        texts = [mean_std(cell) for cell in cells] + [_difference(pooled.get((row, level))) for level in gains]
+        texts = [mean_std(cell) for cell in cells] + [difference_text(pooled.get((row, level))) for level in gains]
         lines.append((row, *texts, _count([cell.n for cell in cells], first.spec.expected)))
     missing = sum(sum(table.missing.values()) for table in tables.values())
     wanted = len(rows) * len(tables) * first.spec.expected
@@ -129,7 +146,34 @@ def of_factors(tables: Mapping[str, Table], name: str, title: str, what: str) ->
             line for line, row in enumerate(rows) if all(table.missing.get(row) for table in tables.values())
         ),
         narrow={f"Δ {level} [95 % CI]": f"Δ {level}\n95 % CI" for level in gains},
+        behind=_behind(
+            [(table, "Overall") for table in tables.values()],
+            [tables[level] for level in gains],
+            list(tables.values()),
+        ),
     )
+
+
+def _behind(
+    means: Sequence[tuple[Table, str]], gains: Sequence[Table], counted: Sequence[Table]
+) -> dict[tuple[int, int], Behind]:
+    """The runs behind a sheet's cells: those of the ``means``, then of the differences, then of the number of runs."""
+    found: dict[tuple[int, int], Behind] = {}
+    spec = counted[0].spec
+    for line, row in enumerate(spec.rows):
+        for column, (table, name) in enumerate(means, start=1):
+            found[line, column] = Behind(table.runs.get((row, name), ()), missing=table.missing.get(row, 0))
+        for column, table in enumerate(gains, start=1 + len(means)):
+            if (row, "Overall") in table.differences and spec.reference is not None:
+                found[line, column] = Behind(_overall(table, row), _overall(table, spec.reference))
+        runs = tuple(run for table in counted for run in _overall(table, row))
+        missing = sum(table.missing.get(row, 0) for table in counted)
+        found[line, 1 + len(means) + len(gains)] = Behind(runs, missing=missing)
+    return found
+
+
+def _overall(table: Table, row: str) -> tuple[Scored, ...]:
+    return table.runs.get((row, "Overall"), ())
 
 
 def mean_std(cell: Summary) -> str:
@@ -147,7 +191,8 @@ def _interval(cell: Summary) -> str:
     return NONE if isnan(cell.low) else f"[{cell.low:.2f}, {cell.high:.2f}]"
 
 
-def _difference(one: Difference | None) -> str:
+def difference_text(one: Difference | None) -> str:
+    """A difference with its interval and corrected p-value, where there are any."""
     if one is None or isnan(one.mean):
         return NONE
     text = f"{one.mean:+.2f}" + ("" if isnan(one.low) else f" [{one.low:+.2f}, {one.high:+.2f}]")

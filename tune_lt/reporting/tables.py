@@ -1,8 +1,9 @@
 """From the tidy frame of finished runs to a table: what is averaged, and what is too incomplete to be.
 
 The frame has one line per finished final cell: ``row`` (the table row's name), ``loss``, ``data_seed``, ``init_seed``,
-``run_id``, the accuracies ``test/top1``, ``test/many``, ``test/medium``, ``test/few``, ``test/rare`` as fractions in
-[0, 1] (NaN for an empty group), and the lists ``class_counts``, ``per_class``, ``class_names``.
+``run_id`` and ``experiment`` (MLflow's ids), the accuracies ``test/top1``, ``test/many``, ``test/medium``,
+``test/few``, ``test/rare`` as fractions in [0, 1] (NaN for an empty group), and the lists ``class_counts``,
+``per_class``, ``class_names``.
 Everything that comes out of here is in percent.
 """
 
@@ -45,6 +46,17 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """A finished run behind a cell: its MLflow ``run_id`` and ``experiment``, its seeds, its ``value`` in percent."""
+
+    run_id: str
+    experiment: str
+    data_seed: int
+    init_seed: int
+    value: float
+
+
+@dataclass(frozen=True)
 class Spec:
     """What a table should show: its ``rows`` in order, the number of runs ``expected`` of each, its footnotes.
 
@@ -70,7 +82,8 @@ class Table:
     ``cells[row, column]`` exists for every row of the spec and every name in `COLUMNS`; ``missing[row]`` is the number
     of runs still missing, holds incomplete rows only and answers 0 for any other; ``notes`` are the spec's footnotes
     and those that the runs themselves call for. ``differences[row, column]`` from the reference, corrected over the
-    rows of a column, exist where the row and the reference are complete.
+    rows of a column, exist where the row and the reference are complete. ``runs[row, column]`` are those that the cell
+    is the mean of; of an incomplete row those there are.
     """
 
     spec: Spec
@@ -78,6 +91,7 @@ class Table:
     missing: Mapping[str, int]
     notes: tuple[str, ...] = ()
     differences: Mapping[tuple[str, str], Difference] = field(default_factory=dict)
+    runs: Mapping[tuple[str, str], tuple[Scored, ...]] = field(default_factory=dict)
 
 
 def summarise(values: Iterable[float]) -> Summary:
@@ -113,6 +127,7 @@ def assemble(frame: pd.DataFrame, spec: Spec) -> Table:
     Repetitions of a row's seeds are not counted (`runs_of`), and a note says so.
     """
     cells: dict[tuple[str, str], Summary] = {}
+    behind: dict[tuple[str, str], tuple[Scored, ...]] = {}
     missing: Counter[str] = Counter()
     notes = list(spec.notes)
     for row in spec.rows:
@@ -122,9 +137,20 @@ def assemble(frame: pd.DataFrame, spec: Spec) -> Table:
             missing[row] = spec.expected - n
         for column, source in COLUMNS.items():
             cells[row, column] = _unknown(n) if n < spec.expected else summarise(runs[source])
+            behind[row, column] = scored(runs, source)
         if again:
             notes.append(f"{row}: {again} more {'run' if again == 1 else 'runs'} with the same seeds not counted.")
-    return Table(spec, cells, missing, tuple(notes), _differences(frame, spec, missing))
+    return Table(spec, cells, missing, tuple(notes), _differences(frame, spec, missing), behind)
+
+
+def scored(runs: pd.DataFrame, source: str) -> tuple[Scored, ...]:
+    """Each of ``runs`` with its value in the frame's column ``source``."""
+    return tuple(
+        Scored(
+            run["run_id"], run.get("experiment", ""), int(run["data_seed"]), int(run["init_seed"]), 100 * run[source]
+        )
+        for _, run in runs.iterrows()
+    )
 
 
 def _differences(frame: pd.DataFrame, spec: Spec, missing: Mapping[str, int]) -> dict[tuple[str, str], Difference]:

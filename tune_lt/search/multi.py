@@ -46,6 +46,7 @@ def epochs_on_workers(
     folder: str | Path = ".",
     identity: str = "",
     score_test: bool = False,
+    loaders: int = 0,
 ) -> Iterator[training.EpochResult]:
     """`training.run_epochs` on ``workers`` processes with ``cpus`` and ``gpus`` each; yields rank 0's results.
 
@@ -71,6 +72,7 @@ def epochs_on_workers(
             "save_to": save_to,
             "save_seconds": save_seconds,
             "identity": identity,
+            "loaders": loaders,
         },
     }
     group = _start(task, workers, cpus, gpus)

@@ -197,7 +197,7 @@ class Recorder(tune.Callback):
                 flight.unit_key(unit),
                 "complete",
                 self._effort(flight, result),
-                self._classes(result),
+                self._artifacts(result),
             )
             self._on_end(flight.units[unit]["fingerprint"], _metrics(result))
         self._write(self._journal.epoch, flight.key, result["step"], _means(result))
@@ -219,7 +219,7 @@ class Recorder(tune.Callback):
         if self._judged_at:
             effort["rungs"] = json.dumps(flight.rungs)
         self._write(
-            self._journal.end, flight.key, outcome, tags | effort, None if flight.several else self._classes(result)
+            self._journal.end, flight.key, outcome, tags | effort, None if flight.several else self._artifacts(result)
         )
         end = Ended(
             flight.planned.get("found", {}),
@@ -249,8 +249,15 @@ class Recorder(tune.Callback):
             tags["memory"] = str(result["memory"])
         return tags
 
-    def _classes(self, result: Mapping[str, Any]) -> dict[str, Any] | None:
-        return {"class_names": self._class_names, **result["classes"]} if "classes" in result else None
+    def _artifacts(self, result: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What is recorded of a cell as files: the accuracy of each class, and the gradient norms where there are."""
+        if "classes" not in result:
+            return None
+        files: dict[str, Any] = {"per_class.json": {"class_names": self._class_names, **result["classes"]}}
+        if result["norms"]:
+            named = {name: self._class_names[result["norms"][name]] for name in ("largest", "smallest")}
+            files["norms.json"] = {**result["norms"], "classes": named}
+        return files
 
     def _show(self) -> None:
         self._updated = time.monotonic()

@@ -55,6 +55,7 @@ class Runner:
             "study": study.name,
             "dataset": str(study.data["name"]),
             "protocol": "sealed",
+            "scale": study.scale,
             "git": provenance.git_commit(),
             "versions": json.dumps(provenance.versions()),
         }

@@ -57,6 +57,7 @@ def train_cell(
             continue
         state: dict[str, Any] = {"save_to": checkpoint_path(checkpoints, unit["fingerprint"])}
         state |= {"score_test": cell.fold == "full", "save_seconds": resources.checkpoint_seconds}
+        state |= {"loaders": resources.readers}
         results: Any
         if resources.workers > 1:
             state |= {"workers": resources.workers, "cpus": resources.cpus, "gpus": gpus}
@@ -114,6 +115,7 @@ def report(result: training.EpochResult) -> dict[str, Any]:
     content |= result.as_metrics()
     if result.final:
         content["memory"] = peak_memory()
+        content["norms"] = result.norms
         content["classes"] = {
             "class_counts": list(result.class_counts),
             **{name: list(scores.per_class) for name, scores in (("val", result.val), ("test", result.test)) if scores},

@@ -1,0 +1,36 @@
+"""The published size of a data set, which what lies on the disk must have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tune_lt.errors import InputError
+
+_LISTED = 5  # classes named in an error
+
+
+@dataclass(frozen=True)
+class Totals:
+    """How many classes a data set has, and how many training and test images each of them."""
+
+    classes: int
+    train: int
+    test: int
+
+    def check(self, where: str, names: Sequence[str], train: Sequence[int], test: Sequence[int]) -> None:
+        """Raise InputError unless the images found of each class are as many as published.
+
+        ``where`` begins the message; ``train``, ``test``: images found of each class of ``names``.
+        """
+        if len(names) != self.classes:
+            raise InputError(f"{where}: {len(names)} classes found, {self.classes} expected")
+        wrong = [
+            f"class {name!r} has {count} {split} images, {expected} expected"
+            for split, counts, expected in (("training", train, self.train), ("test", test, self.test))
+            for name, count in zip(names, counts, strict=True)
+            if count != expected
+        ]
+        if wrong:
+            more = f"; and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
+            raise InputError(f"{where}: {'; '.join(wrong[:_LISTED])}{more}: unpack the archive again")

@@ -1,0 +1,288 @@
+"""The paper's Tables 1 to 3 from all studies of a store that are parts of them, beside the published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isnan, nan
+from typing import Any
+
+import pandas as pd
+
+from tune_lt.reporting import published
+from tune_lt.reporting.comparison import Difference, Pair, corrected, difference, tied
+from tune_lt.reporting.published import Column
+from tune_lt.reporting.sheets import NONE, TIED, Behind, Sheet, difference_text, plus_minus
+from tune_lt.reporting.tables import COLUMNS, Scored, Summary, summarise
+from tune_lt.study import FULL
+from tune_lt.tracking import CellRecord, Store
+
+REFERENCE = "softmax"
+STUDIES = {  # the bundled study that fills a part of a table
+    (1, "cifar10"): "table1_cifar10",
+    (1, "cifar100"): "table1_cifar100",
+    (1, "tiny_imagenet"): "table1_tiny_imagenet",
+    (2, "imagenet"): "table2_imagenet_lt",
+    (2, "inaturalist2017"): "table2_inaturalist2017",
+    (3, "imagenet"): "table3_ablation",
+}
+TITLES = {
+    1: "Table 1: top-1 accuracy by loss, data set and imbalance factor",
+    2: "Table 2: top-1 accuracy by loss and group of classes",
+    3: "Table 3: ablation by group of classes",
+}
+LEGEND = (
+    "Accuracy in %: mean ± standard deviation over the runs (seeds) of each cell; bold: the highest mean of a column. "
+    f"{TIED}: not distinguishable from it (paired t-test against it, two-sided, Holm's correction over the column, "
+    "p ≥ 0.05; from 5 pairs on)."
+)
+BESIDE = "Lines 'paper': the published number, one run, and in brackets ours minus it."
+
+
+@dataclass
+class Part:
+    """What the store has of one place in a table: its runs, how many are ``expected``, the ``command`` for the rest."""
+
+    expected: int
+    command: str
+    runs: list[tuple[CellRecord, Pair]] = field(default_factory=list)
+
+    def values(self, group: str) -> dict[Pair, float]:
+        return {pair: record.metrics.get(COLUMNS[group], nan) for record, pair in self.runs}
+
+    @property
+    def whole(self) -> bool:
+        return len(self.runs) >= self.expected
+
+
+Cells = Mapping[tuple[str, Column], Part]  # by row, and column without its group
+
+
+def sheets(store: Store, scale: str = FULL, *, study: str | None = None) -> list[Sheet]:
+    """Every table of the paper that some study of the store is a part of; with ``study`` only that one's columns.
+
+    A study says so with ``table`` in its file. What is missing is shown as missing, with the command that fills it.
+    """
+    finished = store.finished_cells()
+    found: dict[int, dict[tuple[str, Column], Part]] = {}
+    for run in store.study_runs():
+        tags = run.data.tags
+        name, table = tags["tune_lt.study"], tags.get("tune_lt.table")
+        if not table or tags.get("tune_lt.scale", FULL) != scale or study not in (None, name):
+            continue
+        content = store.read_json(run.info.run_id, "cells.json")
+        if content:
+            _add(found.setdefault(int(table), {}), content, tags["tune_lt.dataset"], finished, _command(name, scale))
+    return [
+        sheet for table in sorted(found) for sheet in _of_table(table, found[table], scale, alone=study is not None)
+    ]
+
+
+def _command(name: str, scale: str) -> str:
+    suffix = "" if scale == FULL else f"-{scale}"
+    return f"tune-lt run {name.removesuffix(suffix)}" + (f" --scale {scale}" if suffix else "")
+
+
+def _add(
+    cells: dict[tuple[str, Column], Part],
+    content: Mapping[str, Any],
+    dataset: str,
+    finished: Mapping[str, CellRecord],
+    command: str,
+) -> None:
+    """Take over a study's cells; of two studies with the same column the newer one, which comes first, has it."""
+    taken = {column for _, column in cells}
+    for row, entries in content["rows"].items():
+        for entry in entries:
+            column = Column(dataset, entry["imbalance"])
+            if column in taken:
+                continue
+            part = cells.setdefault((row, column), Part(0, command))
+            part.expected += 1
+            if entry["fingerprint"] in finished:
+                part.runs.append((finished[entry["fingerprint"]], (entry["data_seed"], entry["init_seed"])))
+
+
+def _of_table(table: int, cells: Cells, scale: str, *, alone: bool) -> list[Sheet]:
+    printed = published.values(table)
+    columns = _columns(printed, cells, alone)
+    rows = list(dict.fromkeys([*(row for row, _ in printed), *(row for row, _ in cells)]))
+    name = f"table{table}" + ("" if scale == FULL else f"_{scale}")
+    whole = {(row, column): cells.get((row, _bare(column))) for row in rows for column in columns}
+    means = {key: summarise(part.values(key[1].group).values()) for key, part in whole.items() if part and part.whole}
+    gains = _gains(whole, rows, columns)
+    notes = (LEGEND, BESIDE, *_missing(table, cells, columns))
+    return [
+        _accuracies(name, TITLES[table], rows, columns, whole, means, printed, notes),
+        *([_differences(name, TITLES[table], rows, columns, gains)] if gains else []),
+    ]
+
+
+def _bare(column: Column) -> Column:
+    return Column(column.dataset, column.imbalance)
+
+
+def _columns(printed: Iterable[tuple[str, Column]], cells: Cells, alone: bool) -> list[Column]:
+    """The paper's columns in its order, then those that only we have; ``alone``: without those nobody has trained."""
+    groups = list(dict.fromkeys(column.group for _, column in printed))
+    ours = dict.fromkeys(column for _, column in cells)
+    extra = [Column(bare.dataset, bare.imbalance, group) for bare in ours for group in groups]
+    every = dict.fromkeys([*(column for _, column in printed), *extra])
+    return [column for column in every if not alone or _bare(column) in ours]
+
+
+def _gains(
+    whole: Mapping[tuple[str, Column], Part | None], rows: Sequence[str], columns: Sequence[Column]
+) -> dict[tuple[str, Column], Difference]:
+    """Every complete cell minus the reference's, run by run; Holm's correction over the whole table."""
+    found = {}
+    for column in columns:
+        base = whole.get((REFERENCE, column))
+        for row in rows:
+            part = whole[row, column]
+            if row == REFERENCE or not (base and base.whole and part and part.whole):
+                continue
+            own, reference = part.values(column.group), base.values(column.group)
+            if own.keys() == reference.keys():
+                found[row, column] = difference(own, reference)
+    return corrected(found)
+
+
+def _accuracies(
+    name: str,
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[Column],
+    whole: Mapping[tuple[str, Column], Part | None],
+    means: Mapping[tuple[str, Column], Summary],
+    printed: Mapping[tuple[str, Column], float],
+    notes: Sequence[str],
+) -> Sheet:
+    """A line for each row, below it the paper's where it has one."""
+    lines: list[tuple[str, ...]] = []
+    bold, dim, behind, data = set(), set(), {}, []
+    equals = {column: _equals(column, rows, whole, means) for column in columns}
+    for row in rows:
+        here = len(lines)
+        texts = []
+        for index, column in enumerate(columns, start=1):
+            part, mean = whole[row, column], means.get((row, column))
+            best, same = equals[column]
+            texts.append(_shown(part, mean) + (f" {TIED}" if row in same else ""))
+            if row in best:
+                bold.add((here, index))
+            if part:
+                behind[here, index] = Behind(_scored(part, column.group), missing=part.expected - len(part.runs))
+            data.append(_line(row, column, part, mean, printed.get((row, column))))
+        lines.append((row, *texts))
+        if not any((row, column) in means for column in columns):
+            dim.add(here)
+        if any((row, column) in printed for column in columns):
+            dim.add(len(lines))
+            lines.append((f"{row}, paper", *(_beside(printed, means, row, column) for column in columns)))
+    return Sheet(
+        name,
+        title,
+        ("Method", *map(_label, columns)),
+        tuple(lines),
+        pd.DataFrame(data),
+        tuple(notes),
+        bold=frozenset(bold),
+        dim=frozenset(dim),
+        narrow={_label(column): _label(column).replace(" ", "\n") for column in columns},
+        behind=behind,
+    )
+
+
+def _differences(
+    name: str,
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[Column],
+    gains: Mapping[tuple[str, Column], Difference],
+) -> Sheet:
+    some = [row for row in rows if any((row, column) in gains for column in columns)]
+    shown = [column for column in columns if any((row, column) in gains for row in rows)]
+    untested = all(isnan(one.p) for one in gains.values())
+    how = "no test with fewer than 5 pairs" if untested else "p: paired t-test, two-sided, Holm over this table"
+    data = [
+        {"row": row, **vars(column), **vars(gains[row, column])}
+        for row in some
+        for column in shown
+        if (row, column) in gains
+    ]
+    return Sheet(
+        f"{name}_differences",
+        f"{title}, against {REFERENCE}",
+        ("Method", *map(_label, shown)),
+        tuple((row, *(difference_text(gains.get((row, column))) for column in shown)) for row in some),
+        pd.DataFrame(data),
+        (f"Points more than {REFERENCE} [95 % interval], over runs paired by data seed and init seed; {how}.",),
+        narrow={_label(column): _label(column).replace(" ", "\n") for column in shown},
+    )
+
+
+def _label(column: Column) -> str:
+    imbalance = "" if column.imbalance is None else f" {column.imbalance:g}"
+    return f"{column.dataset}{imbalance}" + ("" if column.group == "Overall" and imbalance else f" {column.group}")
+
+
+def _equals(
+    column: Column,
+    rows: Sequence[str],
+    whole: Mapping[tuple[str, Column], Part | None],
+    means: Mapping[tuple[str, Column], Summary],
+) -> tuple[list[str], set[str]]:
+    """The rows with the highest printed mean of a column, and those that cannot be told from the first of them."""
+    known = {row: round(means[row, column].mean, 2) for row in rows if (row, column) in means}
+    known = {row: mean for row, mean in known.items() if not isnan(mean)}
+    if len(known) < 2:
+        return [], set()
+    best = [row for row, mean in known.items() if mean == max(known.values())]
+    values = {row: part.values(column.group) for row in known if (part := whole[row, column])}
+    return best, tied(values, best[0]) - set(best)
+
+
+def _shown(part: Part | None, mean: Summary | None) -> str:
+    if part is None:
+        return "missing"
+    return f"{len(part.runs)} of {part.expected} runs" if mean is None else plus_minus(mean.mean, mean.std)
+
+
+def _beside(
+    printed: Mapping[tuple[str, Column], float],
+    means: Mapping[tuple[str, Column], Summary],
+    row: str,
+    column: Column,
+) -> str:
+    value, mean = printed.get((row, column)), means.get((row, column))
+    if value is None:
+        return NONE
+    gain = "" if mean is None or isnan(mean.mean) else f" ({mean.mean - value:+.2f})".replace("-", "−")
+    return f"{value:.2f}{gain}"
+
+
+def _scored(part: Part, group: str) -> tuple[Scored, ...]:
+    values = part.values(group)
+    return tuple(Scored(run.run_id, run.experiment, *pair, 100 * values[pair]) for run, pair in part.runs)
+
+
+def _line(row: str, column: Column, part: Part | None, mean: Summary | None, value: float | None) -> dict[str, Any]:
+    """For the CSV file, in full precision."""
+    one = {"row": row, **vars(column), "n": len(part.runs) if part else 0, "expected": part.expected if part else None}
+    own = mean.mean if mean else nan
+    one |= {"mean": own, "std": mean.std if mean else nan}
+    one |= {"low": mean.low if mean else nan, "high": mean.high if mean else nan}
+    return one | {"published": value, "difference": own - value if value is not None else nan}
+
+
+def _missing(table: int, cells: Cells, columns: Sequence[Column]) -> list[str]:
+    """What is to be trained yet, each with its command."""
+    some: dict[str, int] = {}
+    for part in cells.values():
+        if not part.whole:
+            some[part.command] = some.get(part.command, 0) + part.expected - len(part.runs)
+    notes = [f"Missing: {count} runs; {command}" for command, count in some.items()]
+    ours = {column.dataset for _, column in cells}
+    absent = dict.fromkeys(column.dataset for column in columns if column.dataset not in ours)
+    return notes + [f"Missing: all of {dataset}; tune-lt run {STUDIES[table, dataset]}" for dataset in absent]
