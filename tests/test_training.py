@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tune_lt import checkpoint, data, losses, models, training
+from tune_lt import checkpoint, data, losses, training
 from tune_lt.config import Augment, CellConfig, Optimizer, Recipe, Schedule, fold_of
 from tune_lt.errors import InputError, TrainingFailed
 

@@ -157,7 +157,9 @@ def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOp
 
 @app.command()
 def report(
-    study: StudyName,
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="A study's name, or its file; none for the paper's tables.")
+    ] = None,
     scale: ScaleOption = FULL,
     store: StoreOption = None,
     reports: ReportsOption = Path("reports"),
@@ -166,12 +168,18 @@ def report(
         typer.Option("--ui", metavar="URL", help="The MLflow UI that report.html links to; else that of `tune-lt ui`."),
     ] = None,
 ) -> None:
-    """Assemble a study's tables, figures and page from the store; print the tables and write it all to a folder."""
+    """Assemble a study's tables, figures and page from the store; print the tables and write it all to a folder.
+
+    Without a study the paper's Tables 1 to 3, from all studies of the store that are parts of them.
+    """
     from tune_lt.tracking import Store
 
     if ui is not None and not ui.startswith(("http://", "https://")):
         raise InputError(f"--ui {ui}: not an address of a web page; valid: one such as http://127.0.0.1:5000")
-    _report(_name(study, scale), Store(store), reports, ui)
+    if study is None:
+        _report_paper(Store(store), scale, reports)
+    else:
+        _report(_name(study, scale), Store(store), reports, ui)
 
 
 @app.command()
@@ -448,6 +456,20 @@ def _report(name: str, store: Any, reports: Path, ui: str | None = None) -> None
     _print_tables(collected.tables)
     print(f"\nwritten to {reports / name}/ and to the study's run in MLflow")
     print(f"all of it on one page, for a browser: {reports / name / 'report.html'}\n")
+
+
+def _report_paper(store: Any, scale: str, reports: Path) -> None:
+    from tune_lt.reporting import paper
+    from tune_lt.reporting import report as reporting
+
+    sheets = paper.sheets(store, scale)
+    if not sheets:
+        command = _command("run", "table1_cifar10", scale)
+        raise InputError(f"the store {store.shown} has no {scale} part of the paper's tables; one is: {command}")
+    folder = reports / ("paper" if scale == FULL else f"paper-{scale}")
+    reporting.write_sheets(sheets, folder)
+    _print_tables(sheets)
+    print(f"\nwritten to {folder}/")
 
 
 def _print_tables(tables: Iterable[Any]) -> None:

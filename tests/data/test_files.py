@@ -27,9 +27,10 @@ def _smooth(width: int, height: int) -> Image.Image:
 def folder(tmp_path: Path) -> Path:
     """Six images in two folders, one of them with a name that is not ASCII."""
     for number, name in enumerate(["a/0.png", "a/1.png", "a/é 2.png", "b/3.png", "b/c/4.png", "b/5.jpg"]):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        _smooth(40 + 10 * number, 90 - 10 * number).save(tmp_path / name)
-    return tmp_path
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _smooth(40 + 10 * number, 90 - 10 * number).save(path)
+    return tmp_path / "images"
 
 
 def _paths(folder: Path) -> list[str]:

@@ -344,6 +344,14 @@ def test_a_loss_without_regions_has_only_the_groups_densities() -> None:
     assert [trace["name"] for trace in panel["data"]] == ["all", "many", "few"]
 
 
+def test_equal_regions_are_drawn_once() -> None:
+    equal = [0, 0.25, 0.5, 0.75, 1]
+    titles = [
+        panel["layout"]["title"]["text"] for panel in norm_plots.norms(norms({"largest": equal, "smallest": equal}))
+    ]
+    assert titles == ["(a) groups of classes", "(b) URA: 4 equal regions"]
+
+
 def searched(trials: int) -> Searched:
     """The metric follows alpha alone."""
     draw = random.Random(0)

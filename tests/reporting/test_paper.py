@@ -115,7 +115,26 @@ def test_scales_never_mix(recorded: Any) -> None:
     assert text_of(paper.sheets(recorded.store)[0])["softmax", "cifar10 100"].startswith("70.00")
     sheets = paper.sheets(recorded.store, "small")
     assert [sheet.name for sheet in sheets] == ["table1_small", "table1_small_differences"]
-    assert text_of(sheets[0])["softmax", "cifar10 100"].startswith("10.00")
+    texts = text_of(sheets[0])
+    assert texts["softmax", "cifar10 100"].startswith("10.00")
+    assert not any(row.endswith("paper") for row, _ in texts)  # nothing to compare with
+    assert sheets[0].title.endswith("(scale small)")
+    assert sheets[0].notes[0].startswith("Scale small: ")
+    assert "Missing: all of cifar100; tune-lt run table1_cifar100 --scale small" in sheets[0].notes
+
+
+def test_the_command_line_writes_the_tables_of_a_store(recorded: Any, cli: Any) -> None:
+    code, _, err = cli("report", cwd=recorded.folder)
+    assert (code, "has no full part of the paper's tables; one is: tune-lt run table1_cifar10" in err) == (2, True)
+    recorded.rows(recorded.study(CIFAR), {}, score)
+    code, out, err = cli("report", cwd=recorded.folder)
+    assert (code, err) == (0, "")
+    assert "71.74" in out
+    files = sorted(file.name for file in (recorded.folder / "reports" / "paper").iterdir())
+    assert files == [f"table1{part}.{kind}" for part in ("", "_differences") for kind in ("csv", "md", "tex")]
+    code, out, err = cli("report", "table1_cifar10", cwd=recorded.folder)
+    assert (code, err) == (0, "")
+    assert "softmax, paper" in out  # a study that is a part of a table shows its part first
 
 
 def test_ties_need_five_pairs_and_a_test_that_fails() -> None:

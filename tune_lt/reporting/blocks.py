@@ -10,6 +10,7 @@ import pandas as pd
 
 from tune_lt.reporting import norm_plots, plots, search_plots
 from tune_lt.reporting.plots import Plot, Style
+from tune_lt.reporting.tables import with_classes
 
 if TYPE_CHECKING:
     from tune_lt.reporting.report import Report
@@ -37,22 +38,24 @@ def row_blocks(report: Report, styles: Mapping[str, Style]) -> list[Block]:
     for factor, own in by_factor(report.frame):
         prefix = "" if factor is None else f"imbalance {factor:g}, "
         for label, by_images in (("by rank", False), ("by training images", True)):
-            sizes[prefix + label] = [plots.class_sizes(own, styles, by_images=by_images)]
+            sizes[prefix + label] = [plots.class_sizes(with_classes(own), styles, by_images=by_images)]
         trade = plots.trade_off(own, styles)
         if trade:
             trades[prefix.removesuffix(", ")] = [trade]
     several = len({factor for _, factor in report.recorded.curves}) > 1
-    for (metric, factor), curves in report.recorded.curves.items():
+    for (metric, factor), curves in sorted(report.recorded.curves.items(), key=_hardest):
         label = f"imbalance {factor:g}, {metric}" if several and factor is not None else metric
         lines[label] = [plots.learning(curves, styles, metric)]
     left_out = report.recorded.left_out
     rest = f" {left_out} more histories are left out to keep the page small." if left_out else ""
+    fewer = len(report.by_class) < len(report.frame)
+    some = " Of so many runs only the first of each row are drawn." if fewer else ""
     found = [
         Block(
             "sizes",
             "Accuracy by class size",
             "Every class from the most training images to the fewest; mean over a row's runs, the band is ± one "
-            "standard deviation.",
+            f"standard deviation.{some}",
             sizes,
             True,
         ),
@@ -110,7 +113,7 @@ def norm_blocks(report: Report) -> list[Block]:
     variants: dict[str, list[Plot]] = {}
     several = len(report.recorded.norms) > 1
     first = report.shown[-1:]
-    for factor, rows in report.recorded.norms.items():
+    for factor, rows in sorted(report.recorded.norms.items(), key=lambda item: -(item[0] or 0)):
         for row in sorted(rows, key=lambda row: (row not in first, report.rows.index(row))):
             label = f"{row}, imbalance {factor:g}" if several and factor is not None else row
             variants[label] = norm_plots.norms(rows[row])
@@ -123,11 +126,16 @@ def norm_blocks(report: Report) -> list[Block]:
     return [Block("norms", "Gradient norms and unit regions", caption, variants)]
 
 
+def _hardest(item: tuple[tuple[str, float | None], object]) -> tuple[float, str]:
+    metric, factor = item[0]
+    return -(factor or 0), metric
+
+
 def by_factor(frame: pd.DataFrame) -> list[tuple[float | None, pd.DataFrame]]:
-    """The frame's parts by imbalance factor; the factor is None where there is only one."""
+    """The frame's parts by imbalance factor, the hardest first; the factor is None where there is only one."""
     if frame.empty:
         return []
-    factors = sorted(set(frame["imbalance"].dropna()))
+    factors = sorted(set(frame["imbalance"].dropna()), reverse=True)
     if len(factors) < 2:
         return [(None, frame)]
     return [(float(factor), frame[frame["imbalance"] == factor]) for factor in factors]

@@ -20,16 +20,16 @@ def norms(content: Mapping[str, Any]) -> list[Plot]:
     """The panels of one run's ``norms.json``: (a) densities of groups of classes, (b) URA's regions, (c) AURA's.
 
     A density is the share of images per unit of g, 1 where all norms were equally frequent. (b) averages the density
-    of the largest and of the smallest class over N equal regions, (c) over those that the loss had; both are left out
-    for a loss without regions.
+    of the largest and of the smallest class over N equal regions, (c) over those that the loss had, where they are
+    others; both are left out for a loss without regions.
     """
     counts, edges = content["counts"], content.get("edges")
     panels = [_groups(counts)]
     n = len(edges["largest"]) - 1 if edges else content.get("regions")
+    equal = np.linspace(0, 1, n + 1).tolist() if n else []
     if n:
-        equal = dict.fromkeys(("largest", "smallest"), np.linspace(0, 1, n + 1).tolist())
-        panels.append(_regions(content, equal, f"(b) URA: {n} equal regions"))
-    if edges:
+        panels.append(_regions(content, {"largest": equal, "smallest": equal}, f"(b) URA: {n} equal regions"))
+    if edges and not all(np.allclose(own, equal) for own in edges.values()):
         panels.append(_regions(content, edges, f"(c) AURA: the {n} regions of this run"))
     return panels
 
@@ -51,7 +51,7 @@ def averages(counts: Sequence[int], edges: Sequence[float] | np.ndarray) -> np.n
 
 def _groups(counts: Mapping[str, Sequence[int]]) -> Plot:
     tail = next((name for name in _TAILS if any(counts.get(name, ()))), None)
-    lines = [*_LINES, *([(tail, PALETTE[1][0], "dash")] if tail else [])]
+    lines = [*_LINES, *([(tail, PALETTE[1][0], "solid")] if tail else [])]
     traces = [_density(name, counts[name], colour, dash) for name, colour, dash in lines if any(counts.get(name, ()))]
     return _panel(traces, "(a) groups of classes")
 

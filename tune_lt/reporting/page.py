@@ -62,7 +62,7 @@ def html(report: Report, ui: str | None = None) -> str:
         chips=[(row, styles[row]) for row in report.rows if _has_runs(report.frame, row)],
         shown=report.shown,
         facts=_facts(report),
-        classes=_classes(report.frame),
+        classes=_classes(report.by_class),
         recorded=recorded,
         home=f"{address}/#/experiments/{recorded.experiment}/runs/{recorded.run_id}",
         again=_again(report),
@@ -151,9 +151,10 @@ def _data_line(report: Report) -> str:
     frame, tags = report.frame, report.recorded.tags
     parts = [tags.get("dataset", "")]
     if not frame.empty:
+        known = report.by_class
         factors = [f"{factor:g}" for factor in sorted(set(frame["imbalance"].dropna()))]
         parts += [f"imbalance {', '.join(factors)}"] if factors else []
-        parts += [f"{len(frame.iloc[0]['class_counts'])} classes"]
+        parts += [f"{len(known.iloc[0]['class_counts'])} classes"] if len(known) else []
         parts += [f"{len(report.rows)} rows", f"{frame['run_id'].nunique()} runs"]
     if report.searches:
         trials = sum(len(one.points) for one in report.searches)

@@ -12,7 +12,7 @@ import pandas as pd
 from tune_lt.reporting import published
 from tune_lt.reporting.comparison import Difference, Pair, corrected, difference, tied
 from tune_lt.reporting.published import Column
-from tune_lt.reporting.sheets import NONE, TIED, Behind, Sheet, difference_text, plus_minus
+from tune_lt.reporting.sheets import NONE, TIED, Behind, Sheet, difference_text, marked, plus_minus
 from tune_lt.reporting.tables import COLUMNS, Scored, Summary, summarise
 from tune_lt.study import FULL
 from tune_lt.tracking import CellRecord, Store
@@ -58,12 +58,19 @@ class Part:
 Cells = Mapping[tuple[str, Column], Part]  # by row, and column without its group
 
 
-def sheets(store: Store, scale: str = FULL, *, study: str | None = None) -> list[Sheet]:
+def sheets(
+    store: Store,
+    scale: str = FULL,
+    *,
+    study: str | None = None,
+    finished: Mapping[str, CellRecord] | None = None,
+) -> list[Sheet]:
     """Every table of the paper that some study of the store is a part of; with ``study`` only that one's columns.
 
     A study says so with ``table`` in its file. What is missing is shown as missing, with the command that fills it.
+    ``finished``: what `Store.finished_cells` gives, where that is known already.
     """
-    finished = store.finished_cells()
+    finished = store.finished_cells() if finished is None else finished
     found: dict[int, dict[tuple[str, Column], Part]] = {}
     for run in store.study_runs():
         tags = run.data.tags
@@ -104,18 +111,18 @@ def _add(
 
 
 def _of_table(table: int, cells: Cells, scale: str, *, alone: bool) -> list[Sheet]:
-    printed = published.values(table)
-    columns = _columns(printed, cells, alone)
-    rows = list(dict.fromkeys([*(row for row, _ in printed), *(row for row, _ in cells)]))
+    every = published.values(table)
+    printed = every if scale == FULL else {}  # nothing to compare a smaller study with
+    columns = _columns(every, cells, alone)
+    rows = list(dict.fromkeys([*(row for row, _ in every), *(row for row, _ in cells)]))
     name = f"table{table}" + ("" if scale == FULL else f"_{scale}")
     whole = {(row, column): cells.get((row, _bare(column))) for row in rows for column in columns}
     means = {key: summarise(part.values(key[1].group).values()) for key, part in whole.items() if part and part.whole}
     gains = _gains(whole, rows, columns)
-    notes = (LEGEND, BESIDE, *_missing(table, cells, columns))
-    return [
-        _accuracies(name, TITLES[table], rows, columns, whole, means, printed, notes),
-        *([_differences(name, TITLES[table], rows, columns, gains)] if gains else []),
-    ]
+    notes = (LEGEND, *([BESIDE] if printed else []), *_missing(table, cells, columns, scale))
+    found = [_accuracies(name, TITLES[table], rows, columns, whole, means, printed, notes)]
+    found += [_differences(name, TITLES[table], rows, columns, gains)] if gains else []
+    return [marked(sheet, scale) for sheet in found]
 
 
 def _bare(column: Column) -> Column:
@@ -276,7 +283,7 @@ def _line(row: str, column: Column, part: Part | None, mean: Summary | None, val
     return one | {"published": value, "difference": own - value if value is not None else nan}
 
 
-def _missing(table: int, cells: Cells, columns: Sequence[Column]) -> list[str]:
+def _missing(table: int, cells: Cells, columns: Sequence[Column], scale: str) -> list[str]:
     """What is to be trained yet, each with its command."""
     some: dict[str, int] = {}
     for part in cells.values():
@@ -285,4 +292,4 @@ def _missing(table: int, cells: Cells, columns: Sequence[Column]) -> list[str]:
     notes = [f"Missing: {count} runs; {command}" for command, count in some.items()]
     ours = {column.dataset for _, column in cells}
     absent = dict.fromkeys(column.dataset for column in columns if column.dataset not in ours)
-    return notes + [f"Missing: all of {dataset}; tune-lt run {STUDIES[table, dataset]}" for dataset in absent]
+    return notes + [f"Missing: all of {dataset}; {_command(STUDIES[table, dataset], scale)}" for dataset in absent]

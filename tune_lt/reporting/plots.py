@@ -156,8 +156,7 @@ def trade_off(frame: pd.DataFrame, drawn: Mapping[str, Style]) -> Plot | None:
             _line(row, style, [many.mean], [rare.mean])
             | {
                 "mode": "markers+text",
-                "text": [plain(row)],
-                "textposition": "top center",
+                "text": [f" {plain(row)} "],
                 "error_x": {"array": rounded([many.std]), **error},
                 "error_y": {"array": rounded([rare.std]), **error},
                 "hovertemplate": f"<b>{plain(row)}</b> ({len(runs)} runs)<br>Many {_plus_minus(many.mean, many.std)} %"
@@ -165,6 +164,9 @@ def trade_off(frame: pd.DataFrame, drawn: Mapping[str, Style]) -> Plot | None:
             }
         )
         traces[-1]["marker"]["size"] = 10
+    middle = (min(many for many, _ in places.values()) + max(many for many, _ in places.values())) / 2 if places else 0
+    for trace in traces:  # towards the middle there is room for a name
+        trace["textposition"] = "middle left" if trace["x"][0] > middle else "middle right"
     best = sorted(front(places.values()))
     line = {"color": QUIET[0], "width": 1.2, "dash": "dot"}
     x, y = [point[0] for point in best], [point[1] for point in best]

@@ -14,16 +14,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tune_lt.errors import InputError
-from tune_lt.reporting import formats, page, search_figures, searches
+from tune_lt.reporting import formats, page, paper, search_figures, searches
 from tune_lt.reporting.figures import accuracy_by_class_size
 from tune_lt.reporting.recorded import Recorded, read, with_runs
 from tune_lt.reporting.searches import Searched
-from tune_lt.reporting.sheets import Sheet, of_factors, of_groups
-from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble
+from tune_lt.reporting.sheets import Sheet, marked, of_factors, of_groups
+from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble, with_classes
 from tune_lt.rows import BASE, ONE_SE
-from tune_lt.tracking import CellRecord, Store
+from tune_lt.study import FULL
+from tune_lt.tracking import TAG, CellRecord, Store
 
 REFERENCE = "softmax"
+MOST_CLASSES = 300  # runs whose accuracies by class are read, an artifact each
 SWAPPED = (
     "margin is the paper's R and weight_ura its A^URA: the caption of its Table 3 calls R intra-category and A "
     "inter-category, its text and numbers say the opposite."
@@ -48,6 +50,11 @@ class Report:
     rows: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
 
+    @property
+    def by_class(self) -> pd.DataFrame:
+        """The lines of the frame that have the accuracy of each class."""
+        return with_classes(self.frame)
+
 
 def collect(store: Store, study: str) -> Report:
     """Everything there is to say of ``study``, read from the store: what its searches found, then its tables.
@@ -55,6 +62,8 @@ def collect(store: Store, study: str) -> Report:
     Raises InputError if the study got as far as neither.
     """
     parent = store.parent(study)
+    tags = parent.data.tags if parent else {}
+    scale = tags.get(f"{TAG}scale", FULL)
     content = store.read_json(parent.info.run_id, "cells.json") if parent else None
     listed = content.get("searches") if content else None
     searched = searches.read(store, parent.info.run_id, listed) if parent else []
@@ -73,14 +82,16 @@ def collect(store: Store, study: str) -> Report:
         found, details = [compared], own
     if content is None or not any(content["rows"].values()):
         recorded = read(store, study, pd.DataFrame(), ())
-        return Report(study, pd.DataFrame(), tuple(found), figures, recorded, tuple(details), tuple(searched))
+        sheets = tuple(marked(sheet, scale) for sheet in found)
+        return Report(study, pd.DataFrame(), sheets, figures, recorded, tuple(details), tuple(searched))
     records = store.finished_cells()
     frame = _frame(store, content["rows"], records)
     tables, figure, shown = _of_rows(study, content, frame, records)
+    beside = paper.sheets(store, scale, study=study, finished=records) if tags.get(f"{TAG}table") else []
     return Report(
         study,
         frame,
-        (*found, *tables),
+        (*beside, *(marked(sheet, scale) for sheet in (*found, *tables))),
         figures | {"accuracy_by_class_size": figure},
         read(store, study, frame, records.values()),
         tuple(details),
@@ -95,18 +106,24 @@ def write(report: Report, folder: Path, ui: str | None = None) -> list[Path]:
 
     ``ui``: as `page.html` has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for sheet in (*report.tables, *report.details):
-        for suffix, text in (("md", formats.markdown), ("tex", formats.latex), ("csv", formats.csv)):
-            files.append(folder / f"{sheet.name}.{suffix}")
-            files[-1].write_text(text(sheet), encoding="utf-8")
+    files = write_sheets((*report.tables, *report.details), folder)
     for name, figure in report.figures.items():
         for suffix in ("png", "pdf"):
             files.append(folder / f"{name}.{suffix}")
             figure.savefig(files[-1], dpi=150)
     files.append(folder / "report.html")
     files[-1].write_text(page.html(report, ui), encoding="utf-8")
+    return files
+
+
+def write_sheets(sheets: Iterable[Sheet], folder: Path) -> list[Path]:
+    """Write tables as Markdown, LaTeX and CSV below ``folder``; the files' paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for sheet in sheets:
+        for suffix, text in (("md", formats.markdown), ("tex", formats.latex), ("csv", formats.csv)):
+            files.append(folder / f"{sheet.name}.{suffix}")
+            files[-1].write_text(text(sheet), encoding="utf-8")
     return files
 
 
@@ -137,6 +154,7 @@ def _of_rows(
     own = frame if frame.empty else frame[_of_column(frame, hardest)]
     title = f"{study}: accuracy by class size" + (f", imbalance {hardest:g}" if len(columns) > 1 else "")
     shown = _figure_rows(content, own)
+    own = with_classes(own)
     return sheets, accuracy_by_class_size(own, shown, title), shown
 
 
@@ -147,18 +165,15 @@ def _reference(rows: Iterable[str]) -> str | None:
 
 
 def _frame(store: Store, rows: Mapping[str, list[dict[str, Any]]], records: Mapping[str, CellRecord]) -> pd.DataFrame:
+    finished = {
+        row: [(entry, records[entry["fingerprint"]]) for entry in entries if entry["fingerprint"] in records]
+        for row, entries in rows.items()
+    }
+    classes = _classes(store, finished)
     lines = []
-    classes = {}  # two rows may share a cell
-    for row, entries in rows.items():
-        for entry in entries:
-            record = records.get(entry["fingerprint"])
-            if record is None:
-                continue
-            if record.run_id not in classes:
-                classes[record.run_id] = store.read_json(record.run_id, "per_class.json") or {}
-            per_class = classes[record.run_id]
-            if not per_class:
-                continue  # its artifact is gone: the cell counts as missing
+    for row, entries in finished.items():
+        for entry, record in entries:
+            per_class = classes.get(record.run_id) or dict.fromkeys(("class_counts", "test", "class_names"))
             lines.append(
                 {
                     "row": row,
@@ -175,6 +190,19 @@ def _frame(store: Store, rows: Mapping[str, list[dict[str, Any]]], records: Mapp
                 }
             )
     return pd.DataFrame(lines)
+
+
+def _classes(
+    store: Store, finished: Mapping[str, list[tuple[dict[str, Any], CellRecord]]]
+) -> dict[str, dict[str, Any]]:
+    """The accuracy of each class, by run; of more than `MOST_CLASSES` runs only those of each row's first seeds."""
+    places: dict[tuple[str, float | None], list[str]] = {}
+    for row, entries in finished.items():
+        for entry, record in entries:
+            places.setdefault((row, entry["imbalance"]), []).append(record.run_id)
+    most = max(1, MOST_CLASSES // max(1, len(places)))
+    wanted = dict.fromkeys(run_id for runs in places.values() for run_id in runs[:most])
+    return {run_id: store.read_json(run_id, "per_class.json") or {} for run_id in wanted}
 
 
 def _of_column(frame: pd.DataFrame, imbalance: float | None) -> pd.Series:

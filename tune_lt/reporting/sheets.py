@@ -7,13 +7,14 @@ bold, among complete rows and by what is printed; that is no statement about sig
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 
 import pandas as pd
 
 from tune_lt.reporting.comparison import PAIRS_TO_TEST, Difference, corrected
 from tune_lt.reporting.tables import COLUMNS, Scored, Summary, Table
+from tune_lt.study import FULL
 
 LEGEND = (
     "Accuracy in %: mean ± standard deviation over the runs; 95 % interval of the mean by Student's t. "
@@ -174,6 +175,14 @@ def _behind(
 
 def _overall(table: Table, row: str) -> tuple[Scored, ...]:
     return table.runs.get((row, "Overall"), ())
+
+
+def marked(sheet: Sheet, scale: str) -> Sheet:
+    """The table; of a study that was not run at its full scale it says so."""
+    if scale == FULL:
+        return sheet
+    note = f"Scale {scale}: smaller than the study is meant to be; no number of it is the study's."
+    return replace(sheet, title=f"{sheet.title} (scale {scale})", notes=(note, *sheet.notes))
 
 
 def mean_std(cell: Summary) -> str:

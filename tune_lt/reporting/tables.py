@@ -3,7 +3,7 @@
 The frame has one line per finished final cell: ``row`` (the table row's name), ``loss``, ``data_seed``, ``init_seed``,
 ``run_id`` and ``experiment`` (MLflow's ids), the accuracies ``test/top1``, ``test/many``, ``test/medium``,
 ``test/few``, ``test/rare`` as fractions in [0, 1] (NaN for an empty group), and the lists ``class_counts``,
-``per_class``, ``class_names``.
+``per_class``, ``class_names`` (None where they were not read).
 Everything that comes out of here is in percent.
 """
 
@@ -112,6 +112,11 @@ def summarise(values: Iterable[float]) -> Summary:
     return Summary(mean, std, n, mean - half, mean + half)
 
 
+def with_classes(frame: pd.DataFrame) -> pd.DataFrame:
+    """The lines of a frame that have the accuracy of each class: of many runs only each row's first ones have."""
+    return frame if frame.empty else frame[frame["per_class"].notna()]
+
+
 def runs_of(frame: pd.DataFrame, row: str) -> pd.DataFrame:
     """The lines of ``row``, each pair of data seed and init seed once: a repetition adds no independent run.
 
@@ -137,7 +142,7 @@ def assemble(frame: pd.DataFrame, spec: Spec) -> Table:
             missing[row] = spec.expected - n
         for column, source in COLUMNS.items():
             cells[row, column] = _unknown(n) if n < spec.expected else summarise(runs[source])
-            behind[row, column] = scored(runs, source)
+            behind[row, column] = scored(runs, source) if n else ()
         if again:
             notes.append(f"{row}: {again} more {'run' if again == 1 else 'runs'} with the same seeds not counted.")
     return Table(spec, cells, missing, tuple(notes), _differences(frame, spec, missing), behind)
@@ -145,11 +150,11 @@ def assemble(frame: pd.DataFrame, spec: Spec) -> Table:
 
 def scored(runs: pd.DataFrame, source: str) -> tuple[Scored, ...]:
     """Each of ``runs`` with its value in the frame's column ``source``."""
+    experiments = runs["experiment"] if "experiment" in runs else [""] * len(runs)
+    columns = (runs["run_id"], experiments, runs["data_seed"], runs["init_seed"], runs[source])
     return tuple(
-        Scored(
-            run["run_id"], run.get("experiment", ""), int(run["data_seed"]), int(run["init_seed"]), 100 * run[source]
-        )
-        for _, run in runs.iterrows()
+        Scored(run_id, experiment, int(data), int(init), 100 * float(value))
+        for run_id, experiment, data, init, value in zip(*columns, strict=True)
     )
 
 

@@ -127,7 +127,7 @@ def _leave(store: Store, parent: str, status: str, lease: Lease) -> None:
 
 def _parent_tags(study: Study, checkpoints: Path) -> dict[str, str]:
     tags = {"dataset": str(study.data["name"]), "git": provenance.git_commit(), "checkpoints": str(checkpoints)}
-    tags |= {"scale": study.scale, "table": str(study.table or ""), "model": str(study.model["name"])}
+    tags |= {"scale": study.scale} | ({"table": str(study.table)} if study.table else {})
     return {f"{TAG}{name}": value for name, value in tags.items()}
 
 

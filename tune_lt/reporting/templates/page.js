@@ -42,6 +42,7 @@
     const table = make("table", "", list);
     const head = table.createTHead().insertRow();
     ["data seed", "init seed", "value (%)", "MLflow run"].forEach((name) => (make("th", name, head).scope = "col"));
+    head.cells[2].className = "number";
     const body = table.createTBody();
     for (const [data, init, value, id, experiment] of runs) {
       const line = body.insertRow();
