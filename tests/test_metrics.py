@@ -10,10 +10,10 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, recall_score
 from torch import Tensor
 
-from tune_lt.metrics import confusion, group_scores, groups, per_class, scores
+from tune_lt.metrics import group_scores, groups, per_class, scores, tally
 
-# Rows are targets. Class 2 has no images.
-HAND = torch.tensor([[6, 2, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 3, 1, 0]])
+# Right predictions and images of each class. Class 2 has no images.
+HAND = torch.tensor([[6, 8], [1, 2], [0, 0], [0, 4]])
 
 
 def _random(classes: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -28,9 +28,10 @@ def _random(classes: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 @pytest.mark.filterwarnings("ignore:A single label was found")
 def test_against_scikit_learn(classes: int, n: int) -> None:
     predictions, targets = _random(classes, n)
-    found = confusion(predictions, targets, classes)
+    found = tally(predictions, targets, classes)
     assert found.dtype == torch.int64
-    np.testing.assert_array_equal(found, confusion_matrix(targets, predictions, labels=range(classes)))
+    matrix = confusion_matrix(targets, predictions, labels=range(classes))
+    np.testing.assert_array_equal(found, np.stack([matrix.diagonal(), matrix.sum(axis=1)], axis=1))
     assert scores(found) == pytest.approx(
         {"top1": accuracy_score(targets, predictions), "balanced": balanced_accuracy_score(targets, predictions)}
     )
@@ -42,7 +43,7 @@ def test_groups_against_scikit_learn() -> None:
     predictions, targets = _random(10, 2000)
     for name, classes in groups(torch.bincount(targets, minlength=10).tolist()).items():
         chosen = torch.isin(targets, torch.tensor(classes))
-        found = group_scores(confusion(predictions, targets, 10), {name: classes})[name]
+        found = group_scores(tally(predictions, targets, 10), {name: classes})[name]
         assert found == pytest.approx(accuracy_score(targets[chosen], predictions[chosen]))
 
 
@@ -53,29 +54,29 @@ def test_by_hand() -> None:
 
 def test_batches_add_up() -> None:
     predictions, targets = _random(5, 100)
-    parts = [confusion(p, t, 5) for p, t in zip(predictions.split(33), targets.split(33), strict=True)]
-    assert torch.equal(sum(parts), confusion(predictions, targets, 5))  # type: ignore[arg-type]
+    parts = [tally(p, t, 5) for p, t in zip(predictions.split(33), targets.split(33), strict=True)]
+    assert torch.equal(sum(parts), tally(predictions, targets, 5))  # type: ignore[arg-type]
 
 
-def test_row_is_target_and_column_is_prediction() -> None:
-    assert confusion(torch.tensor([2]), torch.tensor([0]), 3).tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+def test_an_image_counts_for_its_target_not_for_what_was_predicted() -> None:
+    assert tally(torch.tensor([2, 1]), torch.tensor([0, 1]), 3).tolist() == [[0, 1], [1, 1], [0, 0]]
 
 
 def test_nothing_scored_is_not_zero() -> None:
-    empty = confusion(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 3)
-    assert empty.tolist() == [[0] * 3] * 3
+    empty = tally(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 3)
+    assert empty.tolist() == [[0, 0]] * 3
     assert all(math.isnan(value) for value in [*scores(empty).values(), *per_class(empty)])
 
 
-@pytest.mark.parametrize(("prediction", "target"), [(3, 0), (0, 3)])
-def test_class_out_of_range_lands_in_no_other_row(prediction: int, target: int) -> None:
+def test_a_class_that_does_not_exist_lands_in_no_other_row() -> None:
     with pytest.raises(IndexError):
-        confusion(torch.tensor([prediction]), torch.tensor([target]), 3)
+        tally(torch.tensor([0]), torch.tensor([3]), 3)
+    assert tally(torch.tensor([3]), torch.tensor([0]), 3).tolist() == [[0, 1], [0, 0], [0, 0]]
 
 
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="must be"):
-        confusion(torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), 3)
+        tally(torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), 3)
 
 
 @pytest.mark.parametrize(
@@ -112,18 +113,18 @@ def test_inputs_are_left_alone_and_readers_take_any_integer_type() -> None:
     before = HAND.clone()
     scores(HAND), per_class(HAND), group_scores(HAND, groups([8, 2, 1, 4]))
     assert torch.equal(HAND, before)
-    small = confusion(torch.tensor([1, 0], dtype=torch.int32), torch.tensor([1, 1], dtype=torch.uint8), 2)
-    assert small.tolist() == [[0, 0], [1, 1]]
+    small = tally(torch.tensor([1, 0], dtype=torch.int32), torch.tensor([1, 1], dtype=torch.uint8), 2)
+    assert small.tolist() == [[0, 0], [1, 2]]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_and_never_waits() -> None:
     predictions, targets = _random(10, 1000)
-    expected = confusion(predictions, targets, 10)
+    expected = tally(predictions, targets, 10)
     predictions, targets = predictions.cuda(), targets.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = confusion(predictions, targets, 10)
+        found = tally(predictions, targets, 10)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert found.is_cuda

@@ -306,10 +306,10 @@ def evaluate(
     Eq. 9).
     """
     model.eval()
-    table = torch.zeros(classes, classes, dtype=torch.int64, device=offset.device)
+    table = torch.zeros(classes, 2, dtype=torch.int64, device=offset.device)
     for x, y in batches.epoch(0):
         if len(y):
-            table += metrics.confusion((model(x) - offset).argmax(dim=1), y, classes)
+            table += metrics.tally((model(x) - offset).argmax(dim=1), y, classes)
     table = parallel.total(table).cpu()  # the only read-back of the evaluation
     whole = metrics.scores(table)
     return Scores(

@@ -220,6 +220,14 @@ def test_a_server_is_linked_to_and_a_file_says_how_to_open_it(found: Report) -> 
     assert Page(page.html(server, "https://lab.example/")).data["ui"] == "https://lab.example"
 
 
+def test_links_lead_to_web_pages_alone(cli: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = cli("report", "rows", "--ui", "javascript:alert(1)")
+    assert (code, err) == (
+        2,
+        "error: --ui javascript:alert(1): not an address of a web page; valid: one such as http://127.0.0.1:5000\n",
+    )
+
+
 @pytest.mark.parametrize(("scale", "warned"), [("full", False), ("smoke", True)])
 def test_a_smaller_scale_is_warned_of(found: Report, scale: str, warned: bool) -> None:
     smaller = replace(found, study=f"rows-{scale}", recorded=replace(found.recorded, tags={"scale": scale}))

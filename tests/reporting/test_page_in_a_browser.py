@@ -38,6 +38,12 @@ const wrong = [];
 addEventListener("error", (event) => wrong.push(event.message));
 addEventListener("unhandledrejection", (event) => wrong.push(String(event.reason)));
 addEventListener("securitypolicyviolation", (event) => wrong.push(`asked for ${{event.blockedURI}}`));
+const asked = [], matching = matchMedia.bind(window);
+window.matchMedia = (query) => {{
+  const answer = matching(query);
+  if (query.includes("dark")) asked.push(answer);
+  return answer;
+}};
 console.error = (...told) => wrong.push(told.join(" "));
 </script>"""
 PROBE = """<script>
@@ -75,6 +81,9 @@ function look() {
   dispatchEvent(new Event("beforeprint"));
   said.printed = document.querySelector("#sizes .plot").layout.font.color;
   dispatchEvent(new Event("afterprint"));
+  const change = { matches: !asked[0].matches };
+  asked[0].dispatchEvent(new MediaQueryListEvent("change", change));
+  said.switched = document.querySelector("#sizes .plot").layout.font.color;
   said.wrong = wrong;
   setTimeout(() => parent.postMessage(said, "*"), 500);
 }
@@ -150,4 +159,5 @@ def test_a_browser_sorts_opens_and_draws_without_a_fault(folder: Path, width: in
     assert said["axis"] == "log"
     assert said["page"] == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
     assert said["ink"] == ("#e6e8eb" if dark else "#1f2328")
+    assert said["switched"] == ("#1f2328" if dark else "#e6e8eb")
     assert said["printed"] == "#1f2328"

@@ -132,10 +132,11 @@ def _subsample(dataset: Dataset, wanted: list[int], data_seed: int) -> list[np.n
     without the global state, and NumPy promises never to change its stream.
     """
     labels = dataset.train_labels.numpy()
+    ends = np.cumsum(np.bincount(labels, minlength=len(wanted)))[:-1]
     generator = np.random.RandomState(data_seed)
     members = []
-    for c, count in enumerate(wanted):
-        positions = np.flatnonzero(labels == c)
+    # in one pass, however many classes there are: each one's positions in rising order
+    for count, positions in zip(wanted, np.split(np.argsort(labels, kind="stable"), ends), strict=True):
         generator.shuffle(positions)  # also where all are kept: the classes after it depend on it
         members.append(np.sort(positions[:count]))
     return members
