@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from tune_lt.reporting.sheets import of_groups
 from tune_lt.reporting.tables import COLUMNS, Spec, assemble, runs_of, summarise
 
 ROWS = ("softmax", "margin", "weight_ura", "margin+weight_ura")
@@ -147,3 +148,27 @@ def test_a_study_without_runs_gives_a_table_of_missing_rows(columns: tuple[str, 
 def test_a_table_that_expects_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 run"):
         Spec("t", "T", ("softmax",), expected=0)
+
+
+def test_what_a_test_cannot_tell_from_the_best_is_marked(make_line: Callable[..., dict[str, Any]]) -> None:
+    """``near`` is 0.2 points off the best, up and down in turn; ``far`` 10 points below, ``part`` incomplete."""
+    spread = [0.81, 0.79, 0.80, 0.82, 0.78]
+    values = {
+        "best": spread,
+        "near": [value - 0.0002 - 0.002 * (-1) ** seed for seed, value in enumerate(spread)],
+        "far": [value - 0.1 for value in spread],
+        "part": spread[:4],
+    }
+    lines = [make_line(row, s, (nan, nan, nan, nan, v)) for row, some in values.items() for s, v in enumerate(some)]
+    table = assemble(pd.DataFrame(lines), Spec("t", "T", tuple(values), 5, reference="far"))
+    t = stats.ttest_rel(values["near"], values["best"])
+    assert t.pvalue > 0.05
+    assert table.tied == {("near", "Overall")}
+    sheet = of_groups(table)
+    near = summarise(values["near"])
+    shown = ["80.00 ± 1.58", f"{near.mean:.2f} ± {near.std:.2f} ≈", "70.00 ± 1.58", "—"]
+    assert [line[5] for line in sheet.lines] == shown
+    assert sheet.bold == {(0, 5)}
+    assert any(note.startswith("≈: not distinguishable") for note in sheet.notes)
+    few = [line for line in lines if line["data_seed"] < 4]
+    assert not assemble(pd.DataFrame(few), Spec("t", "T", ("best", "near"), 4)).tied  # four pairs are not tested

@@ -158,7 +158,16 @@ _LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "}
-    | {"±": r"$\pm$", "×": r"$\times$", "−": "$-$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\to$", "√": r"$\surd$"}
+    | {
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "−": "$-$",
+        "≤": r"$\leq$",
+        "≥": r"$\geq$",
+        "≈": r"$\approx$",
+        "→": r"$\to$",
+        "√": r"$\surd$",
+    }
     | {"—": r"\textemdash{}", "–": r"\textendash{}", "…": r"\dots{}", "\u202f": r"\,", "\u00a0": "~"}
     | {"Δ": r"$\Delta$"}
     | {letter: rf"$\{name}$" for letter, name in zip("αβγδεζηθικλμνξπρςστυφχψω", _GREEK.split(), strict=True)}

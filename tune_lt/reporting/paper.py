@@ -12,8 +12,8 @@ import pandas as pd
 from tune_lt.reporting import published
 from tune_lt.reporting.comparison import Difference, Pair, corrected, difference, tied
 from tune_lt.reporting.published import Column
-from tune_lt.reporting.sheets import NONE, TIED, Behind, Sheet, difference_text, marked, plus_minus
-from tune_lt.reporting.tables import COLUMNS, Scored, Summary, summarise
+from tune_lt.reporting.sheets import NONE, TIED, TIES, Behind, Sheet, difference_text, marked, plus_minus
+from tune_lt.reporting.tables import COLUMNS, Scored, Summary, best, summarise
 from tune_lt.study import FULL
 from tune_lt.tracking import CellRecord, Store
 
@@ -32,9 +32,7 @@ TITLES = {
     3: "Table 3: ablation by group of classes",
 }
 LEGEND = (
-    "Accuracy in %: mean ± standard deviation over the runs (seeds) of each cell; bold: the highest mean of a column. "
-    f"{TIED}: not distinguishable from it (paired t-test against it, two-sided, Holm's correction over the column, "
-    "p ≥ 0.05; from 5 pairs on)."
+    "Accuracy in %: mean ± standard deviation over the runs (seeds) of each cell; bold: the highest mean of a column."
 )
 BESIDE = "Lines 'paper': the published number, one run, and in brackets ours minus it."
 
@@ -119,7 +117,7 @@ def _of_table(table: int, cells: Cells, scale: str, *, alone: bool) -> list[Shee
     whole = {(row, column): cells.get((row, _bare(column))) for row in rows for column in columns}
     means = {key: summarise(part.values(key[1].group).values()) for key, part in whole.items() if part and part.whole}
     gains = _gains(whole, rows, columns)
-    notes = (LEGEND, *([BESIDE] if printed else []), *_missing(table, cells, columns, scale))
+    notes = (LEGEND, TIES, *([BESIDE] if printed else []), *_missing(table, cells, columns, scale))
     found = [_accuracies(name, TITLES[table], rows, columns, whole, means, printed, notes)]
     found += [_differences(name, TITLES[table], rows, columns, gains)] if gains else []
     return [marked(sheet, scale) for sheet in found]
@@ -174,9 +172,9 @@ def _accuracies(
         texts = []
         for index, column in enumerate(columns, start=1):
             part, mean = whole[row, column], means.get((row, column))
-            best, same = equals[column]
+            top, same = equals[column]
             texts.append(_shown(part, mean) + (f" {TIED}" if row in same else ""))
-            if row in best:
+            if row in top:
                 bold.add((here, index))
             if part:
                 behind[here, index] = Behind(_scored(part, column.group), missing=part.expected - len(part.runs))
@@ -241,13 +239,10 @@ def _equals(
     means: Mapping[tuple[str, Column], Summary],
 ) -> tuple[list[str], set[str]]:
     """The rows with the highest printed mean of a column, and those that cannot be told from the first of them."""
-    known = {row: round(means[row, column].mean, 2) for row in rows if (row, column) in means}
-    known = {row: mean for row, mean in known.items() if not isnan(mean)}
-    if len(known) < 2:
-        return [], set()
-    best = [row for row, mean in known.items() if mean == max(known.values())]
+    known = {row: means[row, column].mean for row in rows if (row, column) in means}
+    top = best(known)
     values = {row: part.values(column.group) for row in known if (part := whole[row, column])}
-    return best, tied(values, best[0]) - set(best)
+    return top, tied(values, top[0]) - set(top) if top else set()
 
 
 def _shown(part: Part | None, mean: Summary | None) -> str:

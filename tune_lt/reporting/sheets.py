@@ -13,15 +13,19 @@ from math import isnan
 import pandas as pd
 
 from tune_lt.reporting.comparison import PAIRS_TO_TEST, Difference, corrected
-from tune_lt.reporting.tables import COLUMNS, Scored, Summary, Table
+from tune_lt.reporting.tables import COLUMNS, Scored, Summary, Table, best
 from tune_lt.study import FULL
 
+TIED = "≈"
 LEGEND = (
     "Accuracy in %: mean ± standard deviation over the runs; 95 % interval of the mean by Student's t. "
     "Bold: the highest mean of the column, not a test of significance."
 )
+TIES = (
+    f"{TIED}: not distinguishable from the best of the column (paired t-test against it, two-sided, Holm's correction "
+    "over the column, p ≥ 0.05; from 5 pairs on)."
+)
 NONE = "—"
-TIED = "≈"
 _RUNS = "Runs"
 _COMPARED = {  # a difference's fields, as the CSV file names them
     "mean": "difference",
@@ -78,12 +82,12 @@ def of_groups(table: Table) -> Sheet:
     lines = []
     for row in spec.rows:
         overall = table.cells[row, "Overall"]
-        means = [mean_std(table.cells[row, column]) for column in COLUMNS]
+        means = [_shown(table, row, column) for column in COLUMNS]
         gain = [difference_text(table.differences.get((row, "Overall")))] if compared else []
         lines.append((row, *means, _interval(overall), *gain, _count([overall.n], spec.expected)))
     shown = [one for (_, column), one in table.differences.items() if column == "Overall"]
-    notes = (LEGEND, *_compared_how(shown, spec.reference, "the rows"), *table.notes)
-    best = [_best([table.cells[row, column].mean for row in spec.rows]) for column in COLUMNS]
+    notes = (LEGEND, *_ties([table]), *_compared_how(shown, spec.reference, "the rows"), *table.notes)
+    bold = [best({line: table.cells[row, column].mean for line, row in enumerate(spec.rows)}) for column in COLUMNS]
     return Sheet(
         spec.name,
         spec.title,
@@ -91,7 +95,7 @@ def of_groups(table: Table) -> Sheet:
         tuple(lines),
         _data((*key, cell, table.differences.get(key)) for key, cell in table.cells.items()),
         notes,
-        bold=frozenset((line, 1 + column) for column, rows in enumerate(best) for line in rows),
+        bold=frozenset((line, 1 + column) for column, rows in enumerate(bold) for line in rows),
         dim=frozenset(line for line, row in enumerate(spec.rows) if table.missing.get(row)),
         narrow={_INTERVAL: "Overall\n95 % CI", against: "Δ\n95 % CI"},
         behind=_behind(
@@ -120,16 +124,19 @@ def of_factors(tables: Mapping[str, Table], name: str, title: str, what: str) ->
     lines = []
     for row in rows:
         cells = [table.cells[row, "Overall"] for table in tables.values()]
-        texts = [mean_std(cell) for cell in cells] + [difference_text(pooled.get((row, level))) for level in gains]
+        texts = [_shown(table, row, "Overall") for table in tables.values()]
+        texts += [difference_text(pooled.get((row, level))) for level in gains]
         lines.append((row, *texts, _count([cell.n for cell in cells], first.spec.expected)))
     missing = sum(sum(table.missing.values()) for table in tables.values())
     wanted = len(rows) * len(tables) * first.spec.expected
     notes = [LEGEND.replace("; 95 % interval of the mean by Student's t", ""), f"Columns: {what}, accuracy Overall."]
-    notes += _compared_how(pooled.values(), reference, "all comparisons of this table")
+    notes += [*_ties(tables.values()), *_compared_how(pooled.values(), reference, "all comparisons of this table")]
     if missing:
         notes.append(f"{missing} of {wanted} runs are missing; where one is, nothing is averaged.")
     notes += dict.fromkeys(note for table in tables.values() for note in table.notes)
-    best = [_best([table.cells[row, "Overall"].mean for row in rows]) for table in tables.values()]
+    bold = [
+        best({line: table.cells[row, "Overall"].mean for line, row in enumerate(rows)}) for table in tables.values()
+    ]
     data = [
         (row, level, table.cells[row, "Overall"], pooled.get((row, level)))
         for level, table in tables.items()
@@ -142,7 +149,7 @@ def of_factors(tables: Mapping[str, Table], name: str, title: str, what: str) ->
         tuple(lines),
         _data(data, what.replace(" ", "_")),
         tuple(notes),
-        bold=frozenset((line, 1 + column) for column, some in enumerate(best) for line in some),
+        bold=frozenset((line, 1 + column) for column, some in enumerate(bold) for line in some),
         dim=frozenset(
             line for line, row in enumerate(rows) if all(table.missing.get(row) for table in tables.values())
         ),
@@ -183,6 +190,15 @@ def marked(sheet: Sheet, scale: str) -> Sheet:
         return sheet
     note = f"Scale {scale}: smaller than the study is meant to be; no number of it is the study's."
     return replace(sheet, title=f"{sheet.title} (scale {scale})", notes=(note, *sheet.notes))
+
+
+def _shown(table: Table, row: str, column: str) -> str:
+    return mean_std(table.cells[row, column]) + (f" {TIED}" if (row, column) in table.tied else "")
+
+
+def _ties(tables: Iterable[Table]) -> list[str]:
+    """The footnote that marks of equals call for."""
+    return [TIES] if any(table.tied for table in tables) else []
 
 
 def mean_std(cell: Summary) -> str:
@@ -227,12 +243,6 @@ def _count(counts: Sequence[int], expected: int) -> str:
         return str(min(counts))
     shown = [str(counts[0])] if len(set(counts)) == 1 else map(str, counts)
     return f"{'/'.join(shown)} of {expected} runs"
-
-
-def _best(means: Sequence[float]) -> list[int]:
-    """The lines with the highest printed mean; none where there is nothing to compare with."""
-    printed = {line: round(mean, 2) for line, mean in enumerate(means) if not isnan(mean)}
-    return [line for line, mean in printed.items() if mean == max(printed.values())] if len(printed) > 1 else []
 
 
 def _data(lines: Iterable[tuple[str, str, Summary, Difference | None]], column: str = "column") -> pd.DataFrame:

@@ -10,15 +10,15 @@ Everything that comes out of here is in percent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import nan, sqrt
+from math import isnan, nan, sqrt
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tune_lt.reporting.comparison import CONFIDENCE, Difference, Pair, corrected, difference
+from tune_lt.reporting.comparison import CONFIDENCE, Difference, Key, Pair, corrected, difference, tied
 
 COLUMNS: Mapping[str, str] = {
     "Many": "test/many",
@@ -83,7 +83,7 @@ class Table:
     of runs still missing, holds incomplete rows only and answers 0 for any other; ``notes`` are the spec's footnotes
     and those that the runs themselves call for. ``differences[row, column]`` from the reference, corrected over the
     rows of a column, exist where the row and the reference are complete. ``runs[row, column]`` are those that the cell
-    is the mean of; of an incomplete row those there are.
+    is the mean of; of an incomplete row those there are. ``tied`` rows cannot be told from the best of their column.
     """
 
     spec: Spec
@@ -92,6 +92,7 @@ class Table:
     notes: tuple[str, ...] = ()
     differences: Mapping[tuple[str, str], Difference] = field(default_factory=dict)
     runs: Mapping[tuple[str, str], tuple[Scored, ...]] = field(default_factory=dict)
+    tied: frozenset[tuple[str, str]] = frozenset()
 
 
 def summarise(values: Iterable[float]) -> Summary:
@@ -145,7 +146,25 @@ def assemble(frame: pd.DataFrame, spec: Spec) -> Table:
             behind[row, column] = scored(runs, source) if n else ()
         if again:
             notes.append(f"{row}: {again} more {'run' if again == 1 else 'runs'} with the same seeds not counted.")
-    return Table(spec, cells, missing, tuple(notes), _differences(frame, spec, missing), behind)
+    differences, whole = _differences(frame, spec, missing), [row for row in spec.rows if not missing.get(row)]
+    return Table(spec, cells, missing, tuple(notes), differences, behind, frozenset(_tied(frame, whole, cells)))
+
+
+def best(means: Mapping[Key, float]) -> list[Key]:
+    """Those with the highest printed mean; none where there is nothing to compare with."""
+    printed = {name: round(mean, 2) for name, mean in means.items() if not isnan(mean)}
+    return [name for name, mean in printed.items() if mean == max(printed.values())] if len(printed) > 1 else []
+
+
+def _tied(
+    frame: pd.DataFrame, whole: Sequence[str], cells: Mapping[tuple[str, str], Summary]
+) -> Iterator[tuple[str, str]]:
+    """The complete rows that a test cannot tell from the best one of a column, which itself is not among them."""
+    for column, source in COLUMNS.items():
+        top = best({row: cells[row, column].mean for row in whole})
+        if top:
+            values = {row: _by_seeds(frame, row, source) for row in whole}
+            yield from ((row, column) for row in tied(values, top[0]) - set(top))
 
 
 def scored(runs: pd.DataFrame, source: str) -> tuple[Scored, ...]:
