@@ -112,6 +112,7 @@ def long_tail(data: Mapping[str, Any]) -> dict[str, Any]:
         "imbalance": data.get("imbalance"),
         "profile": data.get("profile", "exponential"),
         "head": data.get("head"),
+        "sealed": data.get("sealed"),
     }
 
 

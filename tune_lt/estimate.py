@@ -207,6 +207,10 @@ def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | N
         epoch = paces[kind].image.times(trained + paces[kind].share * scored)
         first = first if first.mean else epoch
         cost = epoch.of(item.epochs)
+        if item.cell.fold == "full":  # after its last epoch: the sealed test, and the gradient norms of what it saw
+            test = len(data.test_index(dataset, item.cell.data.get("sealed")))
+            last = paces[kind].share * (test + trained) * item.cells
+            cost += paces[kind].image.times(last)
         cells = sum(other.cells for other in seen.work if other.phase == item.phase)
         seconds, wall = seconds + cost, wall + cost.times(1 / min(at_once, cells))
     if paces:

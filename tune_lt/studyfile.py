@@ -46,6 +46,7 @@ LONG_TAIL: dict[str, tuple[Any, Any]] = {
     "imbalance": (Annotated[float, Ge(1)] | None, None),
     "profile": (Literal[tuple(data.PROFILES)], "exponential"),
     "head": (Annotated[int, Ge(1)] | None, None),
+    "sealed": (Annotated[int, Ge(1)] | None, None),
 }
 Parameters = Mapping[str, tuple[Any, Any]]
 Compared = tuple[dict[str, Any], dict[str, Dimension]]  # a loss to compare with: what it changes, its ranges

@@ -167,8 +167,8 @@ class _Run:
         images, labels = dataset.train_images, dataset.train_labels
         self.train = batches(images, labels, split.train_index, True)
         self.held_out = None if split.val_index is None else batches(images, labels, split.val_index, False)
-        everything = torch.arange(len(dataset.test_labels))
-        self.test = batches(dataset.test_images, dataset.test_labels, everything, False) if score_test else None
+        scored = dataset.test_images, dataset.test_labels, split.test_index
+        self.test = batches(*scored, False) if score_test else None
         self._seen = partial(batches, images, labels, split.train_index, False) if score_test else None
         self.class_counts = tuple(split.class_counts)
         self.groups = metrics.groups(split.split_counts)

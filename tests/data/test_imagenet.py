@@ -14,13 +14,14 @@ from scipy.io import savemat
 
 from tune_lt import data
 from tune_lt.data import Dataset, imagenet
-from tune_lt.data.imagenet import _listed, _Totals, _whole
+from tune_lt.data.imagenet import _listed, _whole
+from tune_lt.data.totals import Sums
 from tune_lt.errors import InputError
 
 WNIDS = ["n01440764", "n01443537", "n02084071"]
 COUNTS = [6, 3, 1]
 LABELS = [2, 0, 1, 0]  # of the validation images, by their numbers
-TOTALS = _Totals(3, 10, 4)
+TOTALS = Sums(3, 10, 4)
 
 
 def _save(path: Path, level: int) -> None:
@@ -107,7 +108,7 @@ def test_a_long_tail_is_laid_over_the_whole_but_not_over_the_lists(foldered: Pat
     whole = _whole(foldered, 32, TOTALS)
     options: dict[str, Any] = {"imbalance": 6.0, "profile": "exponential", "data_seed": 0}
     assert data.cell_data(whole, **options).class_counts == [6, 2, 1]
-    listed = _listed(foldered, 32, _lists(foldered), _Totals(3, 4, 4))
+    listed = _listed(foldered, 32, _lists(foldered), Sums(3, 4, 4))
     with pytest.raises(InputError, match=r"data\.imbalance: found 6\.0, but this data set is a long tail as it comes"):
         data.cell_data(listed, **options)
     assert data.cell_data(listed, **options | {"imbalance": None}).class_counts == [2, 1, 1]
@@ -151,13 +152,13 @@ def _lists(root: Path) -> str:
 @pytest.mark.parametrize("flat", [False, True])
 def test_the_lists_say_which_images_in_which_order(foldered: Path, flat: bool) -> None:
     lists = _lists(_flatten(foldered) if flat else foldered)
-    found = _listed(foldered, 32, lists, _Totals(3, 4, 4))
+    found = _listed(foldered, 32, lists, Sums(3, 4, 4))
     assert found.train_labels.tolist() == _levels(found.train_images) == [2, 0, 1, 0]
     assert found.test_labels.tolist() == _levels(found.test_images) == LABELS
     assert found.class_names == tuple(WNIDS)
     assert found.long_tailed
     assert found.train_images.path(1).name == f"{WNIDS[0]}_50.JPEG"  # type: ignore[union-attr]
-    elsewhere = _listed(foldered, 32, str(foldered / "lists"), _Totals(3, 4, 4))
+    elsewhere = _listed(foldered, 32, str(foldered / "lists"), Sums(3, 4, 4))
     assert torch.equal(elsewhere.train_labels, found.train_labels)
 
 
@@ -174,11 +175,11 @@ def test_a_list_that_does_not_fit_is_named(foldered: Path, line: str, message: s
     with (foldered / "lists/ImageNet_LT_train.txt").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(InputError, match=message):
-        _listed(foldered, 32, lists, _Totals(3, 5, 4))
+        _listed(foldered, 32, lists, Sums(3, 5, 4))
 
 
 def test_a_missing_list_is_said_with_where_to_get_it(foldered: Path) -> None:
     lists = _lists(foldered)
     (foldered / "lists/ImageNet_LT_test.txt").unlink()
     with pytest.raises(InputError, match=r"get ImageNet_LT_train\.txt and ImageNet_LT_test\.txt from https://github"):
-        _listed(foldered, 32, lists, _Totals(3, 4, 4))
+        _listed(foldered, 32, lists, Sums(3, 4, 4))

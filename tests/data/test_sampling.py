@@ -337,3 +337,19 @@ def test_more_folds_than_images_leave_some_empty() -> None:
 def test_impossible_values_are_named(digits: Dataset, changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         _cell(digits, **changes)
+
+
+def test_of_sealed_images_the_first_of_each_class_are_scored() -> None:
+    digits = data.build("digits")
+    few = data.cell_data(digits, imbalance=20, data_seed=3, sealed=2).test_index
+    seen: dict[int, int] = {}
+    expected = []
+    for position, label in enumerate(digits.test_labels.tolist()):
+        seen[label] = seen.get(label, 0) + 1
+        if seen[label] <= 2:
+            expected.append(position)
+    assert few.tolist() == expected
+    whole = data.cell_data(digits, imbalance=20, data_seed=3)
+    assert torch.equal(whole.test_index, torch.arange(len(digits.test_labels)))
+    limited = data.cell_data(digits, imbalance=20, data_seed=3, sealed=2)
+    assert torch.equal(whole.train_index, limited.train_index)

@@ -22,7 +22,7 @@ from tune_lt.data.folder import image_folder
 from tune_lt.data.imagenet import imagenet
 from tune_lt.data.inaturalist import inaturalist2017, inaturalist2018
 from tune_lt.data.profiles import PROFILES, exponential, step
-from tune_lt.data.sampling import CellData, cell_data
+from tune_lt.data.sampling import CellData, cell_data, test_index
 from tune_lt.data.stream import StreamedBatches
 from tune_lt.data.tiny_imagenet import tiny_imagenet, tiny_imagenet_200
 
@@ -47,6 +47,7 @@ __all__ = [
     "inaturalist2018",
     "register",
     "step",
+    "test_index",
     "tiny_imagenet",
     "tiny_imagenet_200",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from tune_lt.data.dataset import Dataset
 from tune_lt.data.files import ImageFiles, Listing, Side, list_folders
+from tune_lt.data.totals import Sums
 from tune_lt.errors import InputError
 
 _PAGE = "https://image-net.org/challenges/LSVRC/2012/"
@@ -19,21 +19,6 @@ _LT_PAGE = "https://github.com/zhmiao/OpenLongTailRecognition-OLTR"
 _DEVKIT = "ILSVRC2012_devkit_t12/data"
 _LISTED = 5  # folders named in an error
 Split = tuple[list[str], list[int]]  # paths below the root, and the classes of the images there
-
-
-@dataclass(frozen=True)
-class _Totals:
-    classes: int
-    train: int
-    test: int
-
-    def check(self, where: str, classes: int, train: int, test: int) -> None:
-        found = [f"{classes} classes", f"{train} training images", f"{test} test images"]
-        expected = [str(self.classes), str(self.train), str(self.test)]
-        if (classes, train, test) != (self.classes, self.train, self.test):
-            raise InputError(
-                f"{where}: {', '.join(found)} found, {', '.join(expected)} expected; unpack the archives again"
-            )
 
 
 def imagenet(*, root: str, size: Side = 224, lists: str | None = None) -> Dataset:
@@ -51,11 +36,11 @@ def imagenet(*, root: str, size: Side = 224, lists: str | None = None) -> Datase
     Raises InputError naming what is missing or damaged, and where to get it.
     """
     if lists is None:
-        return _whole(Path(root).expanduser(), size, _Totals(1000, 1_281_167, 50_000))
-    return _listed(Path(root).expanduser(), size, lists, _Totals(1000, 115_846, 50_000))
+        return _whole(Path(root).expanduser(), size, Sums(1000, 1_281_167, 50_000))
+    return _listed(Path(root).expanduser(), size, lists, Sums(1000, 115_846, 50_000))
 
 
-def _whole(root: Path, size: int, totals: _Totals) -> Dataset:
+def _whole(root: Path, size: int, totals: Sums) -> Dataset:
     _check_layout(root)
     names = _subfolders(root / "train")
     listing = dict(list_folders(root, [f"train/{name}" for name in names]))
@@ -74,7 +59,7 @@ def _whole(root: Path, size: int, totals: _Totals) -> Dataset:
     return _dataset(root, size, listing, train, test, names, long_tailed=False)
 
 
-def _listed(root: Path, size: int, lists: str, totals: _Totals) -> Dataset:
+def _listed(root: Path, size: int, lists: str, totals: Sums) -> Dataset:
     _check_layout(root)
     folder = root / Path(lists).expanduser()
     train, test = (_read_list(folder / f"ImageNet_LT_{part}.txt") for part in ("train", "test"))

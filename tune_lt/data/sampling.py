@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ class CellData:
 
     ``val_index`` is None where nothing is held out. ``class_counts``: images per class in ``train_index``, what a loss
     is built with. ``split_counts``: images per class of the whole long-tailed training split, those held out included;
-    groups of classes are formed by it. ``unvalidated``: classes that ``val_index`` has no image of.
+    groups of classes are formed by it. ``unvalidated``: classes that ``val_index`` has no image of. ``test_index``: the
+    test images that are scored, in ``Dataset.test_images``.
     """
 
     train_index: Tensor
@@ -32,6 +33,7 @@ class CellData:
     class_counts: list[int]
     split_counts: list[int]
     unvalidated: tuple[int, ...] = ()
+    test_index: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
 
 def cell_data(
@@ -40,17 +42,19 @@ def cell_data(
     imbalance: float | None,
     profile: str = "exponential",
     head: int | None = None,
+    sealed: int | None = None,
     data_seed: int,
     holdout: float | None = None,
     fold: tuple[int, int] | None = None,
 ) -> CellData:
     """Sub-sample the training images to a long tail, then hold a stratified part of that out for validation.
 
-    ``imbalance``: images of the largest class over those of the smallest, None keeps every image; ``profile``: a name
-    of `PROFILES`; where it asks for more images of a class than there are, all of them are taken. ``head``: how many
-    images the largest class has at most, None for as many as there are; with no imbalance each class has at most that
-    many. ``holdout``: the fraction, in (0, 1), of each class of the long-tailed split that goes to validation, rounded
-    half up; a class of two or more images keeps at least one on either side, a single image stays in training.
+    ``imbalance``: images of the largest class over those of the smallest, None keeps every image; ``profile``: a
+    name of `PROFILES`; where it asks for more images of a class than there are, all of them are taken. ``head``:
+    how many images the largest class has at most, None for as many as there are; with no imbalance each class has
+    at most that many. ``sealed``: how many test images of each class are scored at most. ``holdout``: the fraction,
+    in (0, 1), of each class of the long-tailed split that goes to validation, rounded half up; a class of two or
+    more images keeps at least one on either side, a single image stays in training.
 
     ``fold`` instead: (k, K) holds out the k-th of K stratified folds, k from 1 to K, K at least 2. The K folds of a
     data seed share no image and together hold every one of the split, single images of a class apart, which are never
@@ -80,16 +84,24 @@ def cell_data(
             raise InputError(f"fold = {fold!r}, but it must be (k, K) with 1 <= k <= K and K of at least 2")
     members = _subsample(dataset, _wanted(dataset, imbalance, profile, head), data_seed)
     split_counts = [len(positions) for positions in members]
+    test = test_index(dataset, sealed)
     if holdout is not None:
         generator = np.random.default_rng([data_seed, _HOLDOUT])
         parts = [set_aside(positions, holdout, generator) for positions in members]
     elif fold is not None:
         parts = _fold(members, fold, np.random.default_rng([data_seed, _FOLDS]))
     else:
-        return CellData(_index(members), None, split_counts, list(split_counts))
+        return CellData(_index(members), None, split_counts, list(split_counts), test_index=test)
     held, kept = [aside for aside, _ in parts], [rest for _, rest in parts]
     unvalidated = tuple(c for c, positions in enumerate(held) if len(positions) == 0)
-    return CellData(_index(kept), _index(held), [len(positions) for positions in kept], split_counts, unvalidated)
+    return CellData(_index(kept), _index(held), [len(positions) for positions in kept], split_counts, unvalidated, test)
+
+
+def test_index(dataset: Dataset, sealed: int | None) -> Tensor:
+    """The test images that are scored, sorted: all, or the first ``sealed`` of each class."""
+    if sealed is None:
+        return torch.arange(len(dataset.test_labels))
+    return _index(_of_classes(dataset.test_labels, len(dataset.class_names), sealed))
 
 
 def set_aside(positions: np.ndarray, fraction: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -131,15 +143,19 @@ def _subsample(dataset: Dataset, wanted: list[int], data_seed: int) -> list[np.n
     The public recipe seeds NumPy's global generator and shuffles class after class. RandomState is that generator
     without the global state, and NumPy promises never to change its stream.
     """
-    labels = dataset.train_labels.numpy()
-    ends = np.cumsum(np.bincount(labels, minlength=len(wanted)))[:-1]
     generator = np.random.RandomState(data_seed)
     members = []
-    # in one pass, however many classes there are: each one's positions in rising order
-    for count, positions in zip(wanted, np.split(np.argsort(labels, kind="stable"), ends), strict=True):
+    for count, positions in zip(wanted, _of_classes(dataset.train_labels, len(wanted)), strict=True):
         generator.shuffle(positions)  # also where all are kept: the classes after it depend on it
         members.append(np.sort(positions[:count]))
     return members
+
+
+def _of_classes(labels: Tensor, classes: int, most: int | None = None) -> list[np.ndarray]:
+    """The positions of each class in rising order, at most so many; in one pass, however many classes there are."""
+    order = np.argsort(labels.numpy(), kind="stable")
+    ends = np.cumsum(np.bincount(labels.numpy(), minlength=classes))[:-1]
+    return [positions[:most] for positions in np.split(order, ends)]
 
 
 def _fold(

@@ -34,3 +34,20 @@ class Totals:
         if wrong:
             more = f"; and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
             raise InputError(f"{where}: {'; '.join(wrong[:_LISTED])}{more}: unpack the archive again")
+
+
+@dataclass(frozen=True)
+class Sums:
+    """How many classes, training and test images a data set has in all, where classes differ in size."""
+
+    classes: int
+    train: int
+    test: int
+
+    def check(self, where: str, classes: int, train: int, test: int) -> None:
+        """Raise InputError, ``where`` first, unless as many were found as published."""
+        if (classes, train, test) != (self.classes, self.train, self.test):
+            raise InputError(
+                f"{where}: {classes} classes, {train} training images, {test} test images found, {self.classes}, "
+                f"{self.train}, {self.test} expected; unpack the archives again"
+            )

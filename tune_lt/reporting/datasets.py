@@ -27,10 +27,10 @@ def classes(study: Study, dataset: data.Dataset) -> pd.DataFrame:
     ``train``: of the whole training split with the first data seed's sub-sample; ``test``: sealed. A column for what
     a search holds out, or for each fold: how many of ``train`` that takes.
     """
-    sealed = np.bincount(dataset.test_labels.numpy(), minlength=len(dataset.class_names))
     parts = []
     for factor in study.columns:
         whole = _cut(study, dataset, factor, "full")
+        sealed = np.bincount(dataset.test_labels[whole.test_index].numpy(), minlength=len(dataset.class_names))
         groups = {label: name for name, labels in metrics.groups(whole.split_counts).items() for label in labels}
         part = pd.DataFrame(
             {

@@ -50,7 +50,7 @@ def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
         training.rehearse(cell, dataset).unvalidated for cell in {cell.fold: cell for cell in cells}.values()
     ]
     counts = sorted(split.split_counts, reverse=True)
-    sealed = len(dataset.test_labels)
+    sealed = len(split.test_index)
     lines = [f"data: {len(counts)} classes, {counts[0]} to {counts[-1]} training images, {sealed} images sealed"]
     if dataset.skipped:
         lines.append(f"data: {len(dataset.skipped)} unreadable files skipped: {_some(dataset.skipped)}")
