@@ -103,7 +103,7 @@ def test_a_study_outlives_the_time_of_its_allocation(tmp_path: Path, tiny_text: 
     # instead of two minutes later; a start in the second of the requeue would be taken for a launch of the killed one
     slurm("scontrol", "update", f"JobId={job}", "StartTime=now+5")
     wait_until(lambda: not slurm("squeue", "-h"), out)
-    assert "restarts 1" in out.read_text()
+    assert "restarts 1" in out.read_text(), (tmp_path / "slurm" / "daemons.txt").read_text()[-3000:]
     assert "JobState=COMPLETED" in slurm("scontrol", "show", "job", job), out.read_text()
     assert (tmp_path / "reports" / "tiny").is_dir()
     cells = Store(f"sqlite:///{tmp_path / 'mlflow.db'}").cells("tiny")
