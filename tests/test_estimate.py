@@ -39,7 +39,8 @@ def _cell(study: Study, holdout: float | None = 0.3, **changes: Any) -> CellConf
 
 def _record(cell: CellConfig, seconds: float = 2.0, memory: int = 10**9, number: int = 0, **tags: str) -> CellRecord:
     """A past run of ``cell`` as the recorder leaves one."""
-    content = {"data": dict(cell.data), "model": dict(cell.model), "recipe": {"batch_size": cell.recipe.batch_size}}
+    recipe = {"batch_size": cell.recipe.batch_size, "precision": cell.recipe.precision}
+    content = {"data": dict(cell.data), "model": dict(cell.model), "recipe": recipe}
     params = {path: str(value) for path, value in flattened(content).items()} | {"loss/name": "any"}
     texts = {"epoch_seconds": str(seconds), "memory": str(memory), "device": "cpu", "fold": cell.fold} | tags
     return CellRecord(f"r{number}", "FINISHED", f"f{number}", params, {}, texts, ended=number)
@@ -99,11 +100,13 @@ def test_comparable_runs_share_images_network_batches_and_device(tiny: Study) ->
         "another loss": _record(cell),
         "another seed": _record(replace(cell, init_seed=7, data_seed=7)),
         "another fold": _record(_cell(tiny, None)),
+        "another place": _record(replace(cell, data=dict(cell.data) | {"root": "/x"})),
     }
     different = {
         "imbalance": _record(replace(cell, data=dict(cell.data) | {"imbalance": 10.0})),
         "data set": _record(replace(cell, data=dict(cell.data) | {"name": "others"})),
-        "a data set with more to it": _record(replace(cell, data=dict(cell.data) | {"root": "/x"})),
+        "a data set with more to it": _record(replace(cell, data=dict(cell.data) | {"size": 16})),
+        "precision": _record(replace(cell, recipe=replace(cell.recipe, precision="bfloat16"))),
         "network": _record(replace(cell, model=dict(cell.model) | {"width": 8})),
         "head": _record(replace(cell, model=dict(cell.model) | {"head": "cosine"})),
         "batch": _record(replace(cell, recipe=replace(cell.recipe, batch_size=32))),

@@ -45,6 +45,25 @@ scales: {other: {model: {name: resnet32}, loss: {name: focal, gamma: 2.0}}, same
     assert studyfile.parse(text, tmp_path, "same").model == {"name": "resnet8", "width": 4, "head": "cosine"}
 
 
+def test_ranges_and_validations_are_replaced_and_sections_taken_away(tiny_text: str, tmp_path: Path) -> None:
+    text = (
+        tiny_text
+        + """\
+scales:
+  choice: {loss: {alpha: {choice: [0.5, 0.9]}}, data: {validation: {folds: 2}}}
+  fixed:
+    loss: {alpha: 0.9, gamma: 0.4, regions: 10, aura: true}
+    search: null
+    rows: {margin+weight_aura: {loss: {best: false}}}
+"""
+    )
+    choice = studyfile.parse(text, tmp_path, "choice")
+    assert choice.searches["ghm_cwap"].space["loss/alpha"].values == (0.5, 0.9)
+    assert (choice.validation.folds, choice.validation.holdout) == (2, None)
+    fixed = studyfile.parse(text, tmp_path, "fixed")
+    assert (fixed.searches, fixed.loss["alpha"]) == ({}, 0.9)
+
+
 def test_a_cell_of_a_scale_is_another_one_unless_nothing_in_it_changed(tiny_text: str, tmp_path: Path) -> None:
     text = tiny_text + "scales: {same: {resources: {concurrent: 1}}, small: {recipe: {epochs: 2}}}\n"
     names = {

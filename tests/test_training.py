@@ -358,7 +358,11 @@ def test_bfloat16_computes_the_network_in_it_and_nothing_else(digits: data.Datas
     assert mixed != plain
     assert mixed[0]["train/loss"] == pytest.approx(plain[0]["train/loss"], rel=0.05)
     run = training._Run(cell, digits, torch.device("cpu"))
-    assert run.model(torch.rand(2, 1, 8, 8)).dtype == torch.bfloat16
+    seen = []
+    run.model.network.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    logits = run.model(torch.rand(2, 1, 8, 8))
+    assert (seen, logits.dtype) == ([torch.bfloat16], torch.float32)
+    assert (logits.bfloat16().float() != logits).any()  # not rounded to eight bits: of many classes two would be equal
     assert {value.dtype for value in run.model.state_dict().values() if value.is_floating_point()} == {torch.float32}
     halted = training.run_epochs(cell, dataset=digits, device="cpu", save_to=tmp_path / "state.pt")
     for _ in range(2):

@@ -416,12 +416,14 @@ def _options(
 def study_path(study: str) -> Path:
     """The study file meant: a path, or the name of one that comes with the package."""
     here = Path(study)
-    if here.suffix in (".yaml", ".yml") or here.exists():
-        return here
     folders = (Path(__file__).parent / "search_spaces", Path(__file__).parents[1] / "search_spaces")  # wheel, checkout
     bundled = {file.stem: file for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")}
-    if study in bundled:
-        return bundled[study]
+    if here.exists():
+        return here
+    if study.removesuffix(".yaml") in bundled:
+        return bundled[study.removesuffix(".yaml")]
+    if here.suffix in (".yaml", ".yml"):
+        return here
     raise InputError(f"{study}: no such file, and no bundled study of that name; bundled: {', '.join(sorted(bundled))}")
 
 

@@ -116,6 +116,11 @@ def long_tail(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def determining(data: Mapping[str, Any], fold: str) -> dict[str, Any]:
+    """What of the `long_tail` decides a cell's result: how many test images are scored only where any is."""
+    return {key: value for key, value in long_tail(data).items() if key != "sealed" or fold == "full"}
+
+
 def fold_of(fold: str) -> tuple[int, int] | None:
     """(k, K) of ``k/K``, None of ``full`` and ``holdout``; InputError for anything else, ``02/5`` included.
 

@@ -32,6 +32,7 @@ from tune_lt.tracking import CellRecord, Store
 EVALUATION_SHARE = 1 / 3  # of a training step: the forward pass without the backward one, which is twice as much
 PRIOR_SPREAD, PRIOR_RUNS = 0.1, 3  # what is supposed of runs before any is seen: 10 %, as if from this many
 LATEST_RUNS = 50
+WHERE = ("data/root", "data/download")  # where the images lie costs nothing
 WARM_UP_STEPS, PROBE_STEPS, LEAST_STEPS, PROBE_SECONDS = 2, 20, 3, 2.0
 PROBE_FACTOR = 1.3  # what few steps on an idle machine can be off by at least
 STARTUP_SECONDS = 15.0  # Ray, and the libraries in its workers: once a run, not a trial
@@ -227,7 +228,7 @@ def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | N
 
 
 def _kind(cell: CellConfig) -> str:
-    return json.dumps([dict(cell.data), dict(cell.model), cell.recipe.batch_size])
+    return json.dumps([dict(cell.data), dict(cell.model), cell.recipe.batch_size, cell.recipe.precision])
 
 
 def slots(resources: Resources, gpus: float) -> int:
@@ -282,11 +283,13 @@ def comparable(records: Iterable[CellRecord], cell: CellConfig, device: str) -> 
 
     Losses and learning rates may differ: beside the network they cost little. Any kind of fold will do.
     """
-    content = flattened({"data": dict(cell.data), "model": dict(cell.model)})
-    wanted = {path: str(value) for path, value in content.items()} | {"recipe/batch_size": str(cell.recipe.batch_size)}
+    recipe = {"batch_size": cell.recipe.batch_size, "precision": cell.recipe.precision}
+    content = flattened({"data": dict(cell.data), "model": dict(cell.model), "recipe": recipe})
+    wanted = {path: str(value) for path, value in content.items() if path not in WHERE}
 
     def fits(record: CellRecord) -> bool:
         own = {path: value for path, value in record.params.items() if path in wanted or path[:5] in ("data/", "model")}
+        own = {path: value for path, value in own.items() if path not in WHERE}
         kind = record.tags.get("device", "").split(":")[0]
         return own == wanted and kind == device and _is_fold(record.tags.get("fold", ""))
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tune_lt.estimate import Estimate, Outlook
-from tune_lt.study import Space, Study, flattened
+from tune_lt.study import FULL, Space, Study, flattened
 
 ENDS = ("mean", "low", "high")  # of an interval
 
@@ -17,6 +17,7 @@ ENDS = ("mean", "low", "high")  # of an interval
 def lines(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | None) -> list[str]:
     """For people; ``about`` says what data the study is on."""
     shown = [yaml.safe_dump(_defaults(study), sort_keys=False, allow_unicode=True).rstrip()]
+    shown += [f"# scale {study.scale}: smaller than the study is meant to be"] if study.scale != FULL else []
     for space in study.searches.values():
         of = f" of {space.name}" if len(study.searches) > 1 else ""
         for path, dimension in space.space.items():
@@ -95,7 +96,7 @@ def _epochs(seen: Outlook) -> dict[str, dict[str, float]]:
 
 def _defaults(study: Study) -> dict[str, Any]:
     """The whole study with every default, as its file would say it."""
-    shown = {"name": study.name, "scale": study.scale} | plain(study.base())
+    shown = {"name": study.name} | plain(study.base())
     shown["data"]["validation"] = plain(dataclasses.asdict(study.validation))
     shared = next(iter(study.searches.values()), None)
     shown["search"] = plain(dataclasses.asdict(shared.search)) if shared else None

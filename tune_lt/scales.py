@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tune_lt.strict import Problems, known_fields
-from tune_lt.study import FULL, overlay
+from tune_lt.strict import KINDS, Problems, known_fields
+from tune_lt.study import FULL
 
 MAY_CHANGE = ("data", "model", "recipe", "loss", "search", "compare", "rows", "cross", "seeds", "resources")
 
@@ -14,8 +14,8 @@ MAY_CHANGE = ("data", "model", "recipe", "loss", "search", "compare", "rows", "c
 def scaled(raw: Mapping[str, Any], scale: str) -> dict[str, Any]:
     """A study file's content in the form ``scale``: what that one changes laid over the rest, and its name at the end.
 
-    Mappings are merged; a ``model`` or ``loss`` with another name takes the place of the old one with its parameters.
-    Every scale is checked, whichever is wanted. Raises Problems.
+    Mappings are merged. What has another ``name`` takes the place of the old one with its parameters; so do a range and
+    a ``validation``; null takes a section away. Raises Problems, for the names of all scales too.
     """
     scales = raw.get("scales", {})
     if not isinstance(scales, dict):
@@ -29,9 +29,22 @@ def scaled(raw: Mapping[str, Any], scale: str) -> dict[str, Any]:
         return whole
     if scale not in scales:
         raise Problems(f"scales: the study has no scale {scale!r}; valid: {', '.join([FULL, *scales])}")
-    merged = overlay(whole, scales[scale])
-    for part in ("model", "loss"):
-        changes = scales[scale].get(part, {})
-        if isinstance(changes, dict) and "name" in changes and changes["name"] != whole.get(part, {}).get("name"):
-            merged[part] = changes
-    return merged | {"name": f"{raw.get('name')}-{scale}"}
+    merged = _laid_over(whole, scales[scale])
+    return {key: value for key, value in merged.items() if value is not None} | {"name": f"{raw.get('name')}-{scale}"}
+
+
+def _laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if not isinstance(old, Mapping) or not isinstance(value, Mapping) or _replaces(key, old, value):
+            merged[key] = value
+        else:
+            merged[key] = _laid_over(old, value)
+    return merged
+
+
+def _replaces(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a mapping is another thing than the old one, not a change of it."""
+    ranged = any(kind in one for kind in KINDS for one in (old, new))
+    return key == "validation" or ranged or ("name" in new and new["name"] != old.get("name"))

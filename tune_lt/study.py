@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from tune_lt.config import _STRICT, RESULT_VERSION, CellConfig, Recipe, Seed, long_tail
+from tune_lt.config import _STRICT, RESULT_VERSION, CellConfig, Recipe, Seed, determining
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,11 @@ class Study:
         """Hash of all that decides what each trial of the search is; with more trials the same search goes on."""
         search = dataclasses.asdict(space.search) | {"trials": None}
         dimensions = {path: dataclasses.asdict(dimension) for path, dimension in space.space.items()}
-        base = self.base() | {"loss": dict(space.loss), "model": dict(space.model), "data": long_tail(self.data)}
+        base = self.base() | {
+            "loss": dict(space.loss),
+            "model": dict(space.model),
+            "data": determining(self.data, "holdout"),
+        }
         parts = [base, dimensions, search, self.units(space), dataclasses.asdict(self.validation)]
         return _digest([*parts, content_hash, dict(self.sources), RESULT_VERSION])
 
@@ -255,7 +259,7 @@ def fingerprint(cell: CellConfig, content_hash: str, sources: Mapping[str, str])
     images, so of ``cell.data`` only the long tail laid over them counts.
     """
     config = dataclasses.asdict(cell)
-    config["data"] = long_tail(cell.data)
+    config["data"] = determining(cell.data, cell.fold)
     return _digest([config, content_hash, dict(sources), RESULT_VERSION])
 
 

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import requests
 import yaml
 
-from tune_lt import __version__, studyfile
+from tune_lt import __version__, scales, studyfile
 from tune_lt.config import RESULT_VERSION
 from tune_lt.errors import InputError
 from tune_lt.study import FULL
@@ -78,8 +78,8 @@ def prepare(file: Path, store: str | None, address: str, scale: str = FULL) -> H
     """Read a study file and decide what is handed over. Raises InputError for what could not run on a cluster."""
     study = studyfile.read(file, scale)
     uri = _check_store(store, address)
-    root = (yaml.safe_load(study.text).get("data") or {}).get("root")
-    if isinstance(root, str) and not Path(root).is_absolute():
+    root = scales.scaled(yaml.safe_load(study.text), scale)["data"].get("root")
+    if isinstance(root, str) and not Path(root).expanduser().is_absolute():  # ~ is the job's home on the cluster
         raise InputError(
             f"{file}: data.root: found {root!r}; valid: an absolute path under which every node of the cluster finds "
             "the images, which are not sent along"

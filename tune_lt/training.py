@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from tune_lt import checkpoint, data, losses, metrics, models, norms, parallel
-from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule, fold_of, long_tail
+from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule, determining, fold_of, long_tail
 from tune_lt.errors import InputError, TrainingFailed
 
 EVALUATION_BATCH = 1024
@@ -140,7 +140,7 @@ class _Run:
                 raise InputError("no image can be held out: every class has a single training image")
             raise InputError(f"fold {cell.fold} has no image to score: too many folds for so few images")
         self.cell, self.place, self.split = cell, place, split
-        content = asdict(cell) | {"data": long_tail(cell.data)}
+        content = asdict(cell) | {"data": determining(cell.data, cell.fold)}
         self.identity = json.dumps([content, dataset.content_hash, RESULT_VERSION, identity], sort_keys=True)
         torch.manual_seed(cell.init_seed)
         self.model, self.loss = build(cell, dataset, split.class_counts, place)
@@ -292,7 +292,7 @@ def build(
     if not hasattr(loss, "end_epoch"):
         raise InputError(f"loss {cell.loss['name']!r} has no end_epoch(); derive it from tune_lt.losses.Loss")
     if cell.recipe.precision == "bfloat16":
-        model.forward = torch.autocast(place.type, dtype=torch.bfloat16)(model.forward)
+        model = models.Mixed(model)
     return model.to(place).to(memory_format=torch.channels_last), loss.to(place)
 
 

@@ -75,7 +75,9 @@ def test_table_1_stands_beside_the_published_numbers(recorded: Any) -> None:
     assert texts["softmax", "cifar10 50"] == "80.00 ± 0.79"  # a factor the paper does not have
     assert ("balanced_softmax, paper", "cifar10 100") not in texts
     assert table.header[1:5] == ("cifar10 500", "cifar10 100", "cifar10 10", "cifar10 1")
-    assert "Missing: all of tiny_imagenet; tune-lt run table1_tiny_imagenet" in table.notes
+    assert "Missing: tiny_imagenet 500, 100, 10, 1; tune-lt run table1_tiny_imagenet" in table.notes
+    assert "Missing: cifar10 500, 10, 1; tune-lt run table1_cifar10" in table.notes
+    assert "Studies: table1_cifar10." in table.notes
     assert text_of(differences)["focal", "cifar10 100"].startswith("+5.00 [+5.00, +5.00], p < 0.001")
     rows = table.data.set_index(["row", "dataset", "imbalance"])
     assert rows.loc[("focal", "cifar10", 100.0), "difference"] == pytest.approx(75.0 - 72.43)
@@ -107,6 +109,26 @@ def test_a_column_that_is_not_whole_is_not_averaged_and_names_its_command(record
     assert (len(table.behind[line, 1].runs), table.behind[line, 1].missing) == (3, 2)
 
 
+def test_of_two_studies_the_one_with_more_runs_has_a_column(recorded: Any) -> None:
+    recorded.rows(recorded.study(CIFAR), {}, score)
+    newer = recorded.study(CIFAR.replace("name: table1_cifar10", "name: try").replace("[0, 1, 2, 3, 4]", "[7]"))
+    recorded.rows(newer, {}, lambda row, factor, data, init: 0.1)
+    table, _ = paper.sheets(recorded.store)
+    assert text_of(table)["softmax", "cifar10 100"].startswith("70.00")
+    assert "Studies: table1_cifar10." in table.notes
+
+
+def test_what_is_not_the_papers_data_is_not_beside_its_numbers(recorded: Any) -> None:
+    text = CIFAR.replace("imbalance: 100}", "imbalance: 100, head: 200}").replace("table1_cifar10", "mine")
+    recorded.rows(recorded.study(text), {}, lambda row, *_: None if row == "focal" else 0.5)
+    table, _ = paper.sheets(recorded.store)
+    texts = text_of(table)
+    assert (texts["softmax", "cifar10 100"], texts["softmax, paper", "cifar10 100"]) == ("50.00 ± 0.00", "—")
+    assert texts["softmax, paper", "cifar100 10"] == "57.21"
+    assert any(note.startswith("Not beside the published numbers") and "mine" in note for note in table.notes)
+    assert "Missing: 10 runs; tune-lt run mine.yaml" in table.notes
+
+
 def test_scales_never_mix(recorded: Any) -> None:
     full: Study = recorded.study(CIFAR)
     small = studyfile.parse(CIFAR, recorded.folder, "small")
@@ -120,7 +142,7 @@ def test_scales_never_mix(recorded: Any) -> None:
     assert not any(row.endswith("paper") for row, _ in texts)  # nothing to compare with
     assert sheets[0].title.endswith("(scale small)")
     assert sheets[0].notes[0].startswith("Scale small: ")
-    assert "Missing: all of cifar100; tune-lt run table1_cifar100 --scale small" in sheets[0].notes
+    assert "Missing: cifar100 500, 100, 10, 1; tune-lt run table1_cifar100 --scale small" in sheets[0].notes
 
 
 def test_the_command_line_writes_the_tables_of_a_store(recorded: Any, cli: Any) -> None:

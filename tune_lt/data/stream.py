@@ -107,12 +107,12 @@ class StreamedBatches:
     def _check_shared_memory(self) -> None:
         if self.loaders == 0 or not _SHARED.is_dir():
             return
-        needed, room = self.loaders * PREFETCHED * self._batch_bytes, shutil.disk_usage(_SHARED).total
+        needed, room = self.loaders * PREFETCHED * self._batch_bytes, shutil.disk_usage(_SHARED).free
         if needed > room:
             raise InputError(
                 f"resources.loaders: {self.loaders} processes keep {needed / 2**20:.0f} MiB of batches in {_SHARED}, "
-                f"which holds {room / 2**20:.0f} MiB; valid: fewer loaders, a smaller recipe.batch_size, or more "
-                "shared memory (docker run --shm-size)"
+                f"which has room for {room / 2**20:.0f} MiB; valid: fewer loaders, a smaller recipe.batch_size, or "
+                "more shared memory (docker run --shm-size)"
             )
 
 

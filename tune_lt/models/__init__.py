@@ -15,9 +15,9 @@ from torch import nn
 from tune_lt import registry
 from tune_lt.errors import InputError
 from tune_lt.models.imagenet import resnet18, resnet50
-from tune_lt.models.resnet import resnet8, resnet32
+from tune_lt.models.resnet import Mixed, resnet8, resnet32
 
-__all__ = ["MODELS", "build", "register", "resnet8", "resnet18", "resnet32", "resnet50"]
+__all__ = ["MODELS", "Mixed", "build", "register", "resnet8", "resnet18", "resnet32", "resnet50"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet32": resnet32,

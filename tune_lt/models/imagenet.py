@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from tune_lt.errors import InputError
-from tune_lt.models.resnet import Cosine, Head
+from tune_lt.models.resnet import Cosine, Head, Linear
 
 
 def resnet18(classes: int, channels: int, *, head: Head = "linear") -> nn.Module:
@@ -25,7 +27,8 @@ def _torchvision(name: str, classes: int, channels: int, head: Head) -> nn.Modul
 
     if channels != 3:
         raise InputError(f"model {name!r}: found images of {channels} channels; valid: 3")
-    network: nn.Module = models.get_model(name, weights=None, num_classes=classes)
-    if head == "cosine":
-        network.fc = Cosine(network.fc.in_features, classes)  # type: ignore[union-attr, arg-type]
-    return network
+    network: Any = models.get_model(name, weights=None, num_classes=classes)
+    features = network.fc.in_features
+    network.fc = (Cosine if head == "cosine" else Linear)(features, classes)
+    built: nn.Module = network
+    return built

@@ -13,8 +13,20 @@ Width = Annotated[int, Ge(4), Le(512)]
 Head = Literal["linear", "cosine"]
 
 
+class Linear(nn.Linear):
+    """The classifier: (B, F) -> (B, classes), in float32 also under autocast.
+
+    In bfloat16 the two largest of many logits would often be equal, and the first class, the head, would win.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, classes)."""
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.to(self.weight.dtype))
+
+
 class Cosine(nn.Module):
-    """Cosine of the angle between features and class vectors: (B, F) -> (B, classes), in [−1, 1].
+    """Cosine of the angle between features and class vectors: (B, F) -> (B, classes), in [−1, 1]; precision as Linear.
 
     No scale: LDAM brings its own (Cao et al. 2019, NormedLinear).
     """
@@ -25,7 +37,23 @@ class Cosine(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, F) -> (B, classes)."""
-        return linear(normalize(features, dim=1), normalize(self.weight, dim=1))
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(self.weight.dtype)
+            return linear(normalize(features, dim=1), normalize(self.weight, dim=1))
+
+
+class Mixed(nn.Module):
+    """A network whose matrix products and convolutions are computed in bfloat16, those of the classifier excepted."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the network gives."""
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            logits: Tensor = self.network(x)
+        return logits
 
 
 class Block(nn.Module):
@@ -67,7 +95,7 @@ class ResNet(nn.Module):
                 stages.append(Block(inputs, outputs, stride=2 if stage and not block else 1))
                 inputs = outputs
         self.blocks = nn.Sequential(*stages)
-        self.head: nn.Module = Cosine(inputs, classes) if head == "cosine" else nn.Linear(inputs, classes)
+        self.head: nn.Module = Cosine(inputs, classes) if head == "cosine" else Linear(inputs, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)

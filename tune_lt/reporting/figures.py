@@ -44,7 +44,7 @@ class Classes:
         """From a line of the frame, in ``most`` groups or fewer."""
         counts = np.asarray(run["class_counts"], dtype=float)
         order = np.argsort(-counts, kind="stable")
-        groups = tuple(np.array_split(order, min(len(order), _POINTS)))
+        groups = tuple(np.array_split(order, min(len(order), most)))
         sizes = np.array([counts[group].mean() for group in groups])
         return cls(groups, sizes, tuple(run["class_names"][group[0]] for group in groups))
 

@@ -98,7 +98,7 @@ def _table(sheet: Sheet) -> dict[str, Any]:
             cells.append(
                 {
                     "text": text,
-                    "sort": sort_key(text) if column >= sheet.left else None,
+                    "sort": sort_key(text) if column >= sheet.left and not (behind and behind.missing) else None,
                     "bold": (index, column) in sheet.bold,
                     "id": f"{sheet.name}:{index}:{column}" if opens else "",
                     "missing": text == NONE and behind is not None and behind.missing > 0,

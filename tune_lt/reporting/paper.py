@@ -12,6 +12,7 @@ import pandas as pd
 from tune_lt.reporting import published
 from tune_lt.reporting.comparison import Difference, Pair, corrected, difference, tied
 from tune_lt.reporting.published import Column
+from tune_lt.reporting.recorded import provenance
 from tune_lt.reporting.sheets import NONE, TIED, TIES, Behind, Sheet, difference_text, marked, plus_minus
 from tune_lt.reporting.tables import COLUMNS, Scored, Summary, best, summarise
 from tune_lt.study import FULL
@@ -26,6 +27,7 @@ STUDIES = {  # the bundled study that fills a part of a table
     (2, "inaturalist2017"): "table2_inaturalist2017",
     (3, "imagenet"): "table3_ablation",
 }
+NETWORKS = {1: "resnet32", 2: "resnet50", 3: "resnet50"}
 TITLES = {
     1: "Table 1: top-1 accuracy by loss, data set and imbalance factor",
     2: "Table 2: top-1 accuracy by loss and group of classes",
@@ -39,10 +41,14 @@ BESIDE = "Lines 'paper': the published number, one run, and in brackets ours min
 
 @dataclass
 class Part:
-    """What the store has of one place in a table: its runs, how many are ``expected``, the ``command`` for the rest."""
+    """What the store has of one place in a table: its runs, how many are ``expected``, the ``study`` they are of.
+
+    ``as_paper``: whether it was trained on the paper's profile, all of it, with the paper's network.
+    """
 
     expected: int
-    command: str
+    study: str
+    as_paper: bool
     runs: list[tuple[CellRecord, Pair]] = field(default_factory=list)
 
     def values(self, group: str) -> dict[Pair, float]:
@@ -77,7 +83,8 @@ def sheets(
             continue
         content = store.read_json(run.info.run_id, "cells.json")
         if content:
-            _add(found.setdefault(int(table), {}), content, tags["tune_lt.dataset"], finished, _command(name, scale))
+            own = _parts(content, name, tags["tune_lt.dataset"], finished, _as_paper(int(table), content))
+            _take_over(found.setdefault(int(table), {}), own)
     return [
         sheet for table in sorted(found) for sheet in _of_table(table, found[table], scale, alone=study is not None)
     ]
@@ -85,39 +92,60 @@ def sheets(
 
 def _command(name: str, scale: str) -> str:
     suffix = "" if scale == FULL else f"-{scale}"
-    return f"tune-lt run {name.removesuffix(suffix)}" + (f" --scale {scale}" if suffix else "")
+    own = name.removesuffix(suffix)
+    file = own if own in STUDIES.values() else f"{own}.yaml"
+    return f"tune-lt run {file}" + (f" --scale {scale}" if suffix else "")
 
 
-def _add(
-    cells: dict[tuple[str, Column], Part],
-    content: Mapping[str, Any],
-    dataset: str,
-    finished: Mapping[str, CellRecord],
-    command: str,
-) -> None:
-    """Take over a study's cells; of two studies with the same column the newer one, which comes first, has it."""
-    taken = {column for _, column in cells}
+def _as_paper(table: int, content: Mapping[str, Any]) -> bool:
+    data = content["data"]
+    whole = data["profile"] == "exponential" and data["head"] is None and data["sealed"] is None
+    return whole and content["model"] == NETWORKS[table]
+
+
+def _parts(
+    content: Mapping[str, Any], study: str, dataset: str, finished: Mapping[str, CellRecord], as_paper: bool
+) -> dict[tuple[str, Column], Part]:
+    """What a study has of the table."""
+    cells: dict[tuple[str, Column], Part] = {}
     for row, entries in content["rows"].items():
         for entry in entries:
-            column = Column(dataset, entry["imbalance"])
-            if column in taken:
-                continue
-            part = cells.setdefault((row, column), Part(0, command))
+            part = cells.setdefault((row, Column(dataset, entry["imbalance"])), Part(0, study, as_paper))
             part.expected += 1
             if entry["fingerprint"] in finished:
                 part.runs.append((finished[entry["fingerprint"]], (entry["data_seed"], entry["init_seed"])))
+    return cells
+
+
+def _take_over(cells: dict[tuple[str, Column], Part], own: Mapping[tuple[str, Column], Part]) -> None:
+    """Of two studies with the same column the one with more runs has it, of equal ones the newer, which comes first."""
+    for column in {column for _, column in own}:
+        both = [{key: part for key, part in one.items() if key[1] == column} for one in (cells, own)]
+        before, now = (sum(len(part.runs) for part in some.values()) for some in both)
+        if both[0] and now <= before:
+            continue
+        for key in both[0]:
+            del cells[key]
+        cells.update(both[1])
 
 
 def _of_table(table: int, cells: Cells, scale: str, *, alone: bool) -> list[Sheet]:
     every = published.values(table)
-    printed = every if scale == FULL else {}  # nothing to compare a smaller study with
+    other = {column for (_, column), part in cells.items() if not part.as_paper}  # nothing to compare it with
+    printed = {key: value for key, value in every.items() if scale == FULL and _bare(key[1]) not in other}
     columns = _columns(every, cells, alone)
     rows = list(dict.fromkeys([*(row for row, _ in every), *(row for row, _ in cells)]))
     name = f"table{table}" + ("" if scale == FULL else f"_{scale}")
     whole = {(row, column): cells.get((row, _bare(column))) for row in rows for column in columns}
     means = {key: summarise(part.values(key[1].group).values()) for key, part in whole.items() if part and part.whole}
     gains = _gains(whole, rows, columns)
-    notes = (LEGEND, TIES, *([BESIDE] if printed else []), *_missing(table, cells, columns, scale))
+    notes = (
+        LEGEND,
+        TIES,
+        *([BESIDE] if printed else []),
+        *_sources(cells, scale),
+        *_missing(table, cells, columns, scale),
+    )
     found = [_accuracies(name, TITLES[table], rows, columns, whole, means, printed, notes)]
     found += [_differences(name, TITLES[table], rows, columns, gains)] if gains else []
     return [marked(sheet, scale) for sheet in found]
@@ -278,13 +306,28 @@ def _line(row: str, column: Column, part: Part | None, mean: Summary | None, val
     return one | {"published": value, "difference": own - value if value is not None else nan}
 
 
+def _sources(cells: Cells, scale: str) -> list[str]:
+    """Which studies the columns are of, which of them are not the paper's, and where their runs come from."""
+    parts = list(cells.values())
+    studies = dict.fromkeys(part.study for part in parts)
+    odd = [] if scale != FULL else dict.fromkeys(part.study for part in parts if not part.as_paper)
+    notes = [f"Not beside the published numbers, for another profile, network or fewer images: {name}." for name in odd]
+    records = [record for part in parts for record, _ in part.runs]
+    return [f"Studies: {', '.join(studies)}.", *notes, *([provenance(records)] if records else [])]
+
+
 def _missing(table: int, cells: Cells, columns: Sequence[Column], scale: str) -> list[str]:
     """What is to be trained yet, each with its command."""
     some: dict[str, int] = {}
     for part in cells.values():
         if not part.whole:
-            some[part.command] = some.get(part.command, 0) + part.expected - len(part.runs)
+            command = _command(part.study, scale)
+            some[command] = some.get(command, 0) + part.expected - len(part.runs)
     notes = [f"Missing: {count} runs; {command}" for command, count in some.items()]
-    ours = {column.dataset for _, column in cells}
-    absent = dict.fromkeys(column.dataset for column in columns if column.dataset not in ours)
-    return notes + [f"Missing: all of {dataset}; {_command(STUDIES[table, dataset], scale)}" for dataset in absent]
+    ours = {column for _, column in cells}
+    absent: dict[str, list[str]] = {}
+    for column in dict.fromkeys(_bare(column) for column in columns if _bare(column) not in ours):
+        absent.setdefault(column.dataset, []).append("" if column.imbalance is None else f" {column.imbalance:g}")
+    for dataset, factors in absent.items():
+        notes.append(f"Missing: {dataset}{','.join(factors)}; {_command(STUDIES[table, dataset], scale)}")
+    return notes

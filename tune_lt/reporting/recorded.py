@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -75,6 +76,19 @@ def read(store: Store, study: str, frame: pd.DataFrame, records: Iterable[CellRe
         _norms(store, firsts),
         left_out,
     )
+
+
+def provenance(records: Sequence[CellRecord]) -> str:
+    """Where the runs come from; tables that mix commits, versions or devices say so."""
+    parts = []
+    for tag, label in (("git", "code"), ("device", "device")):
+        values = sorted({record.tags.get(tag, "unknown") for record in records})
+        shown = ", ".join(re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", value) for value in values)
+        parts.append(f"{label} {shown}" if len(values) == 1 else f"MIXED {label}: {shown}")
+    versions = {record.tags.get("versions", "{}") for record in records}
+    names = ", ".join(f"{name} {json.loads(min(versions)).get(name, '?')}" for name in ("torch", "ray", "optuna"))
+    parts.append(names if len(versions) == 1 else f"MIXED versions, {names} among them")
+    return "Runs: " + "; ".join(parts) + "."
 
 
 def with_runs(sheet: Sheet, trials: Sequence[tuple[Searched, Ended]], store: Store, study: str) -> Sheet:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from matplotlib.figure import Figure
 from tune_lt.errors import InputError
 from tune_lt.reporting import formats, page, paper, search_figures, searches
 from tune_lt.reporting.figures import accuracy_by_class_size
-from tune_lt.reporting.recorded import Recorded, read, with_runs
+from tune_lt.reporting.recorded import Recorded, provenance, read, with_runs
 from tune_lt.reporting.searches import Searched
 from tune_lt.reporting.sheets import Sheet, marked, of_factors, of_groups
 from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble, with_classes
@@ -229,7 +227,7 @@ def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord], imbala
         for entry in entries
         if entry["fingerprint"] in records
     ]
-    notes += [_provenance(used)] if used else []
+    notes += [provenance(used)] if used else []
     if any(abs(record.metrics["test/top1"] - record.metrics["test/balanced"]) > 1e-9 for record in used):
         notes.append(
             "The sealed images are not the same number for every class: Overall and the groups count images, "
@@ -286,19 +284,6 @@ def _figure_rows(content: Mapping[str, Any], frame: pd.DataFrame) -> list[str]:
         means = frame[frame["row"].isin(rest)].groupby("row")["test/top1"].mean()
         chosen.append(str(means.idxmax()))
     return chosen + full
-
-
-def _provenance(records: list[CellRecord]) -> str:
-    """Where the runs come from; tables that mix commits, versions or devices say so."""
-    parts = []
-    for tag, label in (("git", "code"), ("device", "device")):
-        values = sorted({record.tags.get(tag, "unknown") for record in records})
-        shown = ", ".join(re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", value) for value in values)
-        parts.append(f"{label} {shown}" if len(values) == 1 else f"MIXED {label}: {shown}")
-    versions = {record.tags.get("versions", "{}") for record in records}
-    names = ", ".join(f"{name} {json.loads(min(versions)).get(name, '?')}" for name in ("torch", "ray", "optuna"))
-    parts.append(names if len(versions) == 1 else f"MIXED versions, {names} among them")
-    return "Runs: " + "; ".join(parts) + "."
 
 
 def _found(found: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -142,7 +142,7 @@ class Recorder(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result = self._last.pop(trial.trial_id, {})
         if "failed" in result:
-            self._end(trial, "failed", {}, {"reason": result["failed"], "retry": "no"})
+            self._end(trial, "failed", {}, {"reason": result["failed"], "retry": result["retry"]})
         else:
             self._end(trial, "complete" if result.get("final") else "pruned", result)
 

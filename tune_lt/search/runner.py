@@ -12,6 +12,7 @@ import ray
 from ray import tune
 
 from tune_lt import data, provenance, ranges, training
+from tune_lt.config import long_tail
 from tune_lt.errors import InputError
 from tune_lt.journal import Journal
 from tune_lt.rows import ONE_SE
@@ -286,6 +287,8 @@ def _table_of_contents(
     return {
         "found": {name: dict(values) for name, values in found.items()},
         "searches": {name: artifact(name) for name in study.searches},
+        "data": long_tail(study.data),
+        "model": study.model["name"],
         "searched": study.loss["name"],
         "columns": list(study.columns),
         "rows": rows,

@@ -76,12 +76,15 @@ def train_cell(
                     break  # before the last state is saved: nobody will go on from it
         except TrainingFailed as error:
             reason = f"{type(error).__name__}: {error}"
-            tune.report({"epoch": 0, "final": True, "failed": reason, **place})
+            tune.report({"epoch": 0, "final": True, "failed": reason, "retry": "no", **place})
             return
         except InputError as error:
             if str(state["save_to"]) in str(error):  # a damaged state: the next attempt begins anew
                 state["save_to"].unlink(missing_ok=True)
-            raise
+                raise
+            # a damaged image would stop every attempt; once it is repaired the study goes on
+            tune.report({"epoch": 0, "final": True, "failed": str(error), "retry": "yes", **place})
+            return
         results.close()  # workers end here, not when somebody collects the garbage
         values.append({name: value for name, value in content.items() if name.startswith(("val/", "train/"))})
         memory.add(unit["fingerprint"], values[-1])
