@@ -36,8 +36,8 @@ def train_cell(
 
     A cell's state is kept under its fingerprint in ``checkpoints``, and one found there is continued; a unit that is
     ``known`` is reported without training. The sealed test is scored only in cells that train on the whole training
-    split, after their last epoch. A loss that diverges would do so again and is reported as such; any other exception
-    is Tune's to retry.
+    split, after their last epoch. A loss that diverges would do so again and is reported as such, a damaged image
+    until it is repaired; any other exception is Tune's to retry.
     """
     torch.set_num_threads(max(1, int(resources.cpus)))
     studyfile.load_plugins(plugins, Path(folder))
