@@ -54,8 +54,8 @@ def row_blocks(report: Report, styles: Mapping[str, Style]) -> list[Block]:
         Block(
             "sizes",
             "Accuracy by class size",
-            "Every class from the most training images to the fewest; mean over a row's runs, the band is ± one "
-            f"standard deviation.{some}",
+            "The classes from the most training images to the fewest (too many of them: neighbours averaged); mean "
+            f"over a row's runs, the band is ± one standard deviation.{some}",
             sizes,
             True,
         ),

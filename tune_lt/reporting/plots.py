@@ -31,7 +31,8 @@ PALETTE = (  # light, dark: Okabe & Ito's hues, darkened or lightened to a contr
 )
 INK, QUIET, GRID = ("#1f2328", "#e6e8eb"), ("#6a737d", "#9aa4ae"), ("#d8dde3", "#3a4149")
 BAND, BAR = 0.14, 0.5  # opacity of what lies behind a line, and of error bars
-MOST_CLASSES = 200  # points of a line: beyond, neighbouring classes are averaged
+MOST_CLASSES, MOST_POINTS = 200, 4000  # of a line, and of all rows' lines: beyond, neighbouring classes are averaged
+FEWEST_CLASSES = 30
 MOST_NAMED = 20  # classes whose names fit below the axis
 _MARKS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 _DASHES = ("solid", "dash", "dot", "dashdot")
@@ -96,10 +97,11 @@ def layout(x: str, y: str, **more: Any) -> Plot:
 def class_sizes(frame: pd.DataFrame, drawn: Mapping[str, Style], *, by_images: bool) -> Plot:
     """Each row's accuracy over the classes, in percent, mean ± standard deviation over its runs.
 
-    x: the classes' ranks from head to tail, or their training images on a logarithmic axis. With more than
-    `MOST_CLASSES` classes a point is the mean over neighbours.
+    x: the classes' ranks from head to tail, or their training images on a logarithmic axis. With more classes than
+    `MOST_CLASSES`, or than `MOST_POINTS` leave each row, a point is the mean over neighbours.
     """
-    classes = Classes.of(frame.iloc[0], MOST_CLASSES)
+    rows = frame["row"].nunique()
+    classes = Classes.of(frame.iloc[0], min(MOST_CLASSES, max(FEWEST_CLASSES, MOST_POINTS // rows)))
     ranks = [
         int(group[0]) for group in np.array_split(np.arange(sum(map(len, classes.groups))) + 1, len(classes.groups))
     ]
