@@ -41,10 +41,10 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Start a driver of a study; one that a failing test leaves behind is ended."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def call(file: Path, out: Path, **environment: str) -> subprocess.Popen[bytes]:
+    def call(file: Path, out: Path, **extra: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tune_lt.cli", "run", str(file)]
         with open(out, "w") as stream:
-            options = {"cwd": file.parent, "env": environment(**environment), "stdout": stream, "stderr": stream}
+            options = {"cwd": file.parent, "env": environment(**extra), "stdout": stream, "stderr": stream}
             started.append(subprocess.Popen(command, **options))  # type: ignore[call-overload]
         return started[-1]
 

@@ -184,11 +184,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         shutil.rmtree(short, ignore_errors=True)
 
 
-def _start(file: Path, lab: Lab, out: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+def _start(file: Path, lab: Lab, out: Path, *options: str, **changed: str) -> subprocess.Popen[bytes]:
     """Begin `tune-lt submit` with the cluster's token; a RAY_ADDRESS of another cluster must not matter."""
     command = [sys.executable, "-m", "tune_lt.cli", "submit", str(file), "--address", lab.address]
     extra = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": lab.token, "RAY_ADDRESS": "http://127.0.0.1:1"}
-    extra |= {"MLFLOW_TRACKING_PASSWORD": "not-to-be-seen", "MLFLOW_TRACKING_USERNAME": "me"} | environment
+    extra |= {"MLFLOW_TRACKING_PASSWORD": "not-to-be-seen", "MLFLOW_TRACKING_USERNAME": "me"} | changed
     with open(out, "w") as stream:
         return subprocess.Popen(
             [*command, "--store", lab.store, *options],
@@ -196,8 +196,8 @@ def _start(file: Path, lab: Lab, out: Path, *options: str, **environment: str) -
         )  # fmt: skip
 
 
-def _submit(file: Path, lab: Lab, out: Path, *options: str, **environment: str) -> tuple[int, str]:
-    code = _start(file, lab, out, *options, **environment).wait(240)
+def _submit(file: Path, lab: Lab, out: Path, *options: str, **changed: str) -> tuple[int, str]:
+    code = _start(file, lab, out, *options, **changed).wait(240)
     return code, out.read_text()
 
 
