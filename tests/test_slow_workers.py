@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -37,6 +36,11 @@ def test_two_workers_a_trial_give_what_one_gives(tmp_path: Path, tiny_text: str)
     assert len(rows) == 2
     for key in rows:  # the searched ones hang on what was found, which may differ by a rounding
         assert two[key].status == "FINISHED"
-        assert math.isclose(two[key].metrics["train/loss"], one[key].metrics["train/loss"], rel_tol=0.02)
-        assert two[key].metrics["test/top1"] == pytest.approx(one[key].metrics["test/top1"], abs=0.05)
+        (epochs, alone), (same, together) = (
+            Store(f"sqlite:///{tmp_path / name / 'mlflow.db'}").history(record.run_id, "train/loss")
+            for name, record in (("one", one[key]), ("two", two[key]))
+        )
+        assert epochs == same == (1, 2, 3, 4)
+        assert together[:2] == pytest.approx(alone[:2], rel=1e-4)  # later a rounding changes which side of 0 a ReLU is
+        assert together == pytest.approx(alone, rel=0.02)  # (docs/LOG.md), and the accuracy of a network at chance
     assert len(two) == len(one)
