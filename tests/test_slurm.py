@@ -101,7 +101,7 @@ def test_a_study_outlives_the_time_of_its_allocation(tmp_path: Path, tiny_text: 
     assert "stopped; what is finished is kept" in out.read_text()
     wait_until(lambda: slurm("squeue", "-h", "-o", "%t").split() == ["PD"], out)
     # instead of two minutes later; a start in the second of the requeue would be taken for a launch of the killed one
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now+5")
+    slurm("scontrol", "update", f"JobId={job}", "StartTime=now+15")
     wait_until(lambda: not slurm("squeue", "-h"), out)
     assert "restarts 1" in out.read_text(), (tmp_path / "slurm" / "daemons.txt").read_text()[-3000:]
     assert "JobState=COMPLETED" in slurm("scontrol", "show", "job", job), out.read_text()
