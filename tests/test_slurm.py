@@ -87,7 +87,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 @pytest.mark.skipif(bool(missing) or os.getuid() != 0, reason=f"needs to be root, and {', '.join(NEEDED)}")
 def test_a_study_outlives_the_time_of_its_allocation(tmp_path: Path, tiny_text: str, slurm: Callable[..., str]) -> None:
     study = tmp_path / "tiny.yaml"
-    study.write_text(tiny_text.replace("epochs: 4", "epochs: 24").replace("concurrent: 2", "concurrent: 4"))
+    study.write_text(tiny_text.replace("epochs: 4", "epochs: 120").replace("concurrent: 2", "concurrent: 4"))
     job = slurm("sbatch", "--parsable", "--cpus-per-task=2", str(SCRIPT), study.name).strip()
     out = tmp_path / f"tune_lt-{job}.out"
 
