@@ -27,6 +27,7 @@ import common
 import numpy as np
 import optuna
 import record_scores
+import timing
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
@@ -186,7 +187,7 @@ def main() -> None:
         header = ["method", "epochs until its best so far is within 0.5 points", "ever, %",
                   "until such a point was through", "epochs of the whole search", "final regret, points",
                   "final choice within 0.5, %"]  # fmt: skip
-        print(common.table(header, rows), flush=True)
+        print(timing.table(header, rows), flush=True)
 
 
 if __name__ == "__main__":

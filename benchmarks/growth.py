@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import timing
 
 REPORTS = 2
 SLEEP_SECONDS = 0.003
@@ -143,7 +144,7 @@ def main() -> None:
             )
     header = ["sampler", "trials", "ms a trial", "ms, last tenth", "PSS after the first, MiB", "after the last, MiB"]
     header += ["KiB a trial", "peak RSS, MiB", "s to the first trial", "s to the next after a restart", "wall, s"]
-    print(common.table(header, rows))
+    print(timing.table(header, rows))
     for sampler in dict.fromkeys(sampler for sampler, _ in cases):
         sizes = sorted(size for other, size in cases if other == sampler)
         small, large = results[sampler, sizes[0]], results[sampler, sizes[-1]]

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import timing
 
 SIDES = {"ours": "ours", "reuse": "stock, reuse_actors=True", "stock": "stock"}
 RATE_REPORTS = (1, 8)
@@ -139,17 +140,17 @@ def rates(arguments: argparse.Namespace) -> None:
         for side, name in SIDES.items():
             ratio = target = "—"
             if side != "ours":
-                ratio = common.spread([a / b for a, b in zip(per_second["ours"], per_second[side], strict=True)], 1)
+                ratio = timing.spread([a / b for a, b in zip(per_second["ours"], per_second[side], strict=True)], 1)
                 target = f"{TARGETS[side]:.0f}"
             wall = [took.wall for took in times[side, reports, True]]
             rows.append(
-                [name, str(trials[side]), common.spread(per_second[side]), common.spread(wall, 1), ratio, target]
+                [name, str(trials[side]), timing.spread(per_second[side]), timing.spread(wall, 1), ratio, target]
             )
         print(
             f"\nTrials with {reports} report{'s' if reports > 1 else ''}, tracked: median (least to most) of ", end=""
         )
         print(f"{arguments.repetitions} interleaved repetitions\n")
-        print(common.table(["side", "trials", "trials/s", "wall, s", "ours is faster by", "target"], rows))
+        print(timing.table(["side", "trials", "trials/s", "wall, s", "ours is faster by", "target"], rows))
 
 
 def costs(arguments: argparse.Namespace) -> None:
@@ -169,10 +170,10 @@ def costs(arguments: argparse.Namespace) -> None:
         }
         part = [1000 * (a - b) for a, b in zip(seconds[True], seconds[False], strict=True)]
         tracking[side] = statistics.median(part)
-        both = [common.spread([1000 * value for value in seconds[tracked]], 1) for tracked in (True, False)]
-        rows.append([SIDES[side], str(count), *both, common.spread(part)])
+        both = [timing.spread([1000 * value for value in seconds[tracked]], 1) for tracked in (True, False)]
+        rows.append([SIDES[side], str(count), *both, timing.spread(part)])
     print(f"\nCost of a report in ms: median (least to most) of {arguments.repetitions} repetitions\n")
-    print(common.table(["side", "trials", "with tracking", "without", "tracking's part"], rows))
+    print(timing.table(["side", "trials", "with tracking", "without", "tracking's part"], rows))
     share = tracking["ours"] / tracking["reuse"]
     print(f"Tracking a report costs ours {share:.1%} of what it costs stock (target: at most {TARGET_COST:.0%}).")
 

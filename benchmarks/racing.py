@@ -31,6 +31,7 @@ from types import SimpleNamespace
 import common
 import numpy as np
 import record_scores
+import timing
 from scipy import special, stats
 
 from tune_lt.search.racing import FoldRace
@@ -268,7 +269,7 @@ def main() -> None:
     for name, make in rules.items():
         rows.append(line(name, replays(final, make, options.replays, options.seeds)))
         print("; ".join(rows[-1]), file=sys.stderr, flush=True)  # as it goes; the table comes at the end
-    print(common.table(header, rows))
+    print(timing.table(header, rows))
 
 
 if __name__ == "__main__":

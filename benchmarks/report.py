@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import timing
 
 ROWS = 10
 NAME = "large"
@@ -174,7 +175,7 @@ def main() -> None:
                 f"{statistics.median(one[1] for one in some) / 2**20:.0f}",
             ]
         )
-    print(common.table(["side", "runs", "seconds", "ratio", "memory added, MiB"], lines))
+    print(timing.table(["side", "runs", "seconds", "ratio", "memory added, MiB"], lines))
     print(f"target: tables at most {TARGET:g} times the bare search_runs")
 
 

@@ -1,0 +1,89 @@
+"""What the benchmarks of training share; needs torch alone, so that they run where Ray and MLflow are missing."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "numpy")
+Times = dict[str, list[float]]
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has: ``--device``, ``--threads``, ``--repetitions``."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--threads", type=int, default=os.cpu_count())
+    made.add_argument("--repetitions", type=int, default=7)
+    return made
+
+
+def wait(device: torch.device | str) -> None:
+    """Until the device has done what it was given."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(function: Callable[[], object], device: torch.device | str) -> float:
+    """Seconds of one call, to the end of what it starts on the device."""
+    wait(device)
+    began = time.perf_counter()
+    function()
+    wait(device)
+    return time.perf_counter() - began
+
+
+def interleaved(
+    sides: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device | str, *, warm_up: int = 1
+) -> Times:
+    """Seconds of each side's calls; the sides take turns, every other time in the opposite order."""
+    for function in sides.values():
+        for _ in range(warm_up):
+            function()
+    times: Times = {name: [] for name in sides}
+    for repetition in range(repetitions):
+        for name in sorted(sides, reverse=repetition % 2 == 1):
+            times[name].append(timed(sides[name], device))
+    return times
+
+
+def ratios(times: Times, side: str, reference: str) -> list[float]:
+    """How many times as long ``side`` took as ``reference``, repetition by repetition."""
+    return [mine / other for mine, other in zip(times[side], times[reference], strict=True)]
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Median (least to most)."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def excess(values: Sequence[float]) -> str:
+    """Ratios as per cent above one: median (quartiles), which one disturbed repetition does not move."""
+    low, middle, high = statistics.quantiles([100 * (value - 1) for value in values], n=4)
+    return f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    lines = [list(header), ["---", *["---:"] * (len(header) - 1)], *map(list, rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def heading(command: str, device: torch.device | str, threads: int) -> str:
+    """The lines that say what a table was measured on."""
+    place = torch.device(device)
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{threads} CPU threads"
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
+    return (
+        f"Command: `{command}`. Date: {datetime.date.today()}. Device: {name}, {platform.machine()}; load average at "
+        f"the start (1, 5, 15 minutes): {load}. Versions: Python {platform.python_version()}, {versions}.\n"
+    )
