@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from processes import environment, free_ports
 
-from tune_lt.cli import app, study_path
+from tune_lt.cli import app
+from tune_lt.cli.arguments import study_path
 from tune_lt.errors import InputError
 
 Call = Callable[..., tuple[int, str, str]]

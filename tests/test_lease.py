@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from tune_lt.errors import InputError
 from tune_lt.search import history, lease
-from tune_lt.tracking import Store
+from tune_lt.tracking import Store, own_tags
 
 
 @pytest.fixture
@@ -131,3 +131,5 @@ def test_the_history_of_a_search_is_what_its_runs_and_its_notes_say(store: Store
     assert (past[0].value("val/balanced"), past[0].step, past[0].rungs) == (0.6, 4, {1: 0.4, 2: 0.5})
     assert past[2].rungs == {1: 0.3}
     assert (past[5].found, past[5].fingerprint) == ({"loss/alpha": 0.5}, "f0")
+    noted = own_tags(store.client.get_run(parent))
+    assert history.read(store, "s", "sig", "val/balanced", store.trials("s", "sig"), noted) == past

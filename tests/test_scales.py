@@ -11,6 +11,7 @@ import pytest
 from tune_lt import studyfile
 from tune_lt.search.planning import planned_cells
 from tune_lt.strict import Problems
+from tune_lt.study import command_line, scaled_name, smaller, unscaled_name
 
 SCALES = """\
 scales:
@@ -72,6 +73,17 @@ def test_a_cell_of_a_scale_is_another_one_unless_nothing_in_it_changed(tiny_text
     }
     assert names["full"] == names["same"]
     assert not names["full"] & names["small"]
+
+
+def test_a_command_can_be_typed_as_it_is_shown() -> None:
+    assert command_line("run", "digits", "full") == "tune-lt run digits"
+    assert command_line("plan", "my study.yaml", "a; b") == "tune-lt plan 'my study.yaml' --scale 'a; b'"
+
+
+@pytest.mark.parametrize("scale", ["full", "small"])
+def test_a_name_at_a_scale_leads_back_to_the_files_name(scale: str) -> None:
+    assert unscaled_name(scaled_name("tiny", scale), scale) == "tiny"
+    assert (scaled_name("tiny", scale) == "tiny") == (smaller(scale) == "") == (scale == "full")
 
 
 @pytest.mark.parametrize(

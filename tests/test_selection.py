@@ -92,3 +92,8 @@ def test_the_order_of_trials_does_not_matter_but_for_ties() -> None:
     for order in itertools.permutations(trials):
         assert selection.best(order, TWO, {}) is trials[1]
         assert selection.pareto(order, TWO, {}) == trials[:3]
+
+
+def test_the_front_is_what_nobody_beats() -> None:
+    points = [(1.0, 5.0), (2.0, 4.0), (2.0, 3.0), (3.0, 1.0), (0.0, 5.0), (2.0, 4.0)]
+    assert selection.front(points) == [(1, 5), (2, 4), (3, 1)]

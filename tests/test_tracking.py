@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tune_lt import tracking
 from tune_lt.errors import InputError
-from tune_lt.tracking import DAMAGED, DUPLICATE, Store, exists, on_local_disk, store_uri
+from tune_lt.tracking import DAMAGED, DUPLICATE, Store, exists, sqlite, store_uri
 
 
 @pytest.fixture
@@ -147,7 +146,7 @@ def test_a_snapshot_says_what_the_store_says_and_reads_each_run_once(
 def test_a_store_is_read_page_by_page(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     _filled(store)
     whole = store.snapshot("s")
-    monkeypatch.setattr(tracking, "PAGE", 2)
+    monkeypatch.setattr("tune_lt.tracking.store.PAGE", 2)
     assert store.snapshot("s") == whole
     assert len(whole.cells) == 9
 
@@ -212,8 +211,8 @@ tmpfs /tmp tmpfs rw 0 0
 def test_which_files_are_on_a_disk_of_this_machine(tmp_path: Path, file: str, local: bool) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(MOUNTS)
-    assert on_local_disk(Path(file), mounts) == local
-    assert not on_local_disk(Path(file), tmp_path / "absent")  # not Linux: it cannot be told
+    assert sqlite.on_local_disk(Path(file), mounts) == local
+    assert not sqlite.on_local_disk(Path(file), tmp_path / "absent")  # not Linux: it cannot be told
 
 
 def _modes(store: Store) -> tuple[str, int]:
@@ -229,7 +228,7 @@ FULL, NORMAL = 2, 1
 
 
 def test_a_log_ahead_of_the_file_for_as_long_as_much_is_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "on_local_disk", lambda file: True)
+    monkeypatch.setattr(sqlite, "on_local_disk", lambda file: True)
     assert _modes(store) == ("delete", FULL)
     store.sync()  # there is nothing to do
     assert store.write_ahead()
@@ -248,13 +247,13 @@ def test_a_log_ahead_of_the_file_for_as_long_as_much_is_written(store: Store, mo
 
 
 def test_no_such_log_where_the_disk_may_be_another_machines(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "on_local_disk", lambda file: False)
+    monkeypatch.setattr(sqlite, "on_local_disk", lambda file: False)
     assert not store.write_ahead()
     assert _modes(store) == ("delete", FULL)
 
 
 def test_while_another_reads_the_file_the_log_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "on_local_disk", lambda file: True)
+    monkeypatch.setattr(sqlite, "on_local_disk", lambda file: True)
     assert store.write_ahead()
     parent = store.ensure_parent("s")
     assert store.folder is not None
@@ -271,9 +270,9 @@ def test_while_another_reads_the_file_the_log_stays(store: Store, monkeypatch: p
 def test_what_a_killed_driver_committed_is_there(store: Store) -> None:
     code = f"""
 import os
-from tune_lt import tracking
-tracking.on_local_disk = lambda file: True
-store = tracking.Store({store.uri!r})
+from tune_lt.tracking import Store, sqlite
+sqlite.on_local_disk = lambda file: True
+store = Store({store.uri!r})
 assert store.write_ahead()
 store.ensure_parent("s")
 os.kill(os.getpid(), 9)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tune_lt.estimate import Estimate, Outlook
-from tune_lt.study import FULL, Space, Study, flattened
+from tune_lt.study import Space, Study, flattened, smaller
 
 ENDS = ("mean", "low", "high")  # of an interval
 
@@ -17,7 +17,8 @@ ENDS = ("mean", "low", "high")  # of an interval
 def lines(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | None) -> list[str]:
     """For people; ``about`` says what data the study is on."""
     shown = [yaml.safe_dump(_defaults(study), sort_keys=False, allow_unicode=True).rstrip()]
-    shown += [f"# scale {study.scale}: smaller than the study is meant to be"] if study.scale != FULL else []
+    warning = smaller(study.scale)
+    shown += [f"# {warning}"] if warning else []
     for space in study.searches.values():
         of = f" of {space.name}" if len(study.searches) > 1 else ""
         for path, dimension in space.space.items():

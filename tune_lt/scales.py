@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tune_lt.strict import KINDS, Problems, known_fields
-from tune_lt.study import FULL
+from tune_lt.study import FULL, scaled_name
 
 MAY_CHANGE = ("data", "model", "recipe", "loss", "search", "compare", "rows", "cross", "seeds", "resources")
 
@@ -30,7 +30,8 @@ def scaled(raw: Mapping[str, Any], scale: str) -> dict[str, Any]:
     if scale not in scales:
         raise Problems(f"scales: the study has no scale {scale!r}; valid: {', '.join([FULL, *scales])}")
     merged = _laid_over(whole, scales[scale])
-    return {key: value for key, value in merged.items() if value is not None} | {"name": f"{raw.get('name')}-{scale}"}
+    kept = {key: value for key, value in merged.items() if value is not None}
+    return kept | {"name": scaled_name(str(raw.get("name")), scale)}
 
 
 def _laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from tune_lt import losses, registry
+from tune_lt.components import REGISTRIES, component_parameters
 from tune_lt.config import Optimizer, Recipe
 from tune_lt.rows import DESIGNS
 from tune_lt.scales import MAY_CHANGE
 from tune_lt.strict import KINDS
 from tune_lt.study import Resources, Search, Seeds, Validation
-from tune_lt.studyfile import NAME, REGISTRIES, component_parameters
+from tune_lt.studyfile import NAME
 
 WHEN = {"type": "object", "minProperties": 1}
 ENDS = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}

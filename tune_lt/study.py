@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,6 +216,29 @@ class Study:
         }
         parts = [base, dimensions, search, self.units(space), dataclasses.asdict(self.validation)]
         return _digest([*parts, content_hash, dict(self.sources), RESULT_VERSION])
+
+
+def scaled_name(name: str, scale: str) -> str:
+    """What the study that its file calls ``name`` is called in one of its scales."""
+    return name if scale == FULL else f"{name}-{scale}"
+
+
+def unscaled_name(name: str, scale: str) -> str:
+    """The inverse of `scaled_name`."""
+    return name if scale == FULL else name.removesuffix(f"-{scale}")
+
+
+def smaller(scale: str) -> str:
+    """What is said of a study in one of its scales; "" where it is as its file has it."""
+    if scale == FULL:
+        return ""
+    return f"scale {scale}: smaller than the study is meant to be; no number of it is the study's"
+
+
+def command_line(name: str, study: str, scale: str) -> str:
+    """What to type for a command on a study, its name or file, in one of its scales."""
+    option = "" if scale == FULL else f" --scale {shlex.quote(scale)}"
+    return f"tune-lt {name} {shlex.quote(study)}{option}"
 
 
 def file_part(name: str) -> str:

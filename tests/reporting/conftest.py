@@ -27,6 +27,7 @@ def line(row: str, seed: int, accuracies: Sequence[float], **changes: Any) -> di
         "data_seed": seed,
         "init_seed": seed,
         "run_id": f"{row}-{seed}",
+        "experiment": "1",
         "test/top1": top1,
         "test/many": many,
         "test/medium": medium,
@@ -68,6 +69,28 @@ recipe: {epochs: 4, batch_size: 64}
 loss: {name: ghm_cwap, alpha: {choice: [0.4, 0.6, 0.8, 1.0]}}
 search: {sampler: grid}
 seeds: [0, 1, 2, 3, 4]
+"""
+
+
+THREE_ROWS = """\
+name: rows
+data: {name: digits, imbalance: 20}
+model: {name: resnet8, width: 4}
+recipe: {epochs: 4, batch_size: 64}
+loss: {name: ghm_cwap}
+rows:
+  softmax: {loss: {name: softmax}}
+  focal: {loss: {name: focal}}
+  ghm_cwap: {}
+seeds: [0, 1, 2, 3, 4]
+"""
+TWO_METRICS = """\
+name: two
+data: {name: digits, imbalance: 20, validation: {folds: 2}}
+model: {name: resnet8, width: 4}
+recipe: {epochs: 4, batch_size: 64}
+loss: {name: ghm_cwap, alpha: {uniform: [0.3, 1.0]}, aura: {choice: [true, false]}}
+search: {trials: 5, metric: [val/top1, val/rare], constraints: {val/many: 0.01}}
 """
 
 
@@ -181,4 +204,31 @@ def alpha_trials() -> list[Ended]:
         ended({"loss/alpha": 1.0}, val_balanced=near),
         ended({"loss/alpha": 0.8}, "pruned", 8, val_balanced=[0.70, 0.72]),
         ended({"loss/alpha": 0.4}, "failed", 0),
+    ]
+
+
+@pytest.fixture(scope="session")
+def three_rows() -> str:
+    """The text of a study of three rows and five seeds, without a search."""
+    return THREE_ROWS
+
+
+@pytest.fixture
+def two_metrics() -> str:
+    """The text of a study that searches two metrics under a constraint, in two folds."""
+    return TWO_METRICS
+
+
+@pytest.fixture
+def two_metric_trials() -> list[Ended]:
+    """top1, rare, many. The third breaks many's limit (0.94); the second is the best of both; the last is behind it."""
+    scores = [(0.90, 0.40, 0.95), (0.88, 0.60, 0.95), (0.95, 0.90, 0.90), (0.86, 0.62, 0.94), (0.87, 0.50, 0.96)]
+    return [
+        ended(
+            {"loss/alpha": 0.5 + index / 10, "loss/aura": index % 2 == 0},
+            val_top1=[top1 - 0.01, top1 + 0.01],
+            val_rare=[rare] * 2,
+            val_many=[many] * 2,
+        )
+        for index, (top1, rare, many) in enumerate(scores)
     ]

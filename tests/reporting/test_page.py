@@ -27,18 +27,6 @@ if TYPE_CHECKING:
     from conftest import Recorded
 
 ROWS = ("softmax", "focal", "ghm_cwap")
-STUDY = """\
-name: rows
-data: {name: digits, imbalance: 20}
-model: {name: resnet8, width: 4}
-recipe: {epochs: 4, batch_size: 64}
-loss: {name: ghm_cwap}
-rows:
-  softmax: {loss: {name: softmax}}
-  focal: {loss: {name: focal}}
-  ghm_cwap: {}
-seeds: [0, 1, 2, 3, 4]
-"""
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 
 
@@ -94,16 +82,16 @@ def scores(seed: int = 0) -> dict[tuple[str, int], float]:
     return {(row, at): draw.uniform(0.4, 0.9) for row in ROWS for at in range(5)}
 
 
-def collected(store: Recorded, gone: frozenset[tuple[str, int]] = frozenset()) -> tuple[Report, Study]:
-    study, score = store.study(STUDY), scores()
-    store.rows(study, {}, lambda row, factor, data, init: None if (row, data) in gone else score[row, data])
-    return report.collect(store.store, "rows"), study
+def collected(store: Recorded, text: str, gone: frozenset[tuple[str, int]] = frozenset()) -> Report:
+    score = scores()
+    store.rows(store.study(text), {}, lambda row, factor, data, init: None if (row, data) in gone else score[row, data])
+    return report.collect(store.store, "rows")
 
 
 @pytest.fixture(scope="module")
-def found(recorded_once: Recorded) -> Report:
+def found(recorded_once: Recorded, three_rows: str) -> Report:
     """The report of a study of three rows, each with five runs."""
-    return collected(recorded_once)[0]
+    return collected(recorded_once, three_rows)
 
 
 @pytest.fixture(autouse=True)
@@ -161,8 +149,8 @@ def test_the_runs_behind_a_number_are_those_it_is_the_mean_of(recorded_once: Rec
                 assert behind["against"] == []
 
 
-def test_a_missing_cell_is_shown_as_missing_with_the_command_that_fills_it(recorded: Recorded) -> None:
-    found, _ = collected(recorded, gone=frozenset({("focal", 3), ("focal", 4)}))
+def test_a_missing_cell_is_shown_as_missing_with_the_command_that_fills_it(recorded: Recorded, three_rows: str) -> None:
+    found = collected(recorded, three_rows, gone=frozenset({("focal", 3), ("focal", 4)}))
     parsed = Page(page.html(found))
     (sheet,) = found.tables
     line = parsed.tables[sheet.name][1 + [row for row, *_ in sheet.lines].index("focal")]
@@ -232,36 +220,18 @@ def test_links_lead_to_web_pages_alone(cli: Callable[..., tuple[int, str, str]])
 def test_a_smaller_scale_is_warned_of(found: Report, scale: str, warned: bool) -> None:
     smaller = replace(found, study=f"rows-{scale}", recorded=replace(found.recorded, tags={"scale": scale}))
     text = " ".join(Page(page.html(smaller)).text.split())
-    assert ("Small scale (smoke): fewer images and epochs; not the paper's protocol." in text) == warned
+    assert ("Scale smoke: smaller than the study is meant to be; no number of it is the study's." in text) == warned
     assert ("tune-lt run rows.yaml --scale smoke" in text) == warned
 
 
-def test_every_figure_is_one_that_plotly_knows(recorded: Recorded, alpha_trials: list[Ended]) -> None:
+def test_every_figure_is_one_that_plotly_knows(
+    recorded: Recorded, two_metrics: str, two_metric_trials: list[Ended]
+) -> None:
     """plotly's own checks of every property: of a study with a search of two metrics, rows, curves and norms."""
-    two = """
-name: rows
-data: {name: digits, imbalance: 20, validation: {folds: 5}}
-model: {name: resnet8, width: 4}
-recipe: {epochs: 4, batch_size: 64}
-loss: {name: ghm_cwap, alpha: {uniform: [0.3, 1.0]}, aura: {choice: [true, false]}}
-search: {trials: 4, metric: [val/top1, val/rare], constraints: {val/many: 0.01}}
-rows: {softmax: {loss: {name: softmax}}, best: {}}
-seeds: [0, 1]
-"""
-    study = recorded.study(two)
-    trials = [
-        Ended(
-            {"loss/alpha": alpha, "loss/aura": alpha > 0.5},
-            "complete",
-            dict.fromkeys(("val/top1", "val/rare", "val/many"), alpha),
-            "",
-            {name: [alpha, alpha + 0.01] for name in ("val/top1", "val/rare", "val/many")},
-            8,
-        )
-        for alpha in (0.3, 0.5, 0.7)
-    ]
-    score = dict.fromkeys(("val/top1", "val/rare", "val/many"), 0.4)
-    found = recorded.search(study, [*trials, Ended({"loss/alpha": 0.9}, "failed")], reference=score)
+    study = recorded.study(f"{two_metrics}rows: {{softmax: {{loss: {{name: softmax}}}}, best: {{}}}}\nseeds: [0, 1]\n")
+    score = {"val/top1": 0.8, "val/rare": 0.3, "val/many": 0.95}
+    trials = [*two_metric_trials, Ended({"loss/alpha": 0.95}, "failed")]
+    found = recorded.search(study, trials, reference=score)
     recorded.rows(study, found, lambda row, factor, data, init: 0.5 + 0.1 * init)
     store = recorded.store
     for record in store.finished_cells().values():
@@ -269,7 +239,7 @@ seeds: [0, 1]
         store.client.log_batch(record.run_id, metrics=history)
         edges = {"largest": [0, 0.2, 0.2, 1], "smallest": [0, 0.5, 0.75, 1]}
         store.log_json(record.run_id, "norms.json", norms(edges))
-    figures = Page(page.html(report.collect(store, "rows"))).data["plots"]
+    figures = Page(page.html(report.collect(store, "two"))).data["plots"]
     assert set(figures) == {"sizes", "trade", "learning", "search", "pareto", "norms"}
     assert list(figures["norms"]) == ["best", "softmax"]  # the searched row first
     assert [len(figures["norms"]["best"]), len(figures["search"]["ghm_cwap"])] == [3, 2]
@@ -291,11 +261,6 @@ def test_class_sizes_against_a_plain_loop(make_line: Callable[..., dict[str, Any
     assert line["y"] == pytest.approx([90, 50, 30])
     assert band["y"][2] == pytest.approx(30 + math.sqrt(200), abs=1e-3)  # 20 and 40: std √(2 · 10²)
     assert "lynx · 4 training images<br>30.00 ± 14.14 %" in line["text"][2]
-
-
-def test_the_front_is_what_nobody_beats() -> None:
-    points = [(1, 5), (2, 4), (2, 3), (3, 1), (0, 5), (2, 4)]
-    assert plots.front(points) == [(1, 5), (2, 4), (3, 1)]
 
 
 def test_a_row_has_one_style_and_dark_colours_are_others() -> None:
@@ -403,13 +368,15 @@ def test_the_trial_behind_a_searchs_number_is_found(
     assert cells == {"search_ghm_cwap:0:2": {"runs": [[0, 1, 80.0, ids[1], experiment]], "against": [], "missing": 0}}
 
 
-def test_a_bounded_number_of_histories_is_read(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, study = collected(recorded)
+def test_a_bounded_number_of_histories_is_read(
+    recorded: Recorded, three_rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected(recorded, three_rows)
     for record in recorded.store.finished_cells().values():
         history = [Metric("train/loss", 1 / epoch, 0, epoch) for epoch in range(1, 3)]
         recorded.store.client.log_batch(record.run_id, metrics=history)
     monkeypatch.setattr("tune_lt.reporting.recorded.MOST_HISTORIES", 2)
-    found = report.collect(recorded.store, study.name)
+    found = report.collect(recorded.store, "rows")
     assert [list(rows) for rows in found.recorded.curves.values()] == [["softmax", "focal"]]
     assert found.recorded.left_out == 1
     assert "1 more histories are left out" in Page(page.html(found)).text

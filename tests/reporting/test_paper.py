@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tune_lt import studyfile
-from tune_lt.cli import study_path
-from tune_lt.reporting import paper, published
+from tune_lt.cli.arguments import study_path
+from tune_lt.reporting import paper, published, report
 from tune_lt.reporting.comparison import tied
 from tune_lt.reporting.published import Column
 from tune_lt.reporting.sheets import Sheet
@@ -99,7 +99,7 @@ def test_a_column_that_is_not_whole_is_not_averaged_and_names_its_command(record
         return None if row == "focal" and data > 2 else score(row, imbalance, data, init)
 
     recorded.rows(study, {}, some)
-    table, _ = paper.sheets(recorded.store, study="table1_cifar10")
+    table = report.collect(recorded.store, "table1_cifar10").tables[0]
     texts = text_of(table)
     assert texts["focal", "cifar10 100"] == "3 of 5 runs"
     assert texts["focal, paper", "cifar10 100"] == "72.43"

@@ -21,19 +21,7 @@ from tune_lt.study import Study
 if TYPE_CHECKING:
     from conftest import Recorded
 
-CROSSED = """\
-name: crossed
-data: {name: digits, imbalance: 20}
-model: {name: resnet8, width: 4}
-recipe: {epochs: 4, batch_size: 64}
-loss: {name: ghm_cwap}
-rows:
-  softmax: {loss: {name: softmax}}
-  focal: {loss: {name: focal}}
-  ghm_cwap: {}
-cross: {imbalance: [10, 100]}
-seeds: [0, 1, 2, 3, 4]
-"""
+CROSSED = "cross: {imbalance: [10, 100]}\n"
 
 
 def lines(sheet: Sheet) -> dict[str, tuple[str, ...]]:
@@ -96,11 +84,11 @@ def test_what_was_found_stands_before_the_rows_trained_with_it(
     assert lines(ablation)["best mean"][6] == "+10.00 [+10.00, +10.00]"  # two pairs: no test
 
 
-def test_rows_by_imbalance_against_plain_loops(recorded: Recorded) -> None:
-    study = recorded.study(CROSSED)
+def test_rows_by_imbalance_against_plain_loops(recorded: Recorded, three_rows: str) -> None:
+    study = recorded.study(three_rows + CROSSED)
     score = scores(0)
     recorded.rows(study, {}, lambda row, factor, data, init: score[row, factor or 0, data])
-    collected = report.collect(recorded.store, "crossed")
+    collected = report.collect(recorded.store, "rows")
     assert [sheet.name for sheet in collected.tables] == ["by_imbalance", "baselines_10", "baselines_100"]
     sheet = collected.tables[0]
     assert sheet.header == ("Method", "10", "100", "Δ 10 [95 % CI]", "Δ 100 [95 % CI]", "Runs")
@@ -136,9 +124,9 @@ def test_rows_by_imbalance_against_plain_loops(recorded: Recorded) -> None:
     assert lines(sheet)["softmax"][2:4] == ("—", "—")
 
 
-def test_missing_cells_are_counted_and_never_averaged(recorded: Recorded) -> None:
+def test_missing_cells_are_counted_and_never_averaged(recorded: Recorded, three_rows: str) -> None:
     """focal lacks a run at 100, softmax one at 10: no difference at 10 at all, none of focal's at 100."""
-    study = recorded.study(CROSSED)
+    study = recorded.study(three_rows + CROSSED)
     score = scores(1)
     gone = {("focal", 100.0, 3), ("softmax", 10.0, 0)}
     recorded.rows(
@@ -146,7 +134,7 @@ def test_missing_cells_are_counted_and_never_averaged(recorded: Recorded) -> Non
         {},
         lambda row, factor, data, init: None if (row, factor, data) in gone else score[row, factor or 0, data],
     )
-    sheet = report.collect(recorded.store, "crossed").tables[0]
+    sheet = report.collect(recorded.store, "rows").tables[0]
     assert sheet.header == ("Method", "10", "100", "Δ 100 [95 % CI]", "Runs")
     assert lines(sheet)["focal"][1:] == ("—", "—", "5/4 of 5 runs")
     assert (lines(sheet)["softmax"][0], lines(sheet)["softmax"][-1]) == ("—", "4/5 of 5 runs")
@@ -160,25 +148,20 @@ def test_missing_cells_are_counted_and_never_averaged(recorded: Recorded) -> Non
     assert one["p_holm"] == one["p"]  # the only comparison there is
 
 
-def test_crossed_seeds_are_paired_by_both_and_said_to_be_dependent(recorded: Recorded) -> None:
-    study = recorded.study(
-        CROSSED.replace("cross: {imbalance: [10, 100]}\n", "").replace(
-            "[0, 1, 2, 3, 4]", "{data: [0, 1, 2], init: [0, 1]}"
-        )
-    )
+def test_crossed_seeds_are_paired_by_both_and_said_to_be_dependent(recorded: Recorded, three_rows: str) -> None:
+    study = recorded.study(three_rows.replace("[0, 1, 2, 3, 4]", "{data: [0, 1, 2], init: [0, 1]}"))
     base = {(data, init): 0.5 + 0.1 * data + 0.03 * init for data in range(3) for init in range(2)}
     recorded.rows(study, {}, lambda row, factor, data, init: base[data, init] + (0 if row == "softmax" else 0.02))
-    (sheet,) = report.collect(recorded.store, "crossed").tables
+    (sheet,) = report.collect(recorded.store, "rows").tables
     assert lines(sheet)["focal"][6] == "+2.00 [+2.00, +2.00], p < 0.001"
     note = "6 runs on 3 sub-samples: those on one are not independent, which narrows every interval."
     assert note in sheet.notes
 
 
-def test_a_base_row_is_the_reference_where_there_is_no_softmax(recorded: Recorded) -> None:
-    text = CROSSED.replace("softmax: {loss: {name: softmax}}", "base: {loss: {gamma: 0.0}}")
-    study = recorded.study(text.replace("cross: {imbalance: [10, 100]}\n", ""))
+def test_a_base_row_is_the_reference_where_there_is_no_softmax(recorded: Recorded, three_rows: str) -> None:
+    study = recorded.study(three_rows.replace("softmax: {loss: {name: softmax}}", "base: {loss: {gamma: 0.0}}"))
     recorded.rows(study, {}, lambda row, factor, data, init: 0.5 + 0.01 * data + (0.1 if row == "ghm_cwap" else 0.0))
-    sheets = named(report.collect(recorded.store, "crossed"))
+    sheets = named(report.collect(recorded.store, "rows"))
     assert "Δ Overall vs base [95 % CI]" in sheets["ablation"].header
     assert not any("Δ" in name for name in sheets["baselines"].header)  # focal and ghm_cwap: nothing to compare with
 

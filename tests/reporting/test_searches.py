@@ -17,14 +17,6 @@ from tune_lt.study import Study
 if TYPE_CHECKING:
     from conftest import Recorded
 
-TWO = """\
-name: two
-data: {name: digits, imbalance: 20, validation: {folds: 2}}
-model: {name: resnet8, width: 4}
-recipe: {epochs: 4, batch_size: 64}
-loss: {name: ghm_cwap, alpha: {uniform: [0.3, 1.0]}, aura: {choice: [true, false]}}
-search: {trials: 5, metric: [val/top1, val/rare], constraints: {val/many: 0.01}}
-"""
 COMPARED = """\
 name: compared
 data: {name: digits, imbalance: 20, validation: {folds: 2}}
@@ -81,23 +73,11 @@ def test_a_unit_without_the_class_is_left_out_and_counted(
     assert line[2:4] == ("80.00 ± 4.08", "4 of 5")
 
 
-def two_trials(make_trial: Callable[..., Ended]) -> list[Ended]:
-    """top1, rare, many. The third breaks many's limit (0.94); the second is the best of both; the last is behind it."""
-    scores = [(0.90, 0.40, 0.95), (0.88, 0.60, 0.95), (0.95, 0.90, 0.90), (0.86, 0.62, 0.94), (0.87, 0.50, 0.96)]
-    return [
-        make_trial(
-            {"loss/alpha": 0.5 + index / 10, "loss/aura": index % 2 == 0},
-            val_top1=[top1 - 0.01, top1 + 0.01],
-            val_rare=[rare] * 2,
-            val_many=[many] * 2,
-        )
-        for index, (top1, rare, many) in enumerate(scores)
-    ]
-
-
-def test_two_metrics_have_a_line_for_each_of_the_front(recorded: Recorded, make_trial: Callable[..., Ended]) -> None:
-    study = recorded.study(TWO)
-    recorded.search(study, two_trials(make_trial), reference={"val/many": 0.95})
+def test_two_metrics_have_a_line_for_each_of_the_front(
+    recorded: Recorded, two_metrics: str, two_metric_trials: list[Ended]
+) -> None:
+    study = recorded.study(two_metrics)
+    recorded.search(study, two_metric_trials, reference={"val/many": 0.95})
     (searched,) = read(recorded, study)
     sheet = searches.chosen_sheet(searched)
     assert [(line[0], line[2], line[3], line[4]) for line in sheet.lines] == [
@@ -111,10 +91,12 @@ def test_two_metrics_have_a_line_for_each_of_the_front(recorded: Recorded, make_
     assert not any("them least" in note for note in sheet.notes)
 
 
-def test_a_search_that_keeps_no_constraint_says_so(recorded: Recorded, make_trial: Callable[..., Ended]) -> None:
+def test_a_search_that_keeps_no_constraint_says_so(
+    recorded: Recorded, two_metrics: str, two_metric_trials: list[Ended]
+) -> None:
     """The least violation is that of many = 0.96: 0.99 − 0.01 − 0.96 = 2 points."""
-    study = recorded.study(TWO)
-    recorded.search(study, two_trials(make_trial), reference={"val/many": 0.99})
+    study = recorded.study(two_metrics)
+    recorded.search(study, two_metric_trials, reference={"val/many": 0.99})
     notes = searches.chosen_sheet(read(recorded, study)[0]).notes
     assert "No trial keeps the constraints; this one breaks them least, by 2.00 points." in notes
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from tune_lt.reporting.plots import INK, PALETTE, Plot, layout, plain, tint
 
-_LINES = (("all", INK[0], "solid"), ("many", PALETTE[0][0], "solid"))
 _TAILS = ("rare", "few", "medium")
-_LARGEST, _SMALLEST = PALETTE[0][0], PALETTE[1][0]
+_LARGE, _SMALL = PALETTE[0][0], PALETTE[1][0]  # large classes and small ones
 _AXES: dict[str, Plot] = {"xaxis": {"range": [0, 1]}, "yaxis": {"type": "log", "exponentformat": "power", "dtick": 1}}
 
 
@@ -23,13 +22,13 @@ def norms(content: Mapping[str, Any]) -> list[Plot]:
     of the largest and of the smallest class over N equal regions, (c) over those that the loss had, where they are
     others; both are left out for a loss without regions.
     """
-    counts, edges = content["counts"], content.get("edges")
-    panels = [_groups(counts)]
-    n = len(edges["largest"]) - 1 if edges else content.get("regions")
-    equal = np.linspace(0, 1, n + 1).tolist() if n else []
-    if n:
-        panels.append(_regions(content, {"largest": equal, "smallest": equal}, f"(b) URA: {n} equal regions"))
-    if edges and not all(np.allclose(own, equal) for own in edges.values()):
+    panels, edges = [_groups(content["counts"])], content["edges"]
+    if edges is None:
+        return panels
+    n = len(edges["largest"]) - 1
+    equal = np.linspace(0, 1, n + 1).tolist()
+    panels.append(_regions(content, {"largest": equal, "smallest": equal}, f"(b) URA: {n} equal regions"))
+    if not all(np.allclose(own, equal) for own in edges.values()):
         panels.append(_regions(content, edges, f"(c) AURA: the {n} regions of this run"))
     return panels
 
@@ -51,19 +50,19 @@ def averages(counts: Sequence[int], edges: Sequence[float] | np.ndarray) -> np.n
 
 def _groups(counts: Mapping[str, Sequence[int]]) -> Plot:
     tail = next((name for name in _TAILS if any(counts.get(name, ()))), None)
-    lines = [*_LINES, *([(tail, PALETTE[1][0], "solid")] if tail else [])]
-    traces = [_density(name, counts[name], colour, dash) for name, colour, dash in lines if any(counts.get(name, ()))]
+    lines = [("all", INK[0]), ("many", _LARGE), *([(tail, _SMALL)] if tail else [])]
+    traces = [_density(name, counts[name], colour) for name, colour in lines if any(counts.get(name, ()))]
     return _panel(traces, "(a) groups of classes")
 
 
 def _regions(content: Mapping[str, Any], edges: Mapping[str, Sequence[float]], title: str) -> Plot:
     traces = []
-    for name, colour in (("largest", _LARGEST), ("smallest", _SMALLEST)):
+    for name, colour in (("largest", _LARGE), ("smallest", _SMALL)):
         counts = content["counts"][name]
         if not any(counts):
             continue
         label = f"{name}: {plain(content['classes'][name])}"
-        traces.append(_density(label, counts, tint(colour), "solid") | {"showlegend": False, "hoverinfo": "skip"})
+        traces.append(_density(label, counts, tint(colour)) | {"showlegend": False, "hoverinfo": "skip"})
         at = np.unique(np.asarray(edges[name], dtype=float))  # a region without width has no density
         traces.append(
             {
@@ -81,7 +80,7 @@ def _regions(content: Mapping[str, Any], edges: Mapping[str, Sequence[float]], t
     return _panel(traces, title)
 
 
-def _density(name: str, counts: Sequence[int], colour: str, dash: str) -> Plot:
+def _density(name: str, counts: Sequence[int], colour: str) -> Plot:
     middles = (np.arange(len(counts)) + 0.5) / len(counts)
     return {
         "type": "scatter",
@@ -89,7 +88,7 @@ def _density(name: str, counts: Sequence[int], colour: str, dash: str) -> Plot:
         "name": name,
         "x": _shown(middles),
         "y": _shown(densities(counts)),
-        "line": {"color": colour, "dash": dash, "width": 1.8, "shape": "hvh"},
+        "line": {"color": colour, "dash": "solid", "width": 1.8, "shape": "hvh"},
         "hovertemplate": f"{name}<br>g %{{x:.3f}}: density %{{y:.3g}}<extra></extra>",
     }
 

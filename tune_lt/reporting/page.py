@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,9 @@ from plotly.offline import get_plotlyjs
 
 from tune_lt.reporting import plots
 from tune_lt.reporting.blocks import by_factor, norm_blocks, row_blocks, search_blocks
-from tune_lt.reporting.sheets import NONE, Sheet
+from tune_lt.reporting.sheets import NONE, Sheet, scale_note
 from tune_lt.reporting.tables import Scored
-from tune_lt.study import FULL
+from tune_lt.study import FULL, command_line, unscaled_name
 
 if TYPE_CHECKING:
     from tune_lt.reporting.report import Report
@@ -52,7 +52,7 @@ def html(report: Report, ui: str | None = None) -> str:
     return environment.get_template("page.html").render(
         study=report.study,
         data=_data_line(report),
-        scale=_scale(recorded.tags),
+        warning=scale_note(recorded.scale),
         ended=_date(recorded.ended or recorded.began),
         sheets=[_table(sheet) for sheet in sheets],
         tested=any("p:" in note for sheet in sheets for note in sheet.notes),
@@ -141,12 +141,6 @@ def _has_runs(frame: pd.DataFrame, row: str) -> bool:
     return not frame.empty and bool((frame["row"] == row).any())
 
 
-def _scale(tags: Mapping[str, str]) -> str:
-    """The scale of a study that is not run as the paper runs it, else ""."""
-    scale = tags.get("scale", FULL)
-    return "" if scale == FULL else scale
-
-
 def _data_line(report: Report) -> str:
     frame, tags = report.frame, report.recorded.tags
     parts = [tags.get("dataset", "")]
@@ -188,28 +182,26 @@ def _classes(frame: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _again(report: Report) -> list[tuple[str, str]]:
     """The commands that make the report again, and what each is for."""
-    file = _file(report)
     commits = report.recorded.origins.get("git commit") or [report.recorded.tags.get("git", "")]
     commit = commits[0].removesuffix("-dirty")
     ways = [(f"git checkout {commit}", "the code of these runs")] if re.fullmatch(r"[0-9a-f]{7,40}", commit) else []
     ways += [
-        (f"tune-lt plan {file}", "what the study file below would train, and what it costs"),
-        (f"tune-lt run {file}", "all of it; what the store has is not trained again"),
-        (f"tune-lt report {shlex.quote(report.study)}{_store(report)}", "this page from the store alone"),
+        (_on_file("plan", report), "what the study file below would train, and what it costs"),
+        (_on_file("run", report), "all of it; what the store has is not trained again"),
+        (f"{command_line('report', report.study, FULL)}{_store(report)}", "this page from the store alone"),
     ]
     return ways
 
 
 def _fill(report: Report) -> str:
     """The command that trains the cells which are missing."""
-    return f"tune-lt run {_file(report)}{_store(report)}"
+    return f"{_on_file('run', report)}{_store(report)}"
 
 
-def _file(report: Report) -> str:
-    """The study file as a command has it, with its scale."""
-    scale = _scale(report.recorded.tags)
-    name = shlex.quote(f"{report.study.removesuffix(f'-{scale}')}.yaml")
-    return f"{name} --scale {shlex.quote(scale)}" if scale else name
+def _on_file(name: str, report: Report) -> str:
+    """A command on the study's file."""
+    scale = report.recorded.scale
+    return command_line(name, f"{unscaled_name(report.study, scale)}.yaml", scale)
 
 
 def _store(report: Report) -> str:

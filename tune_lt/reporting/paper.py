@@ -15,8 +15,8 @@ from tune_lt.reporting.published import Column
 from tune_lt.reporting.recorded import provenance
 from tune_lt.reporting.sheets import NONE, TIED, TIES, Behind, Sheet, difference_text, marked, plus_minus
 from tune_lt.reporting.tables import COLUMNS, Scored, Summary, best, summarise
-from tune_lt.study import FULL
-from tune_lt.tracking import CellRecord, Store
+from tune_lt.study import FULL, command_line, unscaled_name
+from tune_lt.tracking import CellRecord, Store, own_tags
 
 REFERENCE = "softmax"
 STUDIES = {  # the bundled study that fills a part of a table
@@ -54,6 +54,10 @@ class Part:
     def values(self, group: str) -> dict[Pair, float]:
         return {pair: record.metrics.get(COLUMNS[group], nan) for record, pair in self.runs}
 
+    def scored(self, group: str) -> tuple[Scored, ...]:
+        values = self.values(group)
+        return tuple(Scored.of(run.run_id, run.experiment, pair, values[pair]) for run, pair in self.runs)
+
     @property
     def whole(self) -> bool:
         return len(self.runs) >= self.expected
@@ -62,55 +66,51 @@ class Part:
 Cells = Mapping[tuple[str, Column], Part]  # by row, and column without its group
 
 
-def sheets(
-    store: Store,
-    scale: str = FULL,
-    *,
-    study: str | None = None,
-    finished: Mapping[str, CellRecord] | None = None,
-) -> list[Sheet]:
-    """Every table of the paper that some study of the store is a part of; with ``study`` only that one's columns.
+def sheets(store: Store, scale: str = FULL) -> list[Sheet]:
+    """Every table of the paper that some study of the store is a part of.
 
     A study says so with ``table`` in its file. What is missing is shown as missing, with the command that fills it.
-    ``finished``: what `Store.finished_cells` gives, where that is known already.
     """
-    finished = store.finished_cells() if finished is None else finished
+    finished = store.finished_cells()
     found: dict[int, dict[tuple[str, Column], Part]] = {}
     for run in store.study_runs():
-        tags = run.data.tags
-        name, table = tags["tune_lt.study"], tags.get("tune_lt.table")
-        if not table or tags.get("tune_lt.scale", FULL) != scale or study not in (None, name):
-            continue
-        content = store.read_json(run.info.run_id, "cells.json")
-        if content:
-            own = _parts(content, name, tags["tune_lt.dataset"], finished, _as_paper(int(table), content))
-            _take_over(found.setdefault(int(table), {}), own)
-    return [
-        sheet for table in sorted(found) for sheet in _of_table(table, found[table], scale, alone=study is not None)
-    ]
+        tags = own_tags(run)
+        if tags.get("table") and tags.get("scale", FULL) == scale:
+            content = store.read_json(run.info.run_id, "cells.json")
+            if content:
+                _take_over(found.setdefault(int(tags["table"]), {}), _parts(tags, content, finished))
+    return [sheet for table in sorted(found) for sheet in _of_table(table, found[table], scale, alone=False)]
+
+
+def sheets_of(tags: Mapping[str, str], content: Mapping[str, Any], finished: Mapping[str, CellRecord]) -> list[Sheet]:
+    """As `sheets`, of one study alone with its own columns; none where it is no part of a table.
+
+    ``tags`` (no prefix) and ``content`` of cells.json are those of its run, ``finished`` is what `Store.finished_cells`
+    gives.
+    """
+    if not tags.get("table"):
+        return []
+    cells = _parts(tags, content, finished)
+    return _of_table(int(tags["table"]), cells, tags.get("scale", FULL), alone=True)
 
 
 def _command(name: str, scale: str) -> str:
-    suffix = "" if scale == FULL else f"-{scale}"
-    own = name.removesuffix(suffix)
-    file = own if own in STUDIES.values() else f"{own}.yaml"
-    return f"tune-lt run {file}" + (f" --scale {scale}" if suffix else "")
-
-
-def _as_paper(table: int, content: Mapping[str, Any]) -> bool:
-    data = content["data"]
-    whole = data["profile"] == "exponential" and data["head"] is None and data["sealed"] is None
-    return whole and content["model"] == NETWORKS[table]
+    own = unscaled_name(name, scale)
+    return command_line("run", own if own in STUDIES.values() else f"{own}.yaml", scale)
 
 
 def _parts(
-    content: Mapping[str, Any], study: str, dataset: str, finished: Mapping[str, CellRecord], as_paper: bool
+    tags: Mapping[str, str], content: Mapping[str, Any], finished: Mapping[str, CellRecord]
 ) -> dict[tuple[str, Column], Part]:
-    """What a study has of the table."""
+    """What a study has of its table."""
+    data = content["data"]
+    whole = data["profile"] == "exponential" and data["head"] is None and data["sealed"] is None
+    as_paper = whole and content["model"] == NETWORKS[int(tags["table"])]
     cells: dict[tuple[str, Column], Part] = {}
     for row, entries in content["rows"].items():
         for entry in entries:
-            part = cells.setdefault((row, Column(dataset, entry["imbalance"])), Part(0, study, as_paper))
+            column = Column(tags["dataset"], entry["imbalance"])
+            part = cells.setdefault((row, column), Part(0, tags["study"], as_paper))
             part.expected += 1
             if entry["fingerprint"] in finished:
                 part.runs.append((finished[entry["fingerprint"]], (entry["data_seed"], entry["init_seed"])))
@@ -205,7 +205,7 @@ def _accuracies(
             if row in top:
                 bold.add((here, index))
             if part:
-                behind[here, index] = Behind(_scored(part, column.group), missing=part.expected - len(part.runs))
+                behind[here, index] = Behind(part.scored(column.group), missing=part.expected - len(part.runs))
             data.append(_line(row, column, part, mean, printed.get((row, column))))
         lines.append((row, *texts))
         if not any((row, column) in means for column in columns):
@@ -290,11 +290,6 @@ def _beside(
         return NONE
     gain = "" if mean is None or isnan(mean.mean) else f" ({mean.mean - value:+.2f})".replace("-", "−")
     return f"{value:.2f}{gain}"
-
-
-def _scored(part: Part, group: str) -> tuple[Scored, ...]:
-    values = part.values(group)
-    return tuple(Scored(run.run_id, run.experiment, *pair, 100 * values[pair]) for run, pair in part.runs)
 
 
 def _line(row: str, column: Column, part: Part | None, mean: Summary | None, value: float | None) -> dict[str, Any]:

@@ -17,7 +17,9 @@ import pandas as pd
 
 from tune_lt.reporting.figures import Classes, points_of
 from tune_lt.reporting.recorded import Curve
+from tune_lt.reporting.sheets import mean_std, plus_minus
 from tune_lt.reporting.tables import runs_of, summarise
+from tune_lt.search import selection
 
 Plot = dict[str, Any]
 PALETTE = (  # light, dark: Okabe & Ito's hues, darkened or lightened to a contrast of 3 : 1 with the page
@@ -31,8 +33,8 @@ PALETTE = (  # light, dark: Okabe & Ito's hues, darkened or lightened to a contr
 )
 INK, QUIET, GRID = ("#1f2328", "#e6e8eb"), ("#6a737d", "#9aa4ae"), ("#d8dde3", "#3a4149")
 BAND, BAR = 0.14, 0.5  # opacity of what lies behind a line, and of error bars
-MOST_CLASSES, MOST_POINTS = 200, 4000  # of a line, and of all rows' lines: beyond, neighbouring classes are averaged
-FEWEST_CLASSES = 30
+MOST_POINTS = 4000  # of all rows' lines: beyond, neighbouring classes are averaged
+LINE_POINTS = (30, 200)  # of one line: as few at least, as many at most
 MOST_NAMED = 20  # classes whose names fit below the axis
 _MARKS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 _DASHES = ("solid", "dash", "dot", "dashdot")
@@ -98,10 +100,11 @@ def class_sizes(frame: pd.DataFrame, drawn: Mapping[str, Style], *, by_images: b
     """Each row's accuracy over the classes, in percent, mean ± standard deviation over its runs.
 
     x: the classes' ranks from head to tail, or their training images on a logarithmic axis. With more classes than
-    `MOST_CLASSES`, or than `MOST_POINTS` leave each row, a point is the mean over neighbours.
+    `LINE_POINTS` of a line, or than `MOST_POINTS` leave each row, a point is the mean over neighbours.
     """
     rows = frame["row"].nunique()
-    classes = Classes.of(frame.iloc[0], min(MOST_CLASSES, max(FEWEST_CLASSES, MOST_POINTS // rows)))
+    least, most = LINE_POINTS
+    classes = Classes.of(frame.iloc[0], min(most, max(least, MOST_POINTS // rows)))
     ranks = [
         int(group[0]) for group in np.array_split(np.arange(sum(map(len, classes.groups))) + 1, len(classes.groups))
     ]
@@ -124,7 +127,7 @@ def class_sizes(frame: pd.DataFrame, drawn: Mapping[str, Style], *, by_images: b
             _line(row, style, x, mean)
             | {
                 "mode": "lines+markers",
-                "text": [f"{name}<br>{_plus_minus(m, s)} %" for name, m, s in zip(names, mean, spread, strict=True)],
+                "text": [f"{name}<br>{plus_minus(m, s)} %" for name, m, s in zip(names, mean, spread, strict=True)],
                 "hovertemplate": f"<b>{plain(row)}</b> ({len(runs)} runs)<br>%{{text}}<extra></extra>",
             }
         )
@@ -161,29 +164,19 @@ def trade_off(frame: pd.DataFrame, drawn: Mapping[str, Style]) -> Plot | None:
                 "text": [f" {plain(row)} "],
                 "error_x": {"array": rounded([many.std]), **error},
                 "error_y": {"array": rounded([rare.std]), **error},
-                "hovertemplate": f"<b>{plain(row)}</b> ({len(runs)} runs)<br>Many {_plus_minus(many.mean, many.std)} %"
-                f"<br>{tail.capitalize()} {_plus_minus(rare.mean, rare.std)} %<extra></extra>",
+                "hovertemplate": f"<b>{plain(row)}</b> ({len(runs)} runs)<br>Many {mean_std(many)} %"
+                f"<br>{tail.capitalize()} {mean_std(rare)} %<extra></extra>",
             }
         )
         traces[-1]["marker"]["size"] = 10
     middle = (min(many for many, _ in places.values()) + max(many for many, _ in places.values())) / 2 if places else 0
     for trace in traces:  # towards the middle there is room for a name
         trace["textposition"] = "middle left" if trace["x"][0] > middle else "middle right"
-    best = sorted(front(places.values()))
+    best = sorted(selection.front(places.values()))
     line = {"color": QUIET[0], "width": 1.2, "dash": "dot"}
     x, y = [point[0] for point in best], [point[1] for point in best]
     traces.insert(0, {"x": rounded(x), "y": rounded(y), "mode": "lines", "line": line, "hoverinfo": "skip"})
     return _plot(traces, layout("accuracy on Many classes (%)", f"accuracy on {tail.capitalize()} classes (%)"))
-
-
-def front(points: Any) -> list[tuple[float, float]]:
-    """Those of the points (larger is better) that no other beats in one number without losing in the other."""
-    found = list(dict.fromkeys(points))
-    return [
-        point
-        for point in found
-        if not any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in found)
-    ]
 
 
 def learning(curves: Mapping[str, Curve], drawn: Mapping[str, Style], metric: str) -> Plot:
@@ -231,12 +224,6 @@ def _band(row: str, style: Style, x: Sequence[Any], mean: np.ndarray, spread: np
             "hoverinfo": "skip",
         }
     ]
-
-
-def _plus_minus(mean: float, spread: float) -> str:
-    if math.isnan(mean):
-        return "—"
-    return f"{mean:.2f}" + ("" if math.isnan(spread) else f" ± {spread:.2f}")
 
 
 def _plot(traces: list[Plot], how: Plot) -> Plot:

@@ -1,8 +1,7 @@
 """What the store has of a study beside its scores: where it comes from, learning curves, gradient norms.
 
 What is read is bounded, whatever the number of runs: the study's own run, `MOST_HISTORIES` metric histories,
-`MOST_NORMS` artifacts, the runs of `MOST_TRIALS` trials of a
-search.
+`MOST_NORMS` artifacts, the runs of `MOST_TRIALS` trials of a search.
 """
 
 from __future__ import annotations
@@ -15,12 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
+from mlflow.entities import Run
 
 from tune_lt.reporting.searches import Searched
 from tune_lt.reporting.sheets import Behind, Sheet
 from tune_lt.reporting.tables import Scored
 from tune_lt.search.selection import Ended
-from tune_lt.tracking import TAG, CellRecord, Store
+from tune_lt.study import FULL
+from tune_lt.tracking import CellRecord, Store, own_tags
 
 MOST_HISTORIES = 100
 MOST_NORMS = 60
@@ -53,11 +54,14 @@ class Recorded:
     norms: Mapping[float | None, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     left_out: int = 0
 
+    @property
+    def scale(self) -> str:
+        """The scale at which the study was run."""
+        return self.tags.get("scale", FULL)
 
-def read(store: Store, study: str, frame: pd.DataFrame, records: Iterable[CellRecord]) -> Recorded:
-    """What there is to know of ``study``, which has a run; ``records``: of the runs in ``frame``, and others maybe."""
-    run = store.parent(study)
-    assert run is not None  # its searches or cells were read from it
+
+def read(store: Store, run: Run, frame: pd.DataFrame, records: Iterable[CellRecord]) -> Recorded:
+    """What there is to know of the study of ``run``; ``records``: of the runs in ``frame``, and others maybe."""
     firsts = _firsts(frame)
     known = {record.run_id: record for record in records}
     curves, left_out = _curves(store, firsts, known)
@@ -67,7 +71,7 @@ def read(store: Store, study: str, frame: pd.DataFrame, records: Iterable[CellRe
         store.shown.rstrip("/") if store.uri.startswith(("http://", "https://")) else "",
         str(run.info.experiment_id),
         str(run.info.run_id),
-        {key.removeprefix(TAG): value for key, value in run.data.tags.items() if key.startswith(TAG)},
+        own_tags(run),
         store.read_text(run.info.run_id, "study.yaml") or "",
         run.info.start_time or 0,
         run.info.end_time or 0,
@@ -82,11 +86,11 @@ def provenance(records: Sequence[CellRecord]) -> str:
     """Where the runs come from; tables that mix commits, versions or devices say so."""
     parts = []
     for tag, label in (("git", "code"), ("device", "device")):
-        values = sorted({record.tags.get(tag, "unknown") for record in records})
+        values = _different(records, tag)
         shown = ", ".join(re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", value) for value in values)
         parts.append(f"{label} {shown}" if len(values) == 1 else f"MIXED {label}: {shown}")
-    versions = {record.tags.get("versions", "{}") for record in records}
-    names = ", ".join(f"{name} {json.loads(min(versions)).get(name, '?')}" for name in ("torch", "ray", "optuna"))
+    versions = _different(records, "versions", "{}")
+    names = ", ".join(f"{name} {json.loads(versions[0]).get(name, '?')}" for name in ("torch", "ray", "optuna"))
     parts.append(names if len(versions) == 1 else f"MIXED versions, {names} among them")
     return "Runs: " + "; ".join(parts) + "."
 
@@ -106,13 +110,10 @@ def with_runs(sheet: Sheet, trials: Sequence[tuple[Searched, Ended]], store: Sto
         ]
         for column, name in enumerate(sheet.header):
             if records and name in trial.metrics:
-                behind[line, column] = Behind(tuple(_scored(record, trial.value(name)) for record in records[:1]))
+                record = records[0]
+                pair = (int(record.tags["data_seed"]), int(record.tags["init_seed"]))
+                behind[line, column] = Behind((Scored.of(record.run_id, record.experiment, pair, trial.value(name)),))
     return replace(sheet, behind=behind)
-
-
-def _scored(record: CellRecord, value: float) -> Scored:
-    seeds = int(record.tags["data_seed"]), int(record.tags["init_seed"])
-    return Scored(record.run_id, record.experiment, *seeds, 100 * value)
 
 
 def _firsts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -156,12 +157,15 @@ def _factor(line: pd.Series) -> float | None:
 
 def _origins(records: Sequence[CellRecord]) -> dict[str, list[str]]:
     """The different commits, devices and versions of the runs."""
+    versions = map(json.loads, _different(records, "versions", "{}"))
     origins = {
-        label: sorted({record.tags.get(tag, "unknown") for record in records})
-        for label, tag in (("git commit", "git"), ("device", "device"))
+        "git commit": _different(records, "git"),
+        "device": _different(records, "device"),
+        "versions": [", ".join(f"{name} {version}" for name, version in one.items()) for one in versions],
     }
-    versions = sorted({record.tags.get("versions", "{}") for record in records})
-    origins["versions"] = [
-        ", ".join(f"{name} {version}" for name, version in json.loads(text).items()) for text in versions
-    ]
     return {label: values for label, values in origins.items() if any(values)}
+
+
+def _different(records: Iterable[CellRecord], tag: str, unknown: str = "unknown") -> list[str]:
+    """The different values of a tag."""
+    return sorted({record.tags.get(tag, unknown) for record in records})

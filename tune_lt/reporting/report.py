@@ -20,10 +20,10 @@ from tune_lt.reporting.sheets import Sheet, marked, of_factors, of_groups
 from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble, with_classes
 from tune_lt.rows import BASE, ONE_SE
 from tune_lt.study import FULL
-from tune_lt.tracking import TAG, CellRecord, Store
+from tune_lt.tracking import CellRecord, Store, own_tags
 
 REFERENCE = "softmax"
-MOST_CLASSES = 300  # runs whose accuracies by class are read, an artifact each
+MOST_BY_CLASS = 300  # runs whose accuracies by class are read, an artifact each
 SWAPPED = (
     "margin is the paper's R and weight_ura its A^URA: the caption of its Table 3 calls R intra-category and A "
     "inter-category, its text and numbers say the opposite."
@@ -60,14 +60,14 @@ def collect(store: Store, study: str) -> Report:
     Raises InputError if the study got as far as neither.
     """
     parent = store.parent(study)
-    tags = parent.data.tags if parent else {}
-    scale = tags.get(f"{TAG}scale", FULL)
     content = store.read_json(parent.info.run_id, "cells.json") if parent else None
     listed = content.get("searches") if content else None
     searched = searches.read(store, parent.info.run_id, listed) if parent else []
-    if content is None and not searched:
+    if parent is None or (content is None and not searched):
         known = ", ".join(store.studies()) or "none"
         raise InputError(f"the store {store.shown} has no cells of a study {study!r}; studies there: {known}")
+    tags = own_tags(parent)
+    scale = tags.get("scale", FULL)
     own = [
         with_runs(searches.chosen_sheet(one), [(one, trial) for _, trial in searches.choices(one)], store, study)
         for one in searched
@@ -79,19 +79,19 @@ def collect(store: Store, study: str) -> Report:
         compared = with_runs(searches.compared_sheet(searched), [(one, one.best) for one in searched], store, study)
         found, details = [compared], own
     if content is None or not any(content["rows"].values()):
-        recorded = read(store, study, pd.DataFrame(), ())
+        recorded = read(store, parent, pd.DataFrame(), ())
         sheets = tuple(marked(sheet, scale) for sheet in found)
         return Report(study, pd.DataFrame(), sheets, figures, recorded, tuple(details), tuple(searched))
     records = store.finished_cells()
     frame = _frame(store, content["rows"], records)
     tables, figure, shown = _of_rows(study, content, frame, records)
-    beside = paper.sheets(store, scale, study=study, finished=records) if tags.get(f"{TAG}table") else []
+    beside = paper.sheets_of(tags, content, records)
     return Report(
         study,
         frame,
         (*beside, *(marked(sheet, scale) for sheet in (*found, *tables))),
         figures | {"accuracy_by_class_size": figure},
-        read(store, study, frame, records.values()),
+        read(store, parent, frame, records.values()),
         tuple(details),
         tuple(searched),
         tuple(content["rows"]),
@@ -193,12 +193,12 @@ def _frame(store: Store, rows: Mapping[str, list[dict[str, Any]]], records: Mapp
 def _classes(
     store: Store, finished: Mapping[str, list[tuple[dict[str, Any], CellRecord]]]
 ) -> dict[str, dict[str, Any]]:
-    """The accuracy of each class, by run; of more than `MOST_CLASSES` runs only those of each row's first seeds."""
+    """The accuracy of each class, by run; of more than `MOST_BY_CLASS` runs only those of each row's first seeds."""
     places: dict[tuple[str, float | None], list[str]] = {}
     for row, entries in finished.items():
         for entry, record in entries:
             places.setdefault((row, entry["imbalance"]), []).append(record.run_id)
-    most = max(1, MOST_CLASSES // max(1, len(places)))
+    most = max(1, MOST_BY_CLASS // max(1, len(places)))
     wanted = dict.fromkeys(run_id for runs in places.values() for run_id in runs[:most])
     return {run_id: store.read_json(run_id, "per_class.json") or {} for run_id in wanted}
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from tune_lt.reporting.comparison import PAIRS_TO_TEST, Difference, corrected
 from tune_lt.reporting.tables import COLUMNS, Scored, Summary, Table, best
-from tune_lt.study import FULL
+from tune_lt.study import smaller
 
 TIED = "≈"
 LEGEND = (
@@ -184,11 +184,17 @@ def _overall(table: Table, row: str) -> tuple[Scored, ...]:
     return table.runs.get((row, "Overall"), ())
 
 
+def scale_note(scale: str) -> str:
+    """The footnote on a study that was not run at its full scale; "" for one that was."""
+    warning = smaller(scale)
+    return f"{warning[0].upper()}{warning[1:]}." if warning else ""
+
+
 def marked(sheet: Sheet, scale: str) -> Sheet:
     """The table; of a study that was not run at its full scale it says so."""
-    if scale == FULL:
+    note = scale_note(scale)
+    if not note:
         return sheet
-    note = f"Scale {scale}: smaller than the study is meant to be; no number of it is the study's."
     return replace(sheet, title=f"{sheet.title} (scale {scale})", notes=(note, *sheet.notes))
 
 
@@ -207,6 +213,7 @@ def mean_std(cell: Summary) -> str:
 
 
 def plus_minus(mean: float, spread: float) -> str:
+    """Two decimals of each; the mean alone where the spread is NaN."""
     if isnan(mean):
         return NONE
     return f"{mean:.2f}" if isnan(spread) else f"{mean:.2f} ± {spread:.2f}"

@@ -55,6 +55,11 @@ class Scored:
     init_seed: int
     value: float
 
+    @classmethod
+    def of(cls, run_id: str, experiment: str, pair: Pair, fraction: float) -> Scored:
+        """From a value as a fraction."""
+        return cls(run_id, experiment, int(pair[0]), int(pair[1]), 100 * float(fraction))
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -143,7 +148,7 @@ def assemble(frame: pd.DataFrame, spec: Spec) -> Table:
             missing[row] = spec.expected - n
         for column, source in COLUMNS.items():
             cells[row, column] = _unknown(n) if n < spec.expected else summarise(runs[source])
-            behind[row, column] = scored(runs, source) if n else ()
+            behind[row, column] = _scored(runs, source) if n else ()
         if again:
             notes.append(f"{row}: {again} more {'run' if again == 1 else 'runs'} with the same seeds not counted.")
     differences, whole = _differences(frame, spec, missing), [row for row in spec.rows if not missing.get(row)]
@@ -167,12 +172,11 @@ def _tied(
             yield from ((row, column) for row in tied(values, top[0]) - set(top))
 
 
-def scored(runs: pd.DataFrame, source: str) -> tuple[Scored, ...]:
+def _scored(runs: pd.DataFrame, source: str) -> tuple[Scored, ...]:
     """Each of ``runs`` with its value in the frame's column ``source``."""
-    experiments = runs["experiment"] if "experiment" in runs else [""] * len(runs)
-    columns = (runs["run_id"], experiments, runs["data_seed"], runs["init_seed"], runs[source])
+    columns = (runs["run_id"], runs["experiment"], runs["data_seed"], runs["init_seed"], runs[source])
     return tuple(
-        Scored(run_id, experiment, int(data), int(init), 100 * float(value))
+        Scored.of(run_id, experiment, (data, init), value)
         for run_id, experiment, data, init, value in zip(*columns, strict=True)
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tune_lt.tracking import TAG, CellRecord, Store
+from tune_lt.tracking import CellRecord, Store, own_tags
 
 ENDED = ("complete", "pruned", "failed")
 
@@ -36,11 +36,16 @@ class Past:
 
 
 def read(
-    store: Store, study: str, signature: str, metric: str, records: Sequence[CellRecord] | None = None
+    store: Store,
+    study: str,
+    signature: str,
+    metric: str,
+    records: Sequence[CellRecord] | None = None,
+    noted: Mapping[str, str] | None = None,
 ) -> list[Past]:
     """The trials of the search with this signature, by number. Those it took over from other cells are among them.
 
-    ``records``: what `Store.trials` gives for them, where that is known already.
+    Where known already: ``records``, what `Store.trials` gives for them; ``noted``, the tags of the study's run.
     """
     past: dict[int, Past] = {}
     for record in store.trials(study, signature) if records is None else records:
@@ -58,11 +63,13 @@ def read(
             rungs=_rungs(store, record, metric, flying=outcome == "running"),
             units=unit_values(record),
         )
-    parent = store.parent(study)
+    if noted is None:
+        parent = store.parent(study)
+        noted = own_tags(parent) if parent else {}
     prefix = reused_tag(signature, "")
-    for tag, text in (parent.data.tags if parent else {}).items():
-        if tag.startswith(TAG + prefix):
-            number = int(tag.removeprefix(TAG + prefix))
+    for tag, text in noted.items():
+        if tag.startswith(prefix):
+            number = int(tag.removeprefix(prefix))
             past.setdefault(number, Past(number, outcome="reused", **json.loads(text)))
     return sorted(past.values(), key=lambda trial: trial.number)
 

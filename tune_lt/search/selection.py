@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,10 +102,19 @@ def pareto(trials: Sequence[Ended], search: Search, reference: Mapping[str, floa
     sign = 1 if search.mode == "max" else -1
     points = {tuple(sign * trial.value(name) for name in search.objectives): trial for trial in
               reversed(eligible(trials, search, reference))}  # fmt: skip
+    return [points[point] for point in front(sorted(points, reverse=True))]
+
+
+def front(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """Those of the points (larger is better) that no other beats in one number without losing in another.
+
+    In the order given, of equal ones one.
+    """
+    found = list(dict.fromkeys(points))
     return [
-        points[point]
-        for point in sorted(points, reverse=True)
-        if not any(other != point and all(a >= b for a, b in zip(other, point, strict=True)) for other in points)
+        point
+        for point in found
+        if not any(other != point and all(a >= b for a, b in zip(other, point, strict=True)) for other in found)
     ]
 
 

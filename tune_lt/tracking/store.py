@@ -1,148 +1,35 @@
-"""The only place that knows MLflow: where a study is recorded, and how it is read back.
-
-One experiment per study; one parent run, which holds the study file, the tables and the figures; one nested run per
-cell. Tags and names are those of DESIGN §6. Cells are written by `tune_lt.journal`.
-"""
+"""The store of all studies: runs and artifacts written, and read back page by page."""
 
 from __future__ import annotations
 
 import gc
 import json
 import logging
-import os
-import re
-import sqlite3
-import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from tune_lt.errors import InputError
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import; nothing leaves the machine unasked
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we try again ourselves, and say so
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines and a request for each run's end
 
 from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
+
+from tune_lt.errors import InputError
+from tune_lt.tracking import records, sqlite
+from tune_lt.tracking.client import PatientClient
+from tune_lt.tracking.records import TAG, CellRecord, Snapshot
+from tune_lt.tracking.uri import redacted, sqlite_folder, store_uri
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 
-SQLITE = "sqlite:///"
-DEFAULT_URI = "sqlite:///mlflow.db"
-TAG = "tune_lt."
 CELLS = f"tags.`{TAG}kind` != 'study'"  # and the trials that several cells make up
 FINISHED = f"tags.`{TAG}kind` = 'cell' and tags.`{TAG}outcome` = 'complete' and attributes.status = 'FINISHED'"
 TAG_CHARACTERS = 8000  # MLflow's limit of a tag
 PAGE = 1000  # runs read at a time
-LOCAL_FILE_SYSTEMS = frozenset(
-    ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs")
-)  # Linux's names of those that no other machine can write to at the same time
-DAMAGED, DUPLICATE = "damaged", "duplicate"  # outcomes that `tune-lt doctor --fix` gives: such runs count no longer
-
-
-def store_uri(option: str | None = None) -> str:
-    """The tracking URI: the option, else MLFLOW_TRACKING_URI, else an SQLite file in the working directory.
-
-    An SQLite file's path is made absolute: MLflow keeps one connection per URI, whatever the working directory is then.
-    """
-    uri = option or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
-
-
-def redacted(text: str) -> str:
-    """``text`` without the passwords of the URIs in it."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
-
-
-def exists(option: str | None = None) -> bool:
-    """Whether there is a store to read: an SQLite file that is there, or any server (which answers for itself)."""
-    uri = store_uri(option)
-    return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
-
-
-@dataclass(frozen=True)
-class CellRecord:
-    """A cell as the store has it. Scores are fractions; ``params`` and ``tags`` (no prefix) are MLflow's strings.
-
-    ``started`` and ``ended`` are in milliseconds since 1970, ``ended`` is 0 while it runs; ``parent`` is the id of the
-    run it hangs on, or ""; ``experiment`` is the id of the one it was recorded in.
-    """
-
-    run_id: str
-    status: str
-    fingerprint: str
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]
-    ended: int = 0
-    parent: str = ""
-    started: int = 0
-    experiment: str = ""
-
-
-@dataclass(frozen=True, repr=False)
-class Snapshot:
-    """What a driver that starts needs to know of the store, read once: it answers as the store did at that moment.
-
-    ``finished`` is what `Store.finished_cells` gives, ``cells`` what `Store.cells` gives for the study.
-    """
-
-    finished: Mapping[str, CellRecord]
-    cells: Sequence[CellRecord]
-
-    def hopeless_cells(self) -> dict[str, str]:
-        """As `Store.hopeless_cells`."""
-        return _hopeless(self.cells)
-
-    def trials(self, search: str | None = None) -> list[CellRecord]:
-        """As `Store.trials`."""
-        return _trials(cell for cell in self.cells if search is None or cell.tags.get("search") == search)
-
-    def runs_by_key(self) -> dict[str, str]:
-        """As `Store.runs_by_key`."""
-        return _runs_by_key(self.cells)
-
-
-def refused(error: Exception) -> bool:
-    """Whether the store answered that it will never take this, so that trying again is of no use."""
-    if not isinstance(error, MlflowException):
-        return isinstance(error, KeyError | TypeError | ValueError)
-    status = error.get_http_status_code()
-    return 400 <= status < 500 and status not in (401, 403, 408, 429)
-
-
-class PatientClient:
-    """An MlflowClient whose calls are tried again for ``patience`` seconds while the store does not answer."""
-
-    def __init__(self, client: MlflowClient) -> None:
-        self.raw, self.patience = client, 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.raw, name)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            until, pause = time.monotonic() + self.patience, 0.5
-            while True:
-                try:
-                    return method(*arguments, **options)
-                except Exception as error:
-                    if refused(error) or time.monotonic() > until:
-                        raise
-                time.sleep(pause)
-                pause = min(2 * pause, 10.0)
-
-        return call
 
 
 class Store:
@@ -153,7 +40,7 @@ class Store:
 
     def __init__(self, uri: str | None = None) -> None:
         self.uri = store_uri(uri)
-        self.folder = _sqlite_folder(self.uri)
+        self.folder = sqlite_folder(self.uri)
         if self.folder and not self.folder.is_dir():
             raise InputError(f"tracking store {self.shown}: the folder {self.folder} does not exist")
         try:
@@ -224,7 +111,7 @@ class Store:
 
     def hopeless_cells(self, study: str) -> dict[str, str]:
         """Fingerprint -> reason of the study's cells that failed and would only fail again."""
-        return _hopeless(self._records_of(study, f"tags.`{TAG}outcome` = 'failed' and tags.`{TAG}retry` = 'no'"))
+        return records.hopeless(self._records_of(study, f"tags.`{TAG}outcome` = 'failed' and tags.`{TAG}retry` = 'no'"))
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         self.client.set_terminated(run_id, status)
@@ -286,7 +173,9 @@ class Store:
 
     def finished_cells(self) -> dict[str, CellRecord]:
         """Every completed cell of every study in the store, by fingerprint; of two, the one finished first."""
-        return _finished(self._records([experiment.experiment_id for experiment in self._experiments()], FINISHED))
+        return records.finished(
+            self._records([experiment.experiment_id for experiment in self._experiments()], FINISHED)
+        )
 
     def trials(self, study: str, search: str | None = None) -> list[CellRecord]:
         """The study's search trials (of one search, if given), whatever became of them, in the order they started.
@@ -294,26 +183,26 @@ class Store:
         Duplicates are left out, and damaged ones that have been trained again since.
         """
         condition = f"tags.`{TAG}row` = 'search'" + (f" and tags.`{TAG}search` = '{search}'" if search else "")
-        return _trials(self._records_of(study, condition))
+        return records.trials(self._records_of(study, condition))
 
     def cells(self, study: str) -> list[CellRecord]:
         """Every cell run of the study, finished or not, the oldest first; runs of trials with several cells too."""
-        return sorted(self._records_of(study, CELLS), key=_started)
+        return sorted(self._records_of(study, CELLS), key=records.started)
 
     def runs_by_key(self, study: str) -> dict[str, str]:
         """Key of a cell -> id of its run in this study; of two, the older. None that is damaged or a duplicate."""
-        return _runs_by_key(self.cells(study))
+        return records.runs_by_key(self.cells(study))
 
     def snapshot(self, study: str) -> Snapshot:
         """The finished cells of the whole store and every cell of the study, each run read once."""
         own = self.client.get_experiment_by_name(study)
-        cells = sorted(self._records([own.experiment_id] if own else [], CELLS), key=_started)
+        cells = sorted(self._records([own.experiment_id] if own else [], CELLS), key=records.started)
         elsewhere = [
             e.experiment_id for e in self._experiments() if own is None or e.experiment_id != own.experiment_id
         ]
         here = own is not None and own.lifecycle_stage == "active"
         complete = [c for c in cells if here and c.status == "FINISHED" and c.tags.get("outcome") == "complete"]
-        return Snapshot(_finished(complete + self._records(elsewhere, FINISHED)), cells)
+        return Snapshot(records.finished(complete + self._records(elsewhere, FINISHED)), cells)
 
     def state_folder(self, study: str) -> Path:
         """Where the study keeps journal and checkpoints: beside an SQLite file, else in the working directory."""
@@ -326,25 +215,19 @@ class Store:
         only after `sync`. Not where the file may be on another machine's disk: such a log is shared through memory.
         """
         engine = self._engine()
-        if engine is None or not on_local_disk(Path(str(engine.url.database))):
-            return False
-        if not event.contains(engine, "connect", _sync_less):
-            event.listen(engine, "connect", _sync_less)
-        return _journal_mode(engine, "WAL")
+        return engine is not None and sqlite.write_ahead(engine)
 
     def sync(self) -> None:
         """Have all that is committed on the disk, as it is at once without `write_ahead`."""
         engine = self._engine()
-        log = Path(f"{engine.url.database}-wal") if engine else None
-        if log and log.exists():
-            with log.open("rb") as file:
-                os.fsync(file.fileno())
+        if engine is not None:
+            sqlite.sync(engine)
 
     def write_through(self) -> None:
         """End `write_ahead`: the store is one file again, which can be copied. While others have it open it waits."""
         engine = self._engine()
         if engine is not None:
-            _journal_mode(engine, "DELETE")
+            sqlite.write_through(engine)
 
     def _engine(self) -> Engine | None:
         """MLflow's own way to an SQLite file; None for another store."""
@@ -365,9 +248,9 @@ class Store:
 
     def _records(self, experiments: list[str], condition: str) -> list[CellRecord]:
         with _garbage_kept():
-            runs = (_record(run) for page in self._pages(experiments, condition) for run in page)
-            records = {record.run_id: record for record in runs}  # a run begun meanwhile moves one to the next page too
-        return list(records.values())
+            runs = (records.record_of(run) for page in self._pages(experiments, condition) for run in page)
+            found = {record.run_id: record for record in runs}  # a run begun meanwhile moves one to the next page too
+        return list(found.values())
 
     def _pages(self, experiments: list[str], condition: str) -> Iterator[list[Run]]:
         token: str | None = None
@@ -377,36 +260,6 @@ class Store:
             token = page.token
             if not token:
                 break
-
-
-def on_local_disk(file: Path, mounts: Path = Path("/proc/mounts")) -> bool:
-    """Whether a file is on a disk of this machine; False where that cannot be told, as on anything but Linux."""
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    path, found, kind = file.resolve(), Path(), ""
-    for _, place, name, *_ in map(str.split, lines):
-        mounted = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), place))
-        if path.is_relative_to(mounted) and len(mounted.parts) >= len(found.parts):  # of two, the later hides the other
-            found, kind = mounted, name
-    return kind in LOCAL_FILE_SYSTEMS
-
-
-def _journal_mode(engine: Engine, mode: str) -> bool:
-    """Ask SQLite for a journal mode; whether the file has it then. Nobody is waited for."""
-    engine.dispose()  # MLflow's idle connections: they were set up for the mode until now, and would stand in the way
-    try:
-        with closing(sqlite3.connect(str(engine.url.database), timeout=0)) as connection:
-            return str(connection.execute(f"PRAGMA journal_mode={mode}").fetchone()[0]) == mode.lower()
-    except sqlite3.Error:
-        return False  # locked: someone else has it open
-
-
-def _sync_less(connection: sqlite3.Connection, record: Any) -> None:
-    """For a new connection: with a write-ahead log SQLite stays whole without waiting for the disk at each commit."""
-    if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
-        connection.execute("PRAGMA synchronous=NORMAL")
 
 
 @contextmanager
@@ -419,61 +272,3 @@ def _garbage_kept() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _started(record: CellRecord) -> int:
-    return record.started
-
-
-def _finished(complete: Iterable[CellRecord]) -> dict[str, CellRecord]:
-    cells: dict[str, CellRecord] = {}
-    for record in sorted(complete, key=lambda record: record.ended):
-        if record.tags.get("kind") == "cell":
-            cells.setdefault(record.fingerprint, record)
-    return cells
-
-
-def _hopeless(cells: Iterable[CellRecord]) -> dict[str, str]:
-    failed = (c for c in cells if c.tags.get("outcome") == "failed" and c.tags.get("retry") == "no")
-    return {cell.fingerprint: cell.tags.get("reason", "") for cell in failed}
-
-
-def _trials(cells: Iterable[CellRecord]) -> list[CellRecord]:
-    trials = sorted((cell for cell in cells if cell.tags.get("row") == "search"), key=_started)
-    records = [record for record in trials if record.tags.get("outcome") != DUPLICATE]
-    whole = {record.tags.get("key") for record in records if record.tags.get("outcome") != DAMAGED}
-    return [r for r in records if r.tags.get("outcome") != DAMAGED or r.tags.get("key") not in whole]
-
-
-def _runs_by_key(cells: Iterable[CellRecord]) -> dict[str, str]:
-    keys: dict[str, str] = {}
-    for record in cells:
-        if record.tags.get("outcome") not in (DAMAGED, DUPLICATE):
-            keys.setdefault(record.tags.get("key", record.run_id), record.run_id)
-    return keys
-
-
-def _record(run: Run) -> CellRecord:
-    tags = {key.removeprefix(TAG): value for key, value in run.data.tags.items() if key.startswith(TAG)}
-    return CellRecord(
-        run.info.run_id,
-        run.info.status,
-        tags.get("fingerprint", ""),
-        _shared(run.data.params),
-        {sys.intern(name): value for name, value in run.data.metrics.items()},
-        _shared(tags),
-        run.info.end_time or 0,
-        run.data.tags.get("mlflow.parentRunId", ""),
-        run.info.start_time or 0,
-        sys.intern(str(run.info.experiment_id)),
-    )
-
-
-def _shared(texts: Mapping[str, str]) -> dict[str, str]:
-    """A copy that shares its texts with other records': nearly all of them are the same in thousands of runs."""
-    return {sys.intern(key): sys.intern(value) for key, value in texts.items()}
-
-
-def _sqlite_folder(uri: str) -> Path | None:
-    """The folder of an SQLite store's file, None for any other store: a server decides itself where artifacts go."""
-    return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None

@@ -1,0 +1,56 @@
+"""Commands that look at a study before it is run: plan, data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tune_lt.cli.arguments import ReportsOption, ScaleOption, StoreOption, StudyFile, check_reports, read_study
+from tune_lt.cli.output import print_tables
+from tune_lt.study import FULL
+
+
+def plan(
+    study: StudyFile,
+    scale: ScaleOption = FULL,
+    store: StoreOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
+) -> None:
+    """Check a study file and show what it would train, what is done already and what the rest costs. Changes nothing.
+
+    The cost follows from past runs on the store, without any from some training steps that are timed here.
+    """
+    parsed = read_study(study, scale)
+    from tune_lt import estimate, plans
+    from tune_lt.search import driver
+    from tune_lt.tracking import Store, exists
+
+    dataset = driver.load_data(parsed)
+    lines = driver.rehearse(parsed, dataset)
+    seen = estimate.outlook(parsed, Store(store) if exists(store) else None, dataset.content_hash)
+    cost = estimate.estimate(parsed, dataset, seen)
+    if as_json:
+        print(json.dumps(plans.content(parsed, lines, seen, cost)))
+    else:
+        print("\n".join(plans.lines(parsed, lines, seen, cost)))
+
+
+def data(study: StudyFile, scale: ScaleOption = FULL, reports: ReportsOption = Path("reports")) -> None:
+    """Show the images before training: how many of each class and group, the long tail, the folds, some of them.
+
+    The table is printed; all classes (CSV), a plot and sample images from head to tail go to a folder.
+    """
+    parsed = read_study(study, scale)
+    check_reports(reports)
+    from tune_lt.reporting import datasets
+    from tune_lt.search import driver
+
+    loaded = driver.load_data(parsed)
+    for line in driver.rehearse(parsed, loaded):
+        print(line)
+    table, files = datasets.write(parsed, loaded, reports / parsed.name / "data")
+    print_tables([table])
+    print("\nwritten:", ", ".join(map(str, files)))

@@ -1,0 +1,157 @@
+"""Commands that show what a store has: status, report, best."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tune_lt.cli.arguments import (
+    ReportsOption,
+    ScaleOption,
+    StoreOption,
+    StudyFile,
+    existing_store,
+    read_study,
+    study_name,
+)
+from tune_lt.cli.output import print_tables
+from tune_lt.errors import InputError
+from tune_lt.study import FULL, command_line, nested, overlay
+
+if TYPE_CHECKING:
+    from tune_lt.study import Space, Study
+    from tune_lt.tracking import Store
+
+
+def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOption = None) -> None:
+    """What the store has of one study, or of all: trials by outcome, cells of the tables done and missing."""
+    opened = existing_store(store)
+    names = [study_name(study)] if study else opened.studies()
+    if not names:
+        print(f"no studies in {opened.shown}")
+    finished = opened.finished_cells()
+    for name in names:
+        parent = opened.parent(name)
+        if parent is None:
+            raise InputError(
+                f"no study {name!r} in {opened.shown}; studies there: {', '.join(opened.studies()) or 'none'}"
+            )
+        outcomes = Counter(trial.tags.get("outcome", "unfinished") for trial in opened.trials(name))
+        content = opened.read_json(parent.info.run_id, "cells.json") or {"rows": {}}
+        planned = {entry["fingerprint"] for entries in content["rows"].values() for entry in entries}
+        trials = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "none"
+        done = len(planned & finished.keys())
+        state = parent.info.status.lower()
+        print(f"{name}: {state}; search trials: {trials}; cells of the tables: {done} of {len(planned)}")
+
+
+def report(
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="A study's name, or its file; none for the paper's tables.")
+    ] = None,
+    scale: ScaleOption = FULL,
+    store: StoreOption = None,
+    reports: ReportsOption = Path("reports"),
+    ui: Annotated[
+        str | None,
+        typer.Option("--ui", metavar="URL", help="The MLflow UI that report.html links to; else that of `tune-lt ui`."),
+    ] = None,
+) -> None:
+    """Assemble a study's tables, figures and page from the store; print the tables and write it all to a folder.
+
+    Without a study the paper's Tables 1 to 3, from all studies of the store that are parts of them.
+    """
+    from tune_lt.tracking import Store
+
+    if ui is not None and not ui.startswith(("http://", "https://")):
+        raise InputError(f"--ui {ui}: not an address of a web page; valid: one such as http://127.0.0.1:5000")
+    if study is None:
+        _report_paper(Store(store), scale, reports)
+    else:
+        report_study(study_name(study, scale), Store(store), reports, ui)
+
+
+def best(
+    study: StudyFile,
+    scale: ScaleOption = FULL,
+    store: StoreOption = None,
+    export: Annotated[Path | None, typer.Option(help="Write it as a study file for `tune-lt train`.")] = None,
+    loss: Annotated[str | None, typer.Option(help="The compared loss meant; else the study's own.")] = None,
+) -> None:
+    """The best configuration the search found, as a study file."""
+    parsed = read_study(study, scale)
+    import yaml
+
+    from tune_lt import studyfile
+    from tune_lt.registry import names
+    from tune_lt.search import driver, planning
+
+    own = parsed.own_search()
+    wanted = loss or (own.name if own else next(iter(parsed.searches), ""))
+    if wanted not in parsed.searches:
+        raise InputError(f"{study}: the study does not search {wanted or 'anything'}; {names(parsed.searches)}")
+    space = parsed.searches[wanted]
+    first = command_line("run", study, scale)
+    opened = existing_store(store, first)
+    parent = opened.parent(parsed.name)
+    content_hash = driver.load_data(parsed).content_hash
+    concluded = parent and planning.recorded_search(parsed, space, opened, parent.info.run_id, content_hash)
+    if not concluded:
+        raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as it stands; {first}")
+    seed = parsed.units(space)[0][0]
+    text = f"# what the search of {parsed.name} found; its trial was trained with --seed {seed}\n"
+    text += yaml.safe_dump(_as_file(parsed, space, concluded["found"]), sort_keys=False, allow_unicode=True)
+    studyfile.parse(text, parsed.folder)  # what we hand out must be readable
+    if export is None:
+        print(text, end="")
+    else:
+        export.write_text(text, encoding="utf-8")
+        print(f"wrote {export}; next: tune-lt train {export} --seed {seed}")
+
+
+def report_study(name: str, store: Store, reports: Path, ui: str | None = None) -> None:
+    """Write and record what there is to say of a study, and print its tables. ``ui``: as `page.html` has it."""
+    from tune_lt.reporting import formats
+    from tune_lt.reporting import report as reporting
+
+    collected = reporting.collect(store, name)
+    files = reporting.write(collected, reports / name, ui)
+    run_id = collected.recorded.run_id
+    store.log_files(run_id, files, "report")
+    store.describe(run_id, "\n".join(formats.markdown(table) for table in collected.tables))
+    print_tables(collected.tables)
+    print(f"\nwritten to {reports / name}/ and to the study's run in MLflow")
+    print(f"all of it on one page, for a browser: {reports / name / 'report.html'}\n")
+
+
+def _report_paper(store: Store, scale: str, reports: Path) -> None:
+    from tune_lt.reporting import paper
+    from tune_lt.reporting import report as reporting
+
+    sheets = paper.sheets(store, scale)
+    if not sheets:
+        first = command_line("run", "table1_cifar10", scale)
+        raise InputError(f"the store {store.shown} has no {scale} part of the paper's tables; one is: {first}")
+    folder = reports / ("paper" if scale == FULL else f"paper-{scale}")
+    reporting.write_sheets(sheets, folder)
+    print_tables(sheets)
+    print(f"\nwritten to {folder}/")
+
+
+def _as_file(study: Study, space: Space, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that a search found, as a study file has it."""
+    from tune_lt.plans import plain
+
+    base = study.base() | {"loss": dict(space.loss), "model": dict(space.model)}
+    config: dict[str, Any] = {"name": f"{study.name}-best"}
+    config |= plain(overlay(base, nested(space.complete(found))))
+    config["data"]["validation"] = plain(dataclasses.asdict(study.validation))
+    config["resources"] = {"cpus": study.resources.cpus}  # its number of threads
+    if study.plugins:
+        config["plugins"] = list(study.plugins)
+    return config

@@ -1,0 +1,74 @@
+"""Commands for the installation and the store: ui, doctor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from tune_lt.cli.arguments import StoreOption, existing_store, study_name
+from tune_lt.errors import InputError
+
+
+def ui(
+    store: StoreOption = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Open the MLflow UI on the store (a server URI needs none: it is printed)."""
+    import socket
+
+    from tune_lt.tracking import Store
+
+    uri = Store(store).uri
+    if uri.startswith(("http://", "https://")):
+        print(f"the store is a server: open {uri} in a browser")
+        return
+    with socket.socket() as probe:
+        if probe.connect_ex((host, port)) == 0:
+            raise InputError(f"port {port} of {host} is taken; choose another with --port")
+    print(f"MLflow UI: http://{host}:{port}   (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    os.execv(sys.executable, command)
+
+
+def doctor(
+    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Look at its record too: name or file.")] = None,
+    store: StoreOption = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Put the study's record right, and say what was done.")] = False,
+) -> None:
+    """What is installed, which devices there are, whether the store can be used. Exit code 1 if something is wrong.
+
+    With a STUDY also what dead drivers left in its record: runs still RUNNING, cells without metrics, two runs of one
+    cell, records not sent. Nothing of a study that is being run is touched.
+    """
+    from tune_lt.doctor import examine
+
+    if fix and study is None:
+        raise InputError("--fix: says which record is to be put right; tune-lt doctor STUDY --fix")
+    name = study_name(study) if study else None
+    problems = examine(store)
+    if name is not None and not problems:
+        problems = _examine_study(name, store, fix)
+    for problem in problems:
+        print(f"problem: {problem}")
+    print("problems: none" if not problems else f"problems: {len(problems)}")
+    raise typer.Exit(1 if problems else 0)
+
+
+def _examine_study(name: str, store: str | None, fix: bool) -> list[str]:
+    """Examine a study's record, repair it if told to; the problems that remain."""
+    from tune_lt import repair
+
+    opened = existing_store(store)
+    findings = repair.examine_study(opened, name)
+    if fix and any(finding.remedy for finding in findings):
+        for line in repair.fix(opened, findings):
+            print(f"fixed: {line}")
+        findings = repair.examine_study(opened, name)
+    for finding in findings:
+        if not finding.problem:
+            print(finding)
+    return [str(finding) for finding in findings if finding.problem]

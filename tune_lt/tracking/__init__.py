@@ -1,0 +1,34 @@
+"""The only place that knows MLflow: where a study is recorded, and how it is read back.
+
+One experiment per study; one parent run, which holds the study file, the tables and the figures; one nested run per
+cell. Tags and names are those of DESIGN §6. Cells are written by `tune_lt.journal`.
+"""
+
+import os
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import; nothing leaves the machine unasked
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we try again ourselves, and say so
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines and a request for each run's end
+
+from tune_lt.tracking.client import refused
+from tune_lt.tracking.records import DAMAGED, DUPLICATE, TAG, CellRecord, Snapshot, own_tags
+from tune_lt.tracking.store import PAGE, TAG_CHARACTERS, Store
+from tune_lt.tracking.uri import exists, redacted, store_uri
+
+__all__ = [
+    "DAMAGED",
+    "DUPLICATE",
+    "PAGE",
+    "TAG",
+    "TAG_CHARACTERS",
+    "CellRecord",
+    "Snapshot",
+    "Store",
+    "exists",
+    "own_tags",
+    "redacted",
+    "refused",
+    "store_uri",
+]

@@ -1,0 +1,40 @@
+"""MLflow's client, whose calls are tried again while the store does not answer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+
+def refused(error: Exception) -> bool:
+    """Whether the store answered that it will never take this, so that trying again is of no use."""
+    if not isinstance(error, MlflowException):
+        return isinstance(error, KeyError | TypeError | ValueError)
+    status = error.get_http_status_code()
+    return 400 <= status < 500 and status not in (401, 403, 408, 429)
+
+
+class PatientClient:
+    """An MlflowClient whose calls are tried again for ``patience`` seconds while the store does not answer."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self.raw, self.patience = client, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.raw, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            until, pause = time.monotonic() + self.patience, 0.5
+            while True:
+                try:
+                    return method(*arguments, **options)
+                except Exception as error:
+                    if refused(error) or time.monotonic() > until:
+                        raise
+                time.sleep(pause)
+                pause = min(2 * pause, 10.0)
+
+        return call
