@@ -55,6 +55,58 @@ def interleaved(
     return times
 
 
+def peak_memory(function: Callable[[], object], device: torch.device | str) -> int:
+    """The most bytes that a call's tensors take at a time, beyond those that there were before it.
+
+    On the CPU what a library asks of the system itself, such as oneDNN's scratch space, does not count.
+    """
+    if torch.device(device).type == "cuda":
+        wait(device)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        wait(device)
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    waiting, events = list(profile.profiler.kineto_results.experimental_event_tree()), []
+    while waiting:
+        event = waiting.pop()
+        waiting += event.children
+        if event.name == "[memory]":
+            events.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+    sizes: dict[int, int] = {}
+    now = most = 0
+    for _, address, size in sorted(events):
+        if size > 0:
+            sizes[address] = size
+            now += size
+            most = max(most, now)
+        else:
+            now -= sizes.pop(address, 0)  # what was there before is not ours
+    return most
+
+
+def recorded(function: Callable[[], object], device: torch.device | str) -> Callable[[], object]:
+    """``function``; on CUDA as a graph, as the product's steps are (`tune_lt.steps`), or as it is if that cannot be."""
+    if torch.device(device).type != "cuda":
+        return function
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):  # libraries and optimizers set themselves up
+            function()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, stream=aside):
+            function()
+    except RuntimeError as error:
+        print(f"Not recorded as a graph: {str(error).splitlines()[0]}\n")
+        return function
+    return graph.replay
+
+
 def ratios(times: Times, side: str, reference: str) -> list[float]:
     """How many times as long ``side`` took as ``reference``, repetition by repetition."""
     return [mine / other for mine, other in zip(times[side], times[reference], strict=True)]

@@ -1,4 +1,4 @@
-"""The benchmarks of the search still run: they stand in for parts of the product, which change."""
+"""The benchmarks still run: they stand in for parts of the product, which change."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ ROOT = Path(__file__).parents[1]
         ("orchestration.py --part rates --repetitions 1 --ours 3 --reuse 3 --stock 2", "| ours | 3 |"),
         ("growth.py --random 4 --tpe", "random"),
         ("report.py --runs 40 --repetitions 1", "| tables (collect) | 40 |"),
+        ("around.py --part start --repetitions 1", "| tune-lt run, a new store |"),
+        ("around.py --part share --repetitions 1 --seconds 1", "| the product's trial |"),
+        ("around.py --part memory --images 200", "| ResNet-32, 200 images"),
+        ("around.py --part growth --epochs 20", "| 20 |"),
+        ("stream.py --images 64 --batch 16 --repetitions 2 --loaders 0 1", "| 1 loaders |"),
+        ("losses.py --classes 10 --repetitions 2 --batch 32 --threads 1", "| ghm_cwap |"),
+        ("step.py --images 128 --repetitions 2 --workers 1", "| public loop, 1 workers |"),
+        (
+            "gpu.py --device cpu --images 64 --epochs 1 --packed 1 --repetitions 2 --no-compile "
+            "--part check --part steps --part packed --part roofline",
+            "| resnet32 |",
+        ),
+        ("many_models.py --networks resnet8 --members 2 --repetitions 2 --steps 1 --batch 8", "| 2 | grouped |"),
     ],
 )
 def test_a_benchmark_runs_to_its_end(command: str, found: str, tmp_path: Path) -> None:

@@ -200,6 +200,25 @@ def test_a_probe_times_real_steps_and_leaves_no_trace(tiny: Study, digits: data.
     assert 0.2 < pace.image.mean * trained / min(epochs[1:]) < 10  # the machine may be busier at one of the two
 
 
+def test_a_probe_holds_as_many_images_at_once_as_a_trial_does(
+    tiny: Study, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scored are more than trained on at a time: what that takes belongs to the peak of memory."""
+    sizes, build = [], training.build
+
+    def watched(*arguments: Any) -> Any:
+        model, loss = build(*arguments)
+        model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+        return model, loss
+
+    monkeypatch.setattr(training, "build", watched)
+    cell = _cell(tiny, None)
+    probe(cell, digits, threads=1, device="cpu")
+    probed, sizes = sizes, []
+    list(training.run_epochs(replace(cell, recipe=replace(cell.recipe, epochs=1)), dataset=digits, score_test=True))
+    assert max(sizes) == max(probed) == len(digits.test_labels)
+
+
 @pytest.fixture
 def store(tmp_path: Path, empty_store: Path) -> Store:
     shutil.copy(empty_store, tmp_path / "mlflow.db")

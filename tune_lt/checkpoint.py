@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -31,6 +34,63 @@ def save(path: Path, identity: str, state: Mapping[str, Any]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+class Writer:
+    """Writes the states of one run to one file while the run goes on: one at a time, in a thread beside it.
+
+    As a context manager it leaves no state half written, however the block ends. An error of writing is raised by the
+    next call of `wait` or `save`, and by the end of the block unless that ends with an error of its own.
+    """
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self._path, self._identity = path, identity
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Begin to write ``state`` as it is now, once the state before it is on the disk."""
+        self.wait()
+        self._thread = threading.Thread(target=self._write, args=(snapshot(state),), daemon=True)  # a disk may hang
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written; raises what writing raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _write(self, state: Mapping[str, Any]) -> None:
+        try:
+            save(self._path, self._identity, state)
+        except Exception as error:
+            self._error = error
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        except Exception:
+            if kind is None:
+                raise
+
+
+def snapshot(state: Any) -> Any:
+    """A copy of ``state`` in the CPU's memory that nothing which happens to the original changes."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        copied = copy.copy(state)  # with the version numbers that a module's state_dict carries as an attribute
+        copied.update((key, snapshot(value)) for key, value in state.items())
+        return copied
+    return type(state)(map(snapshot, state)) if isinstance(state, (list, tuple)) else state
 
 
 def load(path: Path, identity: str) -> dict[str, Any] | None:

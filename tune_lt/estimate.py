@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from scipy import stats
-from torch import nn
 
 from tune_lt import data, training
 from tune_lt.config import CellConfig, fold_of, long_tail
@@ -26,8 +25,9 @@ from tune_lt.errors import InputError
 from tune_lt.search import history, planning
 from tune_lt.search.schedulers import milestones
 from tune_lt.search.trainable import peak_memory
+from tune_lt.steps import WARM_UP
 from tune_lt.study import Resources, Study, flattened
-from tune_lt.tracking import CellRecord, Store
+from tune_lt.tracking import CellRecord, Store, own_tags
 
 EVALUATION_SHARE = 1 / 3  # of a training step: the forward pass without the backward one, which is twice as much
 PRIOR_SPREAD, PRIOR_RUNS = 0.1, 3  # what is supposed of runs before any is seen: 10 %, as if from this many
@@ -99,8 +99,9 @@ class Estimate:
     """The cost of what is to do. ``hours`` are those of trials; times ``cpus`` or ``gpus`` they are CPU- or GPU-hours.
 
     ``wall_seconds``: on this machine, with ``at_once`` trials at a time. ``memory_bytes``: the peak of one trial's
-    process: with past runs the largest among them, else that of this process with the cell's network in it, which has
-    the same libraries and images loaded. ``seconds_per_epoch``: of the first kind of cell that is to be trained.
+    process: with past runs the largest among them, else that of this process once it has trained and scored some of the
+    cell's batches; it has the same images in it, and more libraries. ``seconds_per_epoch``: of the first kind of cell
+    that is to be trained.
     """
 
     hours: Interval
@@ -147,7 +148,7 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
             concluded = planning.recorded_search(study, space, store, parent.info.run_id, content_hash)
             signature = study.search_signature(space, content_hash)
             records = before.trials(signature)
-            past = history.read(store, study.name, signature, search.objectives[0], records)
+            past = history.read(store, study.name, signature, search.objectives[0], records, own_tags(parent))
             ended[name] = sum(trial.outcome != "running" and trial.number < search.budget for trial in past)
         if concluded is not None:
             found |= planning.found_by(name, concluded)
@@ -323,7 +324,7 @@ def probe(cell: CellConfig, dataset: data.Dataset, *, threads: int, device: str,
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         try:
             torch.set_num_threads(threads)
-            run = training._Run(cell, dataset, place, loaders=loaders)
+            run = training._Run(cell, dataset, place, score_test=True, loaders=loaders)
             steps = list(_steps(run, place))
             score = _scoring(run, place)
         finally:
@@ -339,29 +340,27 @@ def _steps(run: training._Run, place: torch.device) -> Iterator[tuple[float, int
     run.loss.train()
     batches = itertools.chain.from_iterable(run.train.epoch(epoch) for epoch in itertools.count(1))
     until = math.inf
-    for step in range(WARM_UP_STEPS + PROBE_STEPS):
+    warm_up = 1 + WARM_UP if place.type == "cuda" else WARM_UP_STEPS  # on CUDA a step is recorded after those
+    for step in range(warm_up + PROBE_STEPS):
         began = _now(place)
         x, y = next(batches)
-        run.optimizer.zero_grad(set_to_none=True)
-        run.loss(run.model(x), y).backward()
-        if run.cell.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(run.model.parameters(), run.cell.recipe.clip_norm)
-        run.optimizer.step()
+        run.step(x, y, len(y))
         ended = _now(place)
-        if step < WARM_UP_STEPS:
+        if step < warm_up:
             run.loss.end_epoch()
             until = ended + PROBE_SECONDS
             continue
         yield ended - began, len(y)
-        if ended > until and step >= WARM_UP_STEPS + LEAST_STEPS - 1:
+        if ended > until and step >= warm_up + LEAST_STEPS - 1:
             return
 
 
 @torch.no_grad()
 def _scoring(run: training._Run, place: torch.device) -> float:
-    """Seconds that scoring an image takes."""
+    """Seconds that scoring an image takes, in the largest batch that a trial scores: it may need the most memory."""
     run.model.eval()
-    x, _ = next(run.train.epoch(1))
+    scored = [batches for batches in (run.held_out, run.test, run._seen and run._seen()) if batches]
+    x, _ = next(max(scored, key=lambda batches: batches.sizes[0]).epoch(0))
     run.model(x)
     began = _now(place)
     run.model(x)

@@ -14,8 +14,9 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch import nn
 from tune_lt import checkpoint, data, losses, metrics, models, norms, parallel
 from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule, determining, fold_of, long_tail
 from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.steps import RecordedStep, Step
 
 EVALUATION_BATCH = 1024
 
@@ -86,10 +88,11 @@ def run_epochs(
 
     ``dataset`` spares loading it again; ``device`` is ``auto``, ``cpu``, ``cuda``, ``mps`` or ``cuda:1``. The sealed
     test is scored after the last epoch, and only with ``score_test``. With ``save_to`` the state is written there once
-    the caller has taken an epoch's result, unless that was done less than ``save_seconds`` ago, and after the last; a
-    state found there is continued (that of the last epoch is scored again). ``identity`` is what else, beside the cell
-    and the images, that state must belong to: the sources of plugins. ``loaders``: processes that read images which
-    stay on disk, 0 for this one; no result depends on it.
+    the caller has taken an epoch's result, unless that was done less than ``save_seconds`` ago, and after the last: by
+    a thread while the next epoch trains, never while the caller has a result. A state found there is continued (that
+    of the last epoch is scored again). ``identity`` is what else, beside the cell and the images, that state must
+    belong to: the sources of plugins. ``loaders``: processes that read images which stay on disk, 0 for this one; no
+    result depends on it.
 
     With several ranks (`tune_lt.parallel`) every rank runs this, and takes every result, which is the same on all: each
     trains on its share of every batch, and the result is one process's but for rounding. Rank 0 alone reads and writes
@@ -106,14 +109,17 @@ def run_epochs(
             done = run.restore(saved)
         if done == epochs:
             yield run.result(done)
-    saves = save_to if parallel.rank() == 0 else None
+    writer = checkpoint.Writer(save_to, run.identity) if save_to and parallel.rank() == 0 else None
     saved_at = time.monotonic()
-    for epoch in range(done + 1, epochs + 1):
-        run.train_epoch(epoch)
-        yield run.result(epoch)
-        if saves and (epoch == epochs or time.monotonic() - saved_at >= save_seconds):
-            checkpoint.save(saves, run.identity, run.state(epoch))
-            saved_at = time.monotonic()
+    with writer or nullcontext():
+        for epoch in range(done + 1, epochs + 1):
+            run.train_epoch(epoch)
+            if writer:
+                writer.wait()  # before scoring forks loaders, and the caller may remove the file or end its process
+            yield run.result(epoch)
+            if writer and (epoch == epochs or time.monotonic() - saved_at >= save_seconds):
+                writer.save(run.state(epoch))
+                saved_at = time.monotonic()
 
 
 class _Run:
@@ -145,7 +151,8 @@ class _Run:
         torch.manual_seed(cell.init_seed)
         self.model, self.loss = build(cell, dataset, split.class_counts, place)
         self.model = parallel.joined(self.model)
-        self.optimizer = _optimizer(cell.recipe.optimizer, self.model)
+        # what a recorded step reads anew each time, so on the device
+        self._device_lr = torch.zeros((), device=place) if place.type == "cuda" else None
         self.train_loss, self.seconds = math.nan, 0.0
 
         def batches(
@@ -175,48 +182,54 @@ class _Run:
         prior = torch.tensor(split.class_counts, device=place).clamp(min=1).log()
         self.offset = cell.recipe.posthoc_tau * prior
 
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Made at its first use: the first one in a process loads a compiler, and a rehearsal needs none."""
+        return _optimizer(self.cell.recipe.optimizer, self.model, self._device_lr)
+
+    @cached_property
+    def step(self) -> Step | RecordedStep:
+        """Recorded where that is quicker and safe: for small images, and what is our own and so known to allow it."""
+        step = Step(self.model, self.loss, self.optimizer, self.cell.recipe.clip_norm, self.place)
+        own = self.cell.model["name"] in models.OWN and self.cell.loss["name"] in losses.OWN
+        small = isinstance(self.train, data.Batches)
+        if self.place.type == "cuda" and parallel.size() == 1 and small and own:
+            return RecordedStep(step, self.train.sizes[0])
+        return step
+
     def train_epoch(self, epoch: int) -> None:
         """One pass over the training images, ``epoch`` counted from 1; leaves the mean loss per image."""
         began = time.perf_counter()
-        recipe = self.cell.recipe
         self.model.train()
         self.loss.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.optimizer.lr * lr_factor(recipe.schedule, epoch - 1, recipe.epochs)
-        total = torch.zeros((), device=self.place)
+        self._lr_to(self._lr(epoch))
+        self.step.total.zero_()
         for (x, y), images in zip(self.train.epoch(epoch), self.train.sizes, strict=True):
-            value = self._batch_loss(x, y, images)
-            self.optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            parallel.average_gradients(self.model)
-            if recipe.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
-            self.optimizer.step()
-            total += value.detach() * images
+            self.step(x, y, images)
         self.loss.end_epoch()
-        self.train_loss = float(parallel.mean(total)) / sum(self.train.sizes)  # the only read-back of the epoch
+        total = float(parallel.mean(self.step.total))  # the only read-back of the epoch
+        self.train_loss = total / sum(self.train.sizes)
         self.seconds = time.perf_counter() - began
         if not math.isfinite(self.train_loss):
             raise TrainingFailed(
-                f"the training loss became {self.train_loss} in epoch {epoch} of {recipe.epochs}; "
+                f"the training loss became {self.train_loss} in epoch {epoch} of {self.cell.recipe.epochs}; "
                 f"a lower recipe.optimizer.lr or a recipe.clip_norm may help"
             )
 
-    def _batch_loss(self, x: torch.Tensor, y: torch.Tensor, images: int) -> torch.Tensor:
-        """The loss of a batch of ``images`` images; of several ranks' losses on their shares, the mean is that."""
-        logits = self.model(x)
-        if parallel.size() == 1 or type(self.loss).forward is losses.Loss.forward:
-            value: torch.Tensor = self.loss(logits, y)
-            return value
-        # A loss that knows nothing of ranks: taken as a mean over its examples, of which there may be none.
-        return self.loss(logits, y) * (parallel.size() * len(y) / images) if len(y) else logits.sum()
+    def _lr(self, epoch: int) -> float:
+        recipe = self.cell.recipe
+        return recipe.optimizer.lr * lr_factor(recipe.schedule, epoch - 1, recipe.epochs)
+
+    def _lr_to(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr if self._device_lr is None else self._device_lr.fill_(lr)
 
     def result(self, epoch: int) -> EpochResult:
         last = epoch == self.cell.recipe.epochs
         return EpochResult(
             epoch=epoch,
             epochs=self.cell.recipe.epochs,
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=self._lr(epoch),
             train_loss=self.train_loss,
             seconds=self.seconds,
             val=self._score(self.held_out) if self.held_out else None,
@@ -248,7 +261,8 @@ class _Run:
         """Take over a saved state; the number of epochs it has had."""
         self.model.load_state_dict(saved["model"])
         self.loss.load_state_dict(saved["loss"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        options = self.optimizer.state_dict()["param_groups"]  # the cell's, and another device's do not fit this one
+        self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": options})
         torch.set_rng_state(saved["random"])
         if self.place.type == "cuda" and saved["random_cuda"] is not None:
             torch.cuda.set_rng_state(saved["random_cuda"], self.place)
@@ -261,7 +275,7 @@ def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
 
     Raises InputError if that fails, so that a mistake in a plugin or an impossible combination costs no training.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():  # threads wait for each other on a busy machine
         run = _Run(cell, dataset, torch.device("cpu"))
         x = dataset.train_images[:2].float() / 255
         try:
@@ -275,6 +289,16 @@ def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
     if value.ndim != 0:
         raise InputError(f"loss {cell.loss['name']!r} gives {tuple(value.shape)}, but it must be a scalar")
     return run.split
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def load_dataset(cell: CellConfig) -> data.Dataset:
@@ -343,13 +367,17 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto or cpu"
         ) from None
     if place.type == "cuda":
+        torch.cuda.set_device(place)  # where streams are made
         torch.backends.cudnn.deterministic = True  # equal cells give equal numbers
         torch.backends.cudnn.benchmark = False
     return place
 
 
-def _optimizer(config: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-    if config.name == "adamw":
-        betas = (config.momentum, 0.999)
-        return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=betas, weight_decay=config.weight_decay)
-    return torch.optim.SGD(model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+def _optimizer(config: Optimizer, model: nn.Module, device_lr: torch.Tensor | None) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if device_lr is not None:
+        options |= {"lr": device_lr, "fused": True}
+    if config.name == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=config.momentum, **options)
+    betas, recorded = (config.momentum, 0.999), device_lr is not None
+    return torch.optim.AdamW(model.parameters(), betas=betas, capturable=recorded, **options)

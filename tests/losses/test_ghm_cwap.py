@@ -315,6 +315,20 @@ def test_a_copy_goes_its_own_way() -> None:
     assert train(loss) == train(copy.deepcopy(build()))
 
 
+@pytest.mark.parametrize("norm", CHOICES["gradient_norm"])
+def test_gradient_norms_lie_in_the_regions_that_were_counted(norm: str) -> None:
+    """They are recorded from log-odds, and binned from the cross-entropy."""
+    loss = build(gradient_norm=norm)
+    z, y = 2 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+    expected = [[0] * 5 for _ in range(3)]
+    for g, label in zip(loss.gradient_norm(z, y).tolist(), y.tolist(), strict=True):
+        expected[label][min(int(5 * g), 4)] += 1
+
+    loss(z, y)
+
+    assert loss.live.counts.tolist() == expected
+
+
 def test_gradient_norm_keeps_its_digits_near_certainty() -> None:
     """1 − p = e^−20 / (1 + e^−20); 1 − exp(log p) is 0 in float32."""
     g = torch.sigmoid(log_odds(torch.tensor([[20.0, 0.0]]), torch.tensor([0])))

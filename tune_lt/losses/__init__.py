@@ -35,7 +35,7 @@ from tune_lt.losses.histogram import UnitRegions
 from tune_lt.losses.margins import LDAM, Equalization, Seesaw
 from tune_lt.losses.reweighting import DRW, GHM, ClassBalanced, EffectiveNumber, Focal, Softmax
 
-__all__ = ["DRW", "LOSSES", "Loss", "UnitRegions", "build", "register"]
+__all__ = ["DRW", "LOSSES", "OWN", "Loss", "UnitRegions", "build", "register"]
 
 LOSSES: dict[str, Any] = {
     "softmax": Softmax,
@@ -51,6 +51,7 @@ LOSSES: dict[str, Any] = {
     "ldam": LDAM,
     "vs": VS,
 }
+OWN = frozenset(LOSSES)  # not those that are registered later
 
 
 def build(

@@ -16,9 +16,12 @@ def effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:
     return (1 - beta) / (1 - beta ** sizes(class_counts))
 
 
-def margin_rows(log_size: Tensor, targets: Tensor, gamma: float) -> Tensor:
-    """γ · log min(1, S_n / S_y) for each example's class y, (B, C), from log S (C,): never a (C, C) matrix."""
-    return gamma * (log_size - log_size[targets].unsqueeze(1)).clamp(max=0)
+def with_margin(logits: Tensor, log_size: Tensor, targets: Tensor, gamma: float) -> Tensor:
+    """z + γ · log min(S_n, S_y) for each example's class y, (B, C), from log S (C,): never a (C, C) matrix.
+
+    For a softmax this is z + γ · log min(1, S_n / S_y), of which γ · log S_y is constant in a row.
+    """
+    return torch.add(logits, torch.minimum(log_size, log_size[targets].unsqueeze(1)), alpha=gamma)
 
 
 def onehot(logits: Tensor, targets: Tensor) -> Tensor:
@@ -33,3 +36,8 @@ def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
     """
     target = targets.unsqueeze(1)
     return logits.scatter(1, target, -torch.inf).logsumexp(1) - logits.gather(1, target).squeeze(1)
+
+
+def one_minus_p(cross_entropy: Tensor) -> Tensor:
+    """1 − p_y = 1 − e^−CE, (B,): near p_y = 1 exact to the last digit of 1 only, which is enough to bin it."""
+    return -torch.expm1(-cross_entropy)

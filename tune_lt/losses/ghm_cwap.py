@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tune_lt import parallel
 from tune_lt.losses.base import Loss
-from tune_lt.losses.formulas import log_odds, margin_rows, sizes
+from tune_lt.losses.formulas import one_minus_p, sizes, with_margin
 from tune_lt.losses.histogram import UnitRegions
 from tune_lt.registry import Knob
 
@@ -81,27 +81,27 @@ class GHMCWAP(Loss):
         self.register_buffer("log_size", self.raw_size.log())
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        adjusted = logits + margin_rows(self.log_size, targets, self.gamma)
+        adjusted = with_margin(logits, self.log_size, targets, self.gamma)
+        cross_entropy = F.cross_entropy(adjusted, targets, reduction="none")
         with torch.no_grad():
-            g = self._norm(logits, adjusted, targets)
+            margin = self.norm_of == "margin_softmax"
+            g = one_minus_p(cross_entropy if margin else F.cross_entropy(logits, targets, reduction="none"))
             weights = self.weights[targets, self.frozen.find(g, targets)]
             if self.training:
                 self.live.count(g, targets)
-        cross_entropy = F.cross_entropy(adjusted, targets, reduction="none")
         if self.normalization == "batch_mean":
             return cross_entropy, weights
         return weights * cross_entropy, None
 
     def gradient_norm(self, logits: Tensor, targets: Tensor) -> Tensor:
         """g as it is binned, (B,): of the margin's softmax, or of the plain one."""
-        return self._norm(logits, logits + margin_rows(self.log_size, targets, self.gamma), targets)
+        if self.norm_of == "margin_softmax":
+            logits = with_margin(logits, self.log_size, targets, self.gamma)
+        return super().gradient_norm(logits, targets)
 
     def unit_regions(self) -> Tensor:
         """The edges (C, N + 1) of the last complete epoch, by which weights are looked up."""
         return self.frozen.edges
-
-    def _norm(self, logits: Tensor, adjusted: Tensor, targets: Tensor) -> Tensor:
-        return torch.sigmoid(log_odds(adjusted if self.norm_of == "margin_softmax" else logits, targets))
 
     @torch.no_grad()
     def end_epoch(self) -> None:

@@ -45,8 +45,8 @@ class UnitRegions(nn.Module):
 
     def count(self, g: Tensor, targets: Tensor) -> None:
         """Adds the gradient norms (B,) to the histograms of their targets' classes, in place."""
-        cells = targets * self.counts.shape[1] + self.find(g, targets)
-        self.counts.view(-1).index_add_(0, cells, torch.ones_like(cells))
+        cells = torch.add(self.find(g, targets), targets, alpha=self.counts.shape[1])
+        self.counts.view(-1).scatter_(0, cells, 1, reduce="add")
 
     def adapted_edges(self) -> Tensor:
         """AURA: edges (C, N + 1) with widths 1 / log(e + v) scaled to sum 1: narrower where there are more examples.

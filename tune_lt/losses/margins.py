@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tune_lt import parallel
 from tune_lt.losses.base import Loss
-from tune_lt.losses.formulas import margin_rows, onehot, sizes
+from tune_lt.losses.formulas import sizes, with_margin
 from tune_lt.registry import Knob
 
 
@@ -95,11 +95,11 @@ class Seesaw(Loss):
 
     @torch.no_grad()
     def margins(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """log M + log C, (B, C); both are 0 at the target."""
+        """log M + log C, (B, C), up to a constant in each row, which the softmax does not see."""
         log_counts = self.labels_seen.clamp(min=1).to(logits.dtype).log() if self.online else self.log_counts
         log_p = logits.log_softmax(1)
         log_p_target = log_p.gather(1, targets.unsqueeze(1)).clamp(min=math.log(self.EPS))
-        return margin_rows(log_counts, targets, self.p) + self.q * (log_p - log_p_target).clamp(min=0)
+        return with_margin(self.q * (log_p - log_p_target).clamp_(min=0), log_counts, targets, self.p)
 
 
 class LDAM(Loss):
@@ -127,5 +127,6 @@ class LDAM(Loss):
         self.register_constant("margins", max_m * (n.min() / n) ** 0.25)
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        margin = self.margins * onehot(logits, targets)
-        return F.cross_entropy(self.s * (logits - margin), targets, reduction="none"), None
+        margin = self.margins[targets].to(logits.dtype).unsqueeze(1)
+        lowered = logits.scatter_add(1, targets.unsqueeze(1), -margin)
+        return F.cross_entropy(self.s * lowered, targets, reduction="none"), None

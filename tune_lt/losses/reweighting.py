@@ -121,10 +121,11 @@ class GHM(Loss):
 
     @torch.no_grad()
     def _weights(self, logits: Tensor, truth: Tensor) -> Tensor:
-        g = (torch.sigmoid(logits) - truth).abs()
-        region = (g * self.bins).long().clamp(max=self.bins - 1)
-        counts = torch.zeros(self.bins, dtype=torch.int64, device=g.device)
-        counts.index_add_(0, region.view(-1), torch.ones_like(region).view(-1))
+        scaled = (torch.sigmoid(logits) - truth).abs_().mul_(self.bins)  # g · bins
+        region = scaled.long().clamp_(max=self.bins - 1)
+        del scaled
+        counts = torch.zeros(self.bins, dtype=torch.int64, device=region.device)
+        counts.index_add_(0, region.view(-1), counts.new_ones(1).expand(region.numel()))
         counts = self.total(counts)
         occupied = counts > 0
         average = self.momentum * self.accumulated + (1 - self.momentum) * counts
@@ -132,7 +133,7 @@ class GHM(Loss):
         if self.training:
             self.accumulated.copy_(v)
         outputs = counts.sum()  # B · C of the whole batch
-        return v[region].reciprocal() * outputs / occupied.sum()
+        return (v.reciprocal() * outputs / occupied.sum())[region]
 
 
 class DRW(Loss):

@@ -17,7 +17,7 @@ from tune_lt.errors import InputError
 from tune_lt.models.imagenet import resnet18, resnet50
 from tune_lt.models.resnet import Mixed, resnet8, resnet32
 
-__all__ = ["MODELS", "Mixed", "build", "register", "resnet8", "resnet18", "resnet32", "resnet50"]
+__all__ = ["MODELS", "OWN", "Mixed", "build", "register", "resnet8", "resnet18", "resnet32", "resnet50"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet32": resnet32,
@@ -25,6 +25,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
     "resnet50": resnet50,
 }
+OWN = frozenset(MODELS)  # not those that are registered later
 
 
 def register(name: str) -> Callable[[Any], Any]:
