@@ -1,5 +1,5 @@
-"""Everything that is to be measured on a GPU, in one command; about 9 minutes. Needs torch, torchvision, Pillow, numpy,
-scipy and annotated-types.
+"""Everything that is to be measured on a GPU, in one command. Needs torch, torchvision, Pillow, numpy, scipy and
+annotated-types. A part that fails is named and the others go on; what has been printed is not lost.
 
     python benchmarks/gpu.py                        # all parts
     python benchmarks/gpu.py --part steps --part packed
@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,71 +34,78 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from tune_lt import losses, training
-from tune_lt.config import CellConfig, Recipe
+from tune_lt.config import CellConfig, Optimizer, Recipe
 from tune_lt.steps import WARM_UP, RecordedStep, Step
 
 HERE = Path(__file__).parent
 CIFAR_LT, CIFAR_EPOCHS = 12_406, 200
 STEPS = 30  # of one timed call
+PATIENCE = 120.0  # seconds until all trials that are to run at once have begun
 TOLERANCE = 1e-3  # relative, between losses of a recorded and a plain step: the order of additions may differ
 
 
 class Trainer:
-    """One network and its step on a batch that never changes, as `tune_lt.training` builds them."""
+    """One network and its step, as `tune_lt.training` builds them, on long-tailed noise; ``recipe`` as in `Recipe`."""
 
     def __init__(
         self,
         device: str,
         *,
         loss: str = "ghm_cwap",
-        precision: Any = "float32",
         recorded: bool = False,
         channels_last: bool = True,
         compiled: bool = False,
         model: str = "resnet32",
+        **recipe: Any,
     ) -> None:
-        dataset = step.random_images(step.BATCH)
-        cell = CellConfig({"name": "noise"}, {"name": model}, {"name": loss}, Recipe(precision=precision))
+        dataset = step.random_images(10 * step.BATCH)
+        noise = {"name": "noise", "imbalance": 20.0}  # 10 classes: 4 batches, the last one short
+        cell = CellConfig(noise, {"name": model}, {"name": loss}, Recipe(**recipe))
         self.run = training._Run(cell, dataset, training.pick_device(device))
         if not channels_last:
             self.run.model.to(memory_format=torch.contiguous_format)
         network: nn.Module = torch.compile(self.run.model) if compiled else self.run.model  # type: ignore[assignment]
-        self.run._lr_to(0.1)
+        self.run._lr_to(cell.recipe.optimizer.lr)
         self.run.model.train()
-        plain = Step(network, self.run.loss, self.run.optimizer, None, self.run.place)
+        plain = Step(network, self.run.loss, self.run.optimizer, cell.recipe.clip_norm, self.run.place)
         self.step = RecordedStep(plain, step.BATCH) if recorded else plain
-        self.x, self.y = next(self.run.train.epoch(1))
+        self.batches = list(self.run.train.epoch(1))
+        self.x, self.y = self.batches[0]
 
     def __call__(self, steps: int = STEPS) -> None:
         for _ in range(steps):
             self.step(self.x, self.y, len(self.y))
 
     def values(self, steps: int) -> list[float]:
-        """The loss of each step."""
+        """The loss of each step, on one batch after the other; epochs end, and the learning rate falls."""
         torch.manual_seed(0)  # equalization draws
         found = []
         for number in range(steps):
+            x, y = self.batches[number % len(self.batches)]
             self.step.total.zero_()
-            self.step(self.x, self.y, len(self.y))
-            found.append(float(self.step.total) / len(self.y))
-            if number == WARM_UP + 2:
-                self.run.loss.end_epoch()  # a recorded step must see the new weights
-                self.run._lr_to(0.01)
+            self.step(x, y, len(y))
+            found.append(float(self.step.total) / len(y))
+            if y is self.batches[-1][1]:
+                self.run.loss.end_epoch()
+                self.run._lr_to(self.run.cell.recipe.optimizer.lr / (1 + number))
         return found
 
 
 def check(options: Any) -> str:
-    """Recorded against plain, for every loss of the product."""
+    """Recorded against plain, for every loss of the product, and for other recipes."""
     if options.device == "cpu":
         return "A CPU records no steps.\n"
+    cases: dict[str, dict[str, Any]] = {loss: {"loss": loss} for loss in sorted(losses.OWN)}
+    cases["AdamW, clipped"] = {"optimizer": Optimizer(name="adamw", lr=0.001), "clip_norm": 2.0}
+    cases["bfloat16"] = {"precision": "bfloat16"}
     rows = []
-    for loss in sorted(losses.OWN):
-        plain, recorded = (Trainer(options.device, loss=loss, recorded=how) for how in (False, True))
+    for name, case in cases.items():
+        plain, recorded = (Trainer(options.device, recorded=how, **case) for how in (False, True))
         pairs = list(zip(plain.values(20), recorded.values(20), strict=True))
         off = max(abs(one - other) / abs(one) for one, other in pairs)
         is_graph = isinstance(recorded.step, RecordedStep) and recorded.step._graph is not None
-        rows.append([loss, f"{off:.1e}", "yes" if off < TOLERANCE else "NO", "yes" if is_graph else "NO"])
-    return timing.table(["loss", "largest relative difference", "equal", "recorded"], rows)
+        rows.append([name, f"{off:.1e}", "yes" if off < TOLERANCE else "NO", "yes" if is_graph else "NO"])
+    return timing.table(["loss or recipe", "largest relative difference", "equal", "recorded"], rows)
 
 
 def steps(options: Any) -> str:
@@ -123,6 +131,8 @@ def steps(options: Any) -> str:
         trainers[name] = Trainer(options.device, **way)
         trainers[name](WARM_UP + 2)
         timing.wait(options.device)
+        if way.get("recorded") and trainers[name].step._graph is None:
+            raise RuntimeError(f"{name}: not recorded")
         started[name] = time.perf_counter() - began
     sides: dict[str, Callable[[], object]] = dict(trainers.items())
     if cuda:
@@ -157,14 +167,17 @@ def packed(options: Any) -> str:
     rows, alone = [], 0.0
     for count in options.packed:
         context = torch.multiprocessing.get_context("spawn")
-        barrier, results = context.Barrier(count), context.SimpleQueue()
+        barrier, results = context.Barrier(count, timeout=PATIENCE), context.Queue()
         arguments = (options.device, options.images, options.epochs, barrier, results)
         processes = [context.Process(target=_one_of, args=arguments) for _ in range(count)]
-        for process in processes:
-            process.start()
-        found = [results.get() for _ in processes]
-        for process in processes:
-            process.join()
+        try:
+            for process in processes:
+                process.start()
+            found = [results.get(timeout=PATIENCE + options.epochs * 60) for _ in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
         seconds = max(value for value, _ in found) / options.epochs
         pace = count * options.images / seconds
         alone = alone or pace
@@ -172,7 +185,14 @@ def packed(options: Any) -> str:
         memory = max(value for _, value in found) / 2**20
         row = [f"{pace:,.0f}", f"{pace / alone:.2f}", f"{3600 * hours:.0f}", f"{count / hours:.0f}", f"{memory:.0f}"]
         rows.append([str(count), *row])
-    header = ["trials at once", "images/s in all", "times one", "s a trial", "trials an hour", "MiB a trial, torch's"]
+    header = [
+        "trials at once",
+        "images/s in all",
+        "times the first line",
+        "s a trial",
+        "trials an hour",
+        "MiB a trial, torch's",
+    ]
     return timing.table(header, rows)
 
 
@@ -235,11 +255,12 @@ def roofline(options: Any) -> str:
         seconds, needs = statistics.median(timed), flops.get_total_flops()
         for_flops, for_bytes = needs / arithmetic, traffic.bytes / memory
         bound = "arithmetic" if for_flops > for_bytes else "memory"
+        bound = bound if max(for_flops, for_bytes) > seconds / 2 else "neither: launches, latency"
         row = [f"{needs / 1e9:.1f}", f"{traffic.bytes / 1e9:.2f}", str(traffic.operations), f"{1000 * for_flops:.2f}"]
         row += [f"{1000 * for_bytes:.2f}", f"{1000 * seconds:.2f}", f"{100 * max(for_flops, for_bytes) / seconds:.0f}"]
         rows.append([name, *row, bound])
-    header = ["network", "GFLOP", "GB moved", "operations", "ms of arithmetic", "ms of memory", "ms measured"]
-    header += ["% of the roof", "bound by"]
+    header = ["network", "GFLOP", "GB if no operation is fused", "operations", "ms of arithmetic", "ms of memory"]
+    header += ["ms measured", "% of the roof", "bound by"]
     note = f"Measured here: {arithmetic / 1e12:.2f} TFLOP/s (float32 or TF32), {memory / 1e9:.0f} GB/s.\n\n"
     return note + timing.table(header, rows)
 
@@ -262,13 +283,13 @@ def _peak_bytes(device: str) -> float:
     return 2 * x.numel() / min(timing.timed(lambda: y.copy_(x), device) for _ in range(10))
 
 
-def script(name: str) -> Callable[[Any], str]:
-    """Another benchmark as a part of this one."""
+def script(name: str, *arguments: str) -> Callable[[Any], str]:
+    """Another benchmark as a part of this one; what it prints appears at once."""
 
     def run(options: Any) -> str:
-        command = [sys.executable, str(HERE / f"{name}.py"), "--device", options.device]
-        done = subprocess.run(command, capture_output=True, text=True)
-        return done.stdout if done.returncode == 0 else f"{name}.py failed:\n{done.stderr}\n"
+        command = [sys.executable, str(HERE / f"{name}.py"), "--device", options.device, *arguments]
+        subprocess.run(command, check=True)
+        return ""
 
     return run
 
@@ -295,8 +316,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(timing.heading(" ".join(["python", *sys.argv]), options.device, options.threads))
+    failed = []
     for name in options.part or PARTS:
-        print(f"### {name}\n\n{PARTS[name](options)}", flush=True)
+        print(f"### {name}\n", flush=True)
+        try:
+            print(PARTS[name](options), flush=True)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,14 @@ import importlib.metadata
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
+
+sys.path.append(str(Path(__file__).parents[1]))  # where the package is not installed; import this before it
 
 PACKAGES = ("torch", "torchvision", "numpy")
 Times = dict[str, list[float]]

@@ -111,6 +111,14 @@ def test_a_recorded_step_is_the_plain_one(name: str) -> None:
     assert recorded.step._graph is not None
 
 
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_the_first_gpu_is_a_device_without_a_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which torch.cuda.set_device refuses, before it asks whether there is a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    assert training.pick_device(name) == torch.device("cuda")
+
+
 def test_a_network_of_ones_own_is_not_recorded() -> None:
     models.register("own")(lambda classes, channels: models.resnet8(classes, channels, width=4))
     try:

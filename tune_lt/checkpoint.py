@@ -51,8 +51,9 @@ class Writer:
     def save(self, state: Mapping[str, Any]) -> None:
         """Begin to write ``state`` as it is now, once the state before it is on the disk."""
         self.wait()
-        self._thread = threading.Thread(target=self._write, args=(snapshot(state),), daemon=True)  # a disk may hang
-        self._thread.start()
+        thread = threading.Thread(target=self._write, args=(snapshot(state),), daemon=True)  # a disk may hang
+        thread.start()
+        self._thread = thread
 
     def wait(self) -> None:
         """Until nothing is being written; raises what writing raised."""

@@ -25,7 +25,7 @@ from tune_lt.errors import InputError
 from tune_lt.search import history, planning
 from tune_lt.search.schedulers import milestones
 from tune_lt.search.trainable import peak_memory
-from tune_lt.steps import WARM_UP
+from tune_lt.steps import WARM_UP, RecordedStep
 from tune_lt.study import Resources, Study, flattened
 from tune_lt.tracking import CellRecord, Store, own_tags
 
@@ -324,7 +324,7 @@ def probe(cell: CellConfig, dataset: data.Dataset, *, threads: int, device: str,
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         try:
             torch.set_num_threads(threads)
-            run = training._Run(cell, dataset, place, score_test=True, loaders=loaders)
+            run = training._Run(cell, dataset, place, score_test=cell.fold == "full", loaders=loaders)
             steps = list(_steps(run, place))
             score = _scoring(run, place)
         finally:
@@ -340,7 +340,9 @@ def _steps(run: training._Run, place: torch.device) -> Iterator[tuple[float, int
     run.loss.train()
     batches = itertools.chain.from_iterable(run.train.epoch(epoch) for epoch in itertools.count(1))
     until = math.inf
-    warm_up = 1 + WARM_UP if place.type == "cuda" else WARM_UP_STEPS  # on CUDA a step is recorded after those
+    full = sum(images == run.train.sizes[0] for images in run.train.sizes) / len(run.train)
+    recorded = isinstance(run.step, RecordedStep)  # after some full batches, which is slow
+    warm_up = math.ceil((1 + WARM_UP) / full) if recorded else WARM_UP_STEPS
     for step in range(warm_up + PROBE_STEPS):
         began = _now(place)
         x, y = next(batches)
@@ -359,7 +361,7 @@ def _steps(run: training._Run, place: torch.device) -> Iterator[tuple[float, int
 def _scoring(run: training._Run, place: torch.device) -> float:
     """Seconds that scoring an image takes, in the largest batch that a trial scores: it may need the most memory."""
     run.model.eval()
-    scored = [batches for batches in (run.held_out, run.test, run._seen and run._seen()) if batches]
+    scored = [batches for batches in (run.held_out, run.test, run.seen()) if batches]
     x, _ = next(max(scored, key=lambda batches: batches.sizes[0]).epoch(0))
     run.model(x)
     began = _now(place)

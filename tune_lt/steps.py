@@ -74,7 +74,8 @@ class RecordedStep:
         elif self._seen < WARM_UP:
             self._seen += 1
             self._aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._aside):
+            with torch.cuda.stream(self._aside), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # soon it is
                 self.step(x, y, images)
             torch.cuda.current_stream().wait_stream(self._aside)
         elif self._graph is None:
@@ -94,6 +95,7 @@ class RecordedStep:
                 self.step(self._x, self._y, self.images)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
+            del self._x, self._y
             warnings.warn(f"steps are not replayed as a CUDA graph and take longer: {reason}", stacklevel=2)
         else:
             self._graph = graph

@@ -151,8 +151,6 @@ class _Run:
         torch.manual_seed(cell.init_seed)
         self.model, self.loss = build(cell, dataset, split.class_counts, place)
         self.model = parallel.joined(self.model)
-        # what a recorded step reads anew each time, so on the device
-        self._device_lr = torch.zeros((), device=place) if place.type == "cuda" else None
         self.train_loss, self.seconds = math.nan, 0.0
 
         def batches(
@@ -173,10 +171,11 @@ class _Run:
 
         images, labels = dataset.train_images, dataset.train_labels
         self.train = batches(images, labels, split.train_index, True)
+        self._device_lr = torch.zeros((), device=place) if self._records() else None  # a recorded step reads it anew
         self.held_out = None if split.val_index is None else batches(images, labels, split.val_index, False)
         scored = dataset.test_images, dataset.test_labels, split.test_index
         self.test = batches(*scored, False) if score_test else None
-        self._seen = partial(batches, images, labels, split.train_index, False) if score_test else None
+        self.seen = partial(batches, images, labels, split.train_index, False)  # as they are, not augmented
         self.class_counts = tuple(split.class_counts)
         self.groups = metrics.groups(split.split_counts)
         prior = torch.tensor(split.class_counts, device=place).clamp(min=1).log()
@@ -189,13 +188,15 @@ class _Run:
 
     @cached_property
     def step(self) -> Step | RecordedStep:
-        """Recorded where that is quicker and safe: for small images, and what is our own and so known to allow it."""
+        """What `train_epoch` does with each batch."""
         step = Step(self.model, self.loss, self.optimizer, self.cell.recipe.clip_norm, self.place)
+        return step if self._device_lr is None else RecordedStep(step, self.train.sizes[0])
+
+    def _records(self) -> bool:
+        """Whether steps are recorded: where that is quicker, and safe because network and loss are our own."""
         own = self.cell.model["name"] in models.OWN and self.cell.loss["name"] in losses.OWN
         small = isinstance(self.train, data.Batches)
-        if self.place.type == "cuda" and parallel.size() == 1 and small and own:
-            return RecordedStep(step, self.train.sizes[0])
-        return step
+        return self.place.type == "cuda" and parallel.size() == 1 and small and own
 
     def train_epoch(self, epoch: int) -> None:
         """One pass over the training images, ``epoch`` counted from 1; leaves the mean loss per image."""
@@ -239,9 +240,9 @@ class _Run:
         )
 
     def _norms(self) -> dict[str, Any] | None:
-        if self._seen is None or not isinstance(self.loss, losses.Loss):
+        if self.test is None or not isinstance(self.loss, losses.Loss):
             return None
-        return norms.recorded(self.model, self.loss, self._seen(), self.groups)
+        return norms.recorded(self.model, self.loss, self.seen(), self.groups)
 
     def _score(self, batches: data.AnyBatches) -> Scores:
         return evaluate(self.model, batches, self.groups, len(self.class_counts), self.offset)
@@ -367,7 +368,8 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto or cpu"
         ) from None
     if place.type == "cuda":
-        torch.cuda.set_device(place)  # where streams are made
+        if place.index is not None:
+            torch.cuda.set_device(place)  # where streams are made
         torch.backends.cudnn.deterministic = True  # equal cells give equal numbers
         torch.backends.cudnn.benchmark = False
     return place

@@ -235,6 +235,13 @@ def test_a_step_neither_waits_for_the_device_nor_builds_a_matrix_of_classes(name
 
 
 @every_loss
+def test_logits_that_diverged_give_nan(name: str, params: dict[str, Any]) -> None:
+    logits, targets = batch()
+
+    assert trained(name, params)(logits * torch.nan, targets).isnan()
+
+
+@every_loss
 def test_buffers_are_all_the_state_and_move_together(name: str, params: dict[str, Any]) -> None:
     loss = trained(name, params).to("meta")
 

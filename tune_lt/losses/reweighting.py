@@ -122,7 +122,7 @@ class GHM(Loss):
     @torch.no_grad()
     def _weights(self, logits: Tensor, truth: Tensor) -> Tensor:
         scaled = (torch.sigmoid(logits) - truth).abs_().mul_(self.bins)  # g · bins
-        region = scaled.long().clamp_(max=self.bins - 1)
+        region = scaled.long().clamp_(0, self.bins - 1)  # a NaN would be far below
         del scaled
         counts = torch.zeros(self.bins, dtype=torch.int64, device=region.device)
         counts.index_add_(0, region.view(-1), counts.new_ones(1).expand(region.numel()))
