@@ -3,7 +3,7 @@ annotated-types. A part that fails is named and the others go on; what has been 
 
     python benchmarks/gpu.py                        # all parts
     python benchmarks/gpu.py --part steps --part packed
-    python benchmarks/gpu.py --device cpu --images 256 --epochs 2     # that it runs
+    python benchmarks/gpu.py --device cpu --images 64 --epochs 1 --steps 1     # that it runs
 
 - check: a recorded step (CUDA graph) gives what the plain one gives, 20 steps, loss by loss
 - steps: formats, precisions, graphs and torch.compile, for one step of ResNet-32 with GHM-CWAP at batch 128
@@ -22,6 +22,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,6 @@ from tune_lt.steps import WARM_UP, RecordedStep, Step
 
 HERE = Path(__file__).parent
 CIFAR_LT, CIFAR_EPOCHS = 12_406, 200
-STEPS = 30  # of one timed call
 PATIENCE = 120.0  # seconds until all trials that are to run at once have begun
 TOLERANCE = 1e-3  # relative, between losses of a recorded and a plain step: the order of additions may differ
 
@@ -72,7 +72,7 @@ class Trainer:
         self.batches = list(self.run.train.epoch(1))
         self.x, self.y = self.batches[0]
 
-    def __call__(self, steps: int = STEPS) -> None:
+    def __call__(self, steps: int) -> None:
         for _ in range(steps):
             self.step(self.x, self.y, len(self.y))
 
@@ -134,23 +134,25 @@ def steps(options: Any) -> str:
         if way.get("recorded") and trainers[name].step._graph is None:
             raise RuntimeError(f"{name}: not recorded")
         started[name] = time.perf_counter() - began
-    sides: dict[str, Callable[[], object]] = dict(trainers.items())
+    sides: dict[str, Callable[[], object]] = {
+        name: partial(trainer, options.steps) for name, trainer in trainers.items()
+    }
     if cuda:
-        sides["recorded, without TF32"] = _without_tf32(Trainer(options.device, recorded=True))
+        sides["recorded, without TF32"] = _without_tf32(Trainer(options.device, recorded=True), options.steps)
     times = timing.interleaved(sides, options.repetitions, options.device)
     rows = []
     for name, seconds in times.items():
         faster = [1 / ratio for ratio in timing.ratios(times, name, "plain")]
-        milliseconds = timing.spread([1000 * value / STEPS for value in seconds])
+        milliseconds = timing.spread([1000 * value / options.steps for value in seconds])
         rows.append([name, milliseconds, timing.spread(faster), f"{started.get(name, 0):.1f}"])
     return timing.table(["step", "ms", "faster than plain by", "until it runs, s"], rows)
 
 
-def _without_tf32(trainer: Trainer) -> Callable[[], object]:
+def _without_tf32(trainer: Trainer, steps: int) -> Callable[[], object]:
     torch.backends.cudnn.allow_tf32 = False
     trainer(WARM_UP + 2)  # recorded so
     torch.backends.cudnn.allow_tf32 = True
-    return trainer
+    return partial(trainer, steps)
 
 
 def trial(options: Any) -> str:
@@ -251,7 +253,8 @@ def roofline(options: Any) -> str:
             plain(trainer.x, trainer.y, len(trainer.y))
         with Traffic() as traffic:
             plain(trainer.x, trainer.y, len(trainer.y))
-        timed = [timing.timed(trainer, options.device) / STEPS for _ in range(options.repetitions)]
+        call = partial(trainer, options.steps)
+        timed = [timing.timed(call, options.device) / options.steps for _ in range(options.repetitions)]
         seconds, needs = statistics.median(timed), flops.get_total_flops()
         for_flops, for_bytes = needs / arithmetic, traffic.bytes / memory
         bound = "arithmetic" if for_flops > for_bytes else "memory"
@@ -310,6 +313,7 @@ def main() -> None:
     parser = timing.parser(__doc__)
     parser.add_argument("--part", action="append", choices=PARTS, help="leave out for all")
     parser.add_argument("--images", type=int, default=CIFAR_LT)
+    parser.add_argument("--steps", type=int, default=30, help="of one timed call")
     parser.add_argument("--epochs", type=int, default=20, help="timed, of the packed trials")
     parser.add_argument("--packed", type=int, nargs="*", default=[1, 2, 4, 8], help="trials at once")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)

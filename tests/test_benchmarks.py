@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
         ("losses.py --classes 10 --repetitions 2 --batch 32 --threads 1", "| ghm_cwap |"),
         ("step.py --images 128 --repetitions 2 --workers 1", "| public loop, 1 workers |"),
         (
-            "gpu.py --device cpu --images 64 --epochs 1 --packed 1 --repetitions 2 --no-compile "
+            "gpu.py --device cpu --images 64 --epochs 1 --packed 1 --repetitions 2 --steps 1 --no-compile "
             "--part check --part steps --part packed --part roofline",
             "| resnet32 |",
         ),
