@@ -207,7 +207,7 @@ def test_a_study_on_a_cluster_runs_once_however_often_it_is_submitted(
     lab: Lab, tmp_path: Path, tiny_text: str, cli: Call
 ) -> None:
     file, out = tmp_path / "tiny.yaml", tmp_path / "out.txt"
-    file.write_text(tiny_text.replace("epochs: 4", "epochs: 30"))
+    file.write_text(tiny_text.replace("epochs: 4", "epochs: 120"))  # longer than what comes before the stop
 
     # two at the same moment: one job; who may not, is told so
     outs = [tmp_path / f"out{number}.txt" for number in range(4)]
