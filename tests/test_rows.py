@@ -10,7 +10,7 @@ import pytest
 from tune_lt import losses, ranges, registry, rows, studyfile
 from tune_lt.search.planning import Planner, found_by
 from tune_lt.strict import Problems
-from tune_lt.study import Dimension, Study
+from tune_lt.study import Dimension, Study, grid
 
 BASE = """\
 name: grid
@@ -264,8 +264,23 @@ def test_the_search_goes_on_under_its_signature_unless_what_decides_changes(tmp_
     assert signature() != signature(seed="trials: 4 -> trials: 4, seed: 1")
 
 
+def test_a_grid_leaves_out_what_a_condition_excludes(tmp_path: Path) -> None:
+    loss = "aura: {choice: [true, false]}, regions: {choice: [10, 20, 30], when: {loss.aura: true}}"
+    study = studyfile.parse(_searching(loss, "search: {sampler: grid}\n"), tmp_path)
+    space = study.searches["ghm_cwap"]
+    points = [{"loss/aura": True, "loss/regions": regions} for regions in (10, 20, 30)] + [{"loss/aura": False}]
+    assert list(grid(space.space)) == points
+    assert space.search.budget == 4
+
+
+def test_the_norm_that_gradients_are_clipped_at_can_be_searched(tmp_path: Path) -> None:
+    text = _searching("alpha: 0.5", "recipe: {clip_norm: {choice: [2.0, null]}}\nsearch: {sampler: grid}\n")
+    study = studyfile.parse(text, tmp_path)
+    assert list(grid(study.searches["ghm_cwap"].space)) == [{"recipe/clip_norm": 2.0}, {"recipe/clip_norm": None}]
+
+
 def test_a_huge_range_costs_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(Problems, match="found grid over 999999991 points"):
+    with pytest.raises(Problems, match="found grid over more points than the 100000"):
         studyfile.parse(_searching("regions: {int: [10, 1000000000]}", "search: {sampler: grid}\n"), tmp_path)
     waits = "aura: {choice: [true, false], when: {loss.regions: 12}}, regions: {int: [10, 1000000000]}"
     assert "loss/aura" in studyfile.parse(_searching(waits), tmp_path).searches["ghm_cwap"].space

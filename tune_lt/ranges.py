@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tune_lt import losses, registry
-from tune_lt.config import Optimizer
+from tune_lt.config import Recipe
 from tune_lt.strict import KINDS, Problems, dotted
 from tune_lt.study import Dimension
 
-SEARCHABLE = re.compile(r"loss/(?!name$).+|recipe/optimizer/(lr|weight_decay)")
+SEARCHABLE = re.compile(r"loss/(?!name$).+|recipe/(optimizer/(lr|weight_decay)|clip_norm)")
 
 
 def split(raw: Any, path: str = "") -> tuple[Any, dict[str, Dimension]]:
@@ -87,8 +88,8 @@ def defaults(loss: str, space: Mapping[str, Dimension]) -> dict[str, Any]:
 
 
 def recipe_default(path: str) -> Any:
-    """The default of a searched parameter of the recipe, all of which are the optimizer's."""
-    return getattr(Optimizer(), path.rsplit("/", 1)[-1])
+    """The default of a searched parameter of the recipe."""
+    return operator.attrgetter(path.removeprefix("recipe/").replace("/", "."))(Recipe())
 
 
 def _dimension(path: str, kind: Any, values: Any, when: Any) -> Dimension:
@@ -96,7 +97,7 @@ def _dimension(path: str, kind: Any, values: Any, when: Any) -> Dimension:
     if not SEARCHABLE.fullmatch(path):
         raise Problems(
             f"{field}: cannot be searched; searchable: the loss's parameters, "
-            "recipe.optimizer.lr, recipe.optimizer.weight_decay"
+            "recipe.optimizer.lr, recipe.optimizer.weight_decay, recipe.clip_norm"
         )
     if not isinstance(values, list) or not values or (kind != "choice" and len(values) != 2):
         raise Problems(

@@ -33,6 +33,7 @@ def schema() -> dict[str, Any]:
         optimizer["properties"][name] = _searchable(optimizer["properties"][name])
     recipe = _plain(Recipe)
     recipe["properties"]["optimizer"] = optimizer
+    recipe["properties"]["clip_norm"] = _searchable(recipe["properties"]["clip_norm"])
     own = {"type": "object", "not": {"required": ["name"]}, "properties": {"best": {"type": ["boolean", "string"]}}}
     a_loss, a_row = {"$ref": "#/$defs/loss"}, {"$ref": "#/$defs/row"}
     row = _object({"loss": {"anyOf": [a_loss, own]}, "model": {"type": "object"}, "recipe": recipe})

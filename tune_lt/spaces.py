@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tune_lt import losses, models, ranges, registry
 from tune_lt.components import configuration
 from tune_lt.strict import Problems, dotted, known_fields, section
-from tune_lt.study import MOST_TRIALS, Dimension, Search, Space, Trials, Validation, nested, overlay
+from tune_lt.study import MOST_TRIALS, Dimension, Search, Space, Trials, Validation, grid, nested, overlay
 
 TRIALS = 20  # of a search, unless the file says otherwise
 Compared = tuple[dict[str, Any], dict[str, Dimension]]  # a loss to compare with: what it changes, its ranges
@@ -122,11 +122,9 @@ def _budget(search: Search, space: Mapping[str, Dimension], searches: int) -> Se
     endless = [dotted(path) for path, dimension in space.items() if dimension.points() is None]
     if endless:
         raise Problems(f"search.sampler: found grid, but {endless[0]} is continuous; valid there: choice, int")
-    if any(dimension.when for dimension in space.values()):
-        raise Problems("search.sampler: found grid with a when; valid: tpe, random, or rows for such a grid")
-    size = math.prod(len(dimension.points() or ()) for dimension in space.values())
+    size = sum(1 for _ in itertools.islice(grid(space), MOST_TRIALS + 1))
     if size > MOST_TRIALS:
-        raise Problems(f"search.sampler: found grid over {size} points; valid: at most {MOST_TRIALS}")
+        raise Problems(f"search.sampler: found grid over more points than the {MOST_TRIALS} that are valid")
     if search.trials not in (None, size):
         raise Problems(f"search.trials: found {search.trials}, but the grid has {size} points; leave it out")
     return dataclasses.replace(search, trials=size)

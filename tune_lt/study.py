@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,6 +37,30 @@ class Dimension:
         if self.kind == "int":
             return range(self.values[0], self.values[1] + 1)
         return self.values if self.kind == "choice" else None
+
+    def holds(self, found: Mapping[str, Any]) -> bool:
+        """Whether it is searched where these values were found."""
+        return all(other in found and found[other] in values for other, values in self.when.items())
+
+
+def grid(space: Mapping[str, Dimension]) -> Iterator[dict[str, Any]]:
+    """Every point of the grid over ``space`` once, in one order, the last dimension fastest.
+
+    A dimension whose ``when`` does not hold is left out of the point; those it speaks of stand before it.
+    """
+
+    def below(found: dict[str, Any], left: Sequence[str]) -> Iterator[dict[str, Any]]:
+        if not left:
+            yield found
+            return
+        dimension = space[left[0]]
+        if not dimension.holds(found):
+            yield from below(found, left[1:])
+            return
+        for value in dimension.points() or ():
+            yield from below({**found, left[0]: value}, left[1:])
+
+    return below({}, list(space))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ray.tune.search import Searcher
 
 from tune_lt.search.history import Past
 from tune_lt.search.trainable import MEAN
-from tune_lt.study import Dimension, Search, Space
+from tune_lt.study import Dimension, Search, Space, grid
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 Values = Mapping[str, float]
@@ -105,7 +105,7 @@ class CellSearch(Searcher):
             number = self._numbers.pop(0)
             self.study.sampler = self._sampler_for(number)
             if self._search.sampler == "grid":
-                self.study.enqueue_trial(self._grid_point(number))
+                self.study.enqueue_trial(next(itertools.islice(grid(self._space), number, None)))
             trial, found = self._ask()
             planned = self._plan(found)
             fingerprint = planned["fingerprint"]
@@ -161,13 +161,9 @@ class CellSearch(Searcher):
         trial = self.study.ask()
         found: dict[str, Any] = {}
         for path, dimension in self._space.items():
-            if all(found.get(other) in values for other, values in dimension.when.items()):
+            if dimension.holds(found):
                 found[path] = _suggest(trial, path, dimension)
         return trial, found
-
-    def _grid_point(self, number: int) -> dict[str, Any]:
-        points = itertools.product(*(dimension.points() or () for dimension in self._space.values()))
-        return dict(zip(self._space, next(itertools.islice(points, number, None)), strict=True))
 
     def _repeat(self, trial: optuna.trial.Trial, state: TrialState, values: Values, step: int) -> None:
         """Tell of a trial what another one of the same cells ended with."""
