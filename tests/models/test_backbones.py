@@ -1,0 +1,82 @@
+"""Networks of torchvision and timm by name, with weights and without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import ResNet18_Weights, get_model
+
+from tune_lt import models
+from tune_lt.errors import InputError
+from tune_lt.models.resnet import Cosine, Linear
+
+WEIGHTS = ResNet18_Weights.IMAGENET1K_V1
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torch's folder of fetched weights, empty, and no way to the network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ["mobilenet_v3_small", "convnext_tiny", "swin_t", "densenet121"])
+def test_any_classifier_of_torchvision_gets_a_head_of_our_own(architecture: str) -> None:
+    model = models.build("torchvision", classes=7, channels=3, architecture=architecture, head="cosine")
+    logits = model.eval()(torch.randn(2, 3, 64, 64))
+    assert logits.shape == (2, 7)
+    assert logits.abs().max() <= 1
+    assert sum(isinstance(part, Cosine) for part in model.modules()) == 1
+
+
+def test_the_weights_are_those_of_the_file_but_for_the_new_last_layer(hub: Path) -> None:
+    torch.manual_seed(5)
+    stored = get_model("resnet18").state_dict()
+    torch.save(stored, hub / WEIGHTS.url.rpartition("/")[2])
+    model = models.build("torchvision", classes=3, channels=3, architecture="resnet18", weights=WEIGHTS.name)
+    found = model.state_dict()
+    assert found.keys() == stored.keys()
+    assert all(found[name].equal(value) for name, value in stored.items() if not name.startswith("fc."))
+    assert isinstance(model.fc, Linear)
+    assert model.fc.out_features == 3
+
+
+def test_weights_that_cannot_be_fetched_are_one_message(hub: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        models.build("torchvision", classes=3, channels=3, architecture="resnet18", weights=WEIGHTS.name)
+    assert WEIGHTS.url in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_of_weights_is_one_message(hub: Path) -> None:
+    (hub / WEIGHTS.url.rpartition("/")[2]).write_bytes(b"half")
+    with pytest.raises(InputError, match="cannot be had"):
+        models.build("torchvision", classes=3, channels=3, architecture="resnet18", weights=WEIGHTS.name)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"architecture": "resnet19"}, "did you mean 'resnet18'"),
+        ({"architecture": "resnet18", "weights": "BEST"}, "valid: IMAGENET1K_V1, null"),
+        ({"architecture": "squeezenet1_0"}, "no linear last layer"),
+    ],
+)
+def test_wrong_names_are_told_what_is_valid(params: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        models.build("torchvision", classes=3, channels=3, **params)
+
+
+def test_timm_by_name() -> None:
+    pytest.importorskip("timm")
+    model = models.build("timm", classes=4, channels=1, architecture="resnet10t", pretrained=False)
+    assert model.eval()(torch.randn(2, 1, 32, 32)).shape == (2, 4)
+    assert sum(isinstance(part, Linear) for part in model.modules()) == 1
+    with pytest.raises(InputError, match="did you mean resnet10t"):
+        models.build("timm", classes=4, channels=3, architecture="resnet10x")
