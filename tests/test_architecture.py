@@ -18,7 +18,7 @@ LAYERS = (
     {"losses", "models", "metrics", "data"},
     {"checkpoint", "norms", "steps"},
     {"training"},
-    {"study"},
+    {"study", "starter"},
     {"strict"},
     {"components", "plugins", "ranges", "rows", "scales"},
     {"spaces"},

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tune_lt import __version__
-from tune_lt.cli.preview import data, plan
+from tune_lt.cli.preview import data, init, plan
 from tune_lt.cli.results import best, report, status
 from tune_lt.cli.running import run, submit, train
 from tune_lt.cli.upkeep import doctor, ui
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, plan, data, status, report, best, train, submit, ui, doctor):  # in the order of --help
+for command in (init, run, plan, data, status, report, best, train, submit, ui, doctor):  # in the order of --help
     app.command()(command)
 
 

@@ -1,16 +1,42 @@
-"""Commands that look at a study before it is run: plan, data."""
+"""Commands before a study is run: init, plan, data."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tune_lt.cli.arguments import ReportsOption, ScaleOption, StoreOption, StudyFile, check_reports, read_study
-from tune_lt.cli.output import print_tables
+from tune_lt.cli.output import print_tables, print_ways
+from tune_lt.errors import InputError
 from tune_lt.study import FULL
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that holds the class folders.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The study file; else the folder's name, here.")
+    ] = None,
+) -> None:
+    """Write a first study file for a folder of images: which loss, among all with equal budgets, is best for them."""
+    from tune_lt import starter
+
+    file = output or Path(f"{starter.name_of(folder)}.yaml")
+    if file.exists():
+        raise InputError(f"{file}: is there already and is not overwritten; give another --output")
+    seen = starter.look(folder)
+    import torch
+
+    try:
+        file.write_text(starter.study(folder, seen, gpu=torch.cuda.is_available()), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written: {error.strerror}") from None
+    print(f"{seen.images:,} training images of {len(seen.counts)} classes, imbalance {seen.imbalance:.0f}: {file}")
+    ways = [("data", "the images, class by class"), ("plan", "what it will cost"), ("run", "search, train, compare")]
+    print_ways([(f"tune-lt {command} {shlex.quote(str(file))}", purpose) for command, purpose in ways])
 
 
 def plan(
