@@ -14,7 +14,8 @@ from tune_lt.data.folder import training_files
 from tune_lt.errors import InputError
 
 LOOKED_AT = 400  # files whose size is read, evenly over the folder
-STEPS_GPU, STEPS_CPU = 12_000, 2_000  # of one training: the CIFAR-LT recipe has 19,400 of its 200 epochs
+STEPS_GPU, STEPS_CPU = 12_000, 800  # of one training: the CIFAR-LT recipe has 19,400 in its 200 epochs
+TRIALS_GPU, TRIALS_CPU = 12, 6
 SMALL, MEDIUM = 48, 112  # pixels of the shorter side up to which images are taken as 32 and as 64 pixels
 FOLDS = 3
 
@@ -102,7 +103,7 @@ def study(root: Path, seen: Look, *, gpu: bool) -> str:
         "  clip_norm: 2.0",
         *(["  precision: bfloat16"] if large else []),
         "loss: {name: ghm_cwap, alpha: {uniform: [0.3, 1.0]}, gamma: {uniform: [0.0, 1.5]}}",
-        "search: {trials: 12}                # for each loss that has something to search",
+        f"search: {{trials: {TRIALS_GPU if gpu else TRIALS_CPU}}}   # for each loss that has something to search",
         "compare:",
         "  losses:",
         "    - balanced_softmax",
