@@ -46,7 +46,7 @@ def torchvision(
 def timm(
     classes: int, channels: int, *, architecture: str, pretrained: bool = True, head: Head = "linear"
 ) -> nn.Module:
-    """A classifier of timm (``pip install timm``): images float (B, channels, H, W) of a size it takes -> (B, classes).
+    """A classifier of timm (``tune-lt[timm]``): images float (B, channels, H, W) of a size it takes -> (B, classes).
 
     ``architecture``: its name there, with the tag that says which weights: ``resnet50.a1_in1k``. ``pretrained``: with
     those weights; its last layer is new either way. ``head`` as in the other networks.
@@ -57,7 +57,9 @@ def timm(
     try:
         import timm as library
     except ImportError:
-        raise InputError("model 'timm': timm is not installed here; valid: pip install timm on every host") from None
+        raise InputError(
+            "model 'timm': timm is not installed here; valid: pip install 'tune-lt[timm]' on every host"
+        ) from None
     base = architecture.split(".")[0]
     known = library.list_models()
     if base not in known:
