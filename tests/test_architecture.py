@@ -16,11 +16,11 @@ LAYERS = (
     {"registry", "config", "provenance"},
     {"parallel"},
     {"losses", "models", "metrics", "data"},
-    {"checkpoint", "norms", "steps"},
+    {"checkpoint", "classifier", "norms", "steps"},
     {"training"},
     {"study", "starter"},
     {"strict"},
-    {"components", "plugins", "ranges", "rows", "scales"},
+    {"components", "plainyaml", "plugins", "ranges", "rows", "scales"},
     {"spaces"},
     {"studyfile"},
     {"schema", "tracking"},
@@ -28,6 +28,7 @@ LAYERS = (
     {"search", "doctor", "submit"},
     {"reporting", "repair", "estimate"},
     {"plans"},
+    {"export"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import stat
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -97,17 +98,48 @@ def snapshot(state: Any) -> Any:
 def load(path: Path, identity: str) -> dict[str, Any] | None:
     """The state saved at ``path``, on the CPU, or None if there is no file.
 
-    Raises InputError if the file is damaged, of another format, or belongs to a run other than ``identity``.
+    Raises InputError if the file is damaged, of another format, belongs to a run other than ``identity``, or could have
+    been written by another user of this machine.
     """
     if not path.exists():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found, state = (content["format"], content["identity"]), content["state"]
+        with open(path, "rb") as file:
+            _check_owner(path, os.fstat(file.fileno()))
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        found, state = (content["format"], content["identity"]), dict(content["state"])
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"{path}: not a readable checkpoint ({type(error).__name__}); delete it to start anew"
         ) from None
     if found != (FORMAT, identity):
         raise InputError(f"{path}: the checkpoint of another configuration; delete it or choose another file")
-    return dict(state)
+    return state
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    """Raise InputError where somebody else may have written the file (POSIX).
+
+    Root may own it for anyone, and reads anyone's: in a container, or on a disk that calls root nobody, the owner tells
+    root nothing. Whose the folder is does not matter: who exchanges the file owns the new one.
+    """
+    if os.name != "posix":
+        return
+    user = os.geteuid()
+    if user != 0 and status.st_uid not in (0, user):
+        found = f"belongs to user {status.st_uid}, this is user {user}"
+    elif status.st_mode & stat.S_IWOTH:
+        found = f"can be written by every user (mode {stat.S_IMODE(status.st_mode):04o})"
+    else:
+        return
+    raise InputError(f"{path}: {found}; a state that somebody else may have written is not loaded: delete the file")
+
+
+def epoch(path: Path) -> int:
+    """The epoch of the state at ``path``, whichever run it is of; 0 where there is none that can be read."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True)["state"]["epoch"])
+    except Exception:
+        return 0

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from tune_lt import checkpoint, data, losses, metrics, models, norms, parallel
+from tune_lt.classifier import Classifier
 from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule, determining, fold_of, long_tail
 from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.steps import RecordedStep, Step
@@ -269,6 +270,29 @@ class _Run:
             torch.cuda.set_rng_state(saved["random_cuda"], self.place)
         self.train_loss = saved["train_loss"]
         return int(saved["epoch"])
+
+
+def trained(cell: CellConfig, dataset: data.Dataset, path: Path, identity: str = "") -> Classifier:
+    """The network of a cell from the state that `run_epochs` saved at ``path`` after the last epoch, on the CPU.
+
+    Raises InputError if there is no such state, or it is not of the last epoch.
+    """
+    run = _Run(cell, dataset, torch.device("cpu"), identity=identity)
+    saved = checkpoint.load(path, run.identity)
+    if saved is None or saved["epoch"] != cell.recipe.epochs:
+        raise InputError(f"{path}: no state of a training that has ended")
+    run.model.load_state_dict(saved["model"])
+    files = dataset.train_images
+    return Classifier(
+        run.model.network if isinstance(run.model, models.Mixed) else run.model,
+        model=cell.model,
+        class_names=dataset.class_names,
+        mean=dataset.mean,
+        std=dataset.std,
+        shape=tuple(files.shape[1:]),
+        resize=files.resize if isinstance(files, data.ImageFiles) else None,
+        offset=run.offset.tolist(),
+    )
 
 
 def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:

@@ -12,7 +12,7 @@ import pytest
 from mlflow.entities import Metric, Param
 
 from tune_lt import studyfile
-from tune_lt.search.planning import planned_cells
+from tune_lt.search.planning import planned_cells, recommended
 from tune_lt.search.selection import Ended
 from tune_lt.study import Study
 from tune_lt.tracking import TAG, Store
@@ -100,6 +100,7 @@ class Recorded:
     def __init__(self, file: Path) -> None:
         self.store = Store(f"sqlite:///{file}")
         self.folder = file.parent
+        self.values: dict[str, Mapping[str, float]] = {}  # search -> what the best of the last one of it reached
 
     def study(self, text: str) -> Study:
         return studyfile.parse(text, self.folder)
@@ -117,7 +118,11 @@ class Recorded:
         space = study.searches[name or next(iter(study.searches))]
         display = SimpleNamespace(say=lambda text: None)
         driver = SimpleNamespace(
-            study=study, store=self.store, display=display, parent_id=self.store.ensure_parent(study.name)
+            study=study,
+            store=self.store,
+            display=display,
+            parent_id=self.store.ensure_parent(study.name),
+            values=self.values,
         )
         return Runner._conclude(driver, space, "signature", "search", ended, reference or {})  # type: ignore[arg-type]
 
@@ -134,7 +139,8 @@ class Recorded:
         cells = planned_cells(study, found, "content")
         parent = self.store.ensure_parent(study.name)
         self.store.tag(parent, _parent_tags(study, self.folder))
-        self.store.log_json(parent, "cells.json", _table_of_contents(study, cells, found))
+        chosen = recommended(study, found, self.values, cells)
+        self.store.log_json(parent, "cells.json", _table_of_contents(study, cells, found, chosen))
         experiment = self.store.experiment(study.name)
         scored: set[str] = set()
         for planned in cells:

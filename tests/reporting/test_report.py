@@ -74,7 +74,7 @@ def test_what_was_found_stands_before_the_rows_trained_with_it(
     found = recorded.search(study, alpha_trials)
     recorded.rows(study, found, lambda row, factor, data, init: 0.5 if row == "softmax" else 0.6)
     collected = report.collect(recorded.store, "alphas")
-    assert [sheet.name for sheet in collected.tables] == ["search_ghm_cwap", "ablation", "baselines"]
+    assert [sheet.name for sheet in collected.tables] == ["search_ghm_cwap", "ablation", "baselines", "recommendation"]
     assert set(collected.figures) == {"curve_ghm_cwap", "accuracy_by_class_size"}
     ablation = named(collected)["ablation"]
     assert "Searched on held-out training images (ghm_cwap): alpha 0.6." in ablation.notes

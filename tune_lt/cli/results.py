@@ -24,6 +24,7 @@ from tune_lt.errors import InputError
 from tune_lt.study import FULL, command_line, nested, overlay
 
 if TYPE_CHECKING:
+    from tune_lt.reporting.report import Report
     from tune_lt.study import Space, Study
     from tune_lt.tracking import Store
 
@@ -114,19 +115,27 @@ def best(
         print(f"wrote {export}; next: tune-lt train {export} --seed {seed}")
 
 
-def report_study(name: str, store: Store, reports: Path, ui: str | None = None) -> None:
+def report_study(name: str, store: Store, reports: Path, ui: str | None = None) -> Report:
     """Write and record what there is to say of a study, and print its tables. ``ui``: as `page.html` has it."""
     from tune_lt.reporting import formats
     from tune_lt.reporting import report as reporting
+    from tune_lt.tracking import access_problem, answered
 
     collected = reporting.collect(store, name)
     files = reporting.write(collected, reports / name, ui)
     run_id = collected.recorded.run_id
-    store.log_files(run_id, files, "report")
-    store.describe(run_id, "\n".join(formats.markdown(table) for table in collected.tables))
+    recorded = " and to the study's run in MLflow"
+    try:
+        store.log_files(run_id, files, "report")
+        store.describe(run_id, "\n".join(formats.markdown(table) for table in collected.tables))
+    except Exception as error:
+        if answered(error) != 403:
+            raise
+        recorded = f"; not to MLflow, where {access_problem(403)}"
     print_tables(collected.tables)
-    print(f"\nwritten to {reports / name}/ and to the study's run in MLflow")
+    print(f"\nwritten to {reports / name}/{recorded}")
     print(f"all of it on one page, for a browser: {reports / name / 'report.html'}\n")
+    return collected
 
 
 def _report_paper(store: Store, scale: str, reports: Path) -> None:

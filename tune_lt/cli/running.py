@@ -49,13 +49,18 @@ def run(
         display.say("opening the store ...")
         opened = Store(store)
         try:
-            whole = run_study(parsed, opened, display)
+            outcome = run_study(parsed, opened, display)
         except KeyboardInterrupt:
             again = command_line("run", study, scale)
             display.say(f"stopped; what is finished is kept, the same command goes on: {again}")
             raise typer.Exit(130) from None
     if parsed.rows or parsed.searches:
-        report_study(parsed.name, opened, reports)
+        report = report_study(parsed.name, opened, reports)
+        if outcome.model:
+            from tune_lt.export import export
+
+            export(report, outcome.model, opened, reports / parsed.name / "model", print)
+            print()
     option = f" --store {store}" if store else ""
     follow = [(f"tune-lt ui{option}", "browse every run in the MLflow UI")]
     if parsed.rows or parsed.searches:
@@ -64,7 +69,7 @@ def run(
         purpose = "the configuration found, as a file for tune-lt train"
         follow.append((f"{command_line('best', study, scale)}{option}", purpose))
     print_ways(follow)
-    if not whole:
+    if not outcome.whole:
         raise typer.Exit(1)  # cells of the tables failed; their reasons are above and in the store
 
 

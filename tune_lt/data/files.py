@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Side = Annotated[int, Ge(32), Le(1024)]
 Listing = Mapping[str, Mapping[str, int]]  # folder below the root -> name of a file in it -> its bytes
 _LISTED = 5  # files named in an error
+_LEADS_OUT = re.compile(r"^/|^$|(?:^|/)\.\.(?:/|$)|[\0\ud800-\udfff]")  # or is no path at all
 _THREADS = 16  # on a network's disk, listing is waiting
 
 
@@ -115,13 +117,8 @@ class ImageFiles:
             raise InputError(f"{self.path(position)}: {error}; repair the file or remove it") from None
 
     def middle(self, width: int, height: int) -> Box:
-        """The square that evaluation sees of an image of this size: its shorter side to ``resize``, the centre of that.
-
-        In one step, so that a long thin image stays small in memory.
-        """
-        side = min(width, height) * self.size / self.resize
-        left, top = (width - side) / 2, (height - side) / 2
-        return left, top, left + side, top + side
+        """The square that evaluation sees of an image of this size."""
+        return middle(width, height, size=self.size, resize=self.resize)
 
     def digest(self) -> bytes:
         """sha256 over the paths below the root, the files' lengths and how they are cut; pixels are not read."""
@@ -129,6 +126,23 @@ class ImageFiles:
         for array in (self.names, self.ends, self.lengths):
             digest.update(np.ascontiguousarray(array).data)
         return digest.digest()
+
+
+def middle(width: int, height: int, *, size: int, resize: int) -> Box:
+    """The centre, ``size`` pixels wide once the shorter side of an image is scaled to ``resize``, in its own pixels.
+
+    In one step, so that a long thin image stays small in memory.
+    """
+    side = min(width, height) * size / resize
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def check_below(file: Path, paths: Iterable[str]) -> None:
+    """Raise InputError, naming ``file`` which lists them, for a path that is not one below the folder of images."""
+    wrong = next((path for path in paths if _LEADS_OUT.search(path)), None)
+    if wrong is not None:
+        raise InputError(f"{file}: found the path {wrong[:200]!r}; valid: one below the folder of images, without ..")
 
 
 def list_folders(root: Path, folders: Iterable[str]) -> dict[str, dict[str, int]]:

@@ -18,7 +18,7 @@ import jinja2
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from tune_lt.reporting import plots
+from tune_lt.reporting import plots, recommendation
 from tune_lt.reporting.blocks import by_factor, norm_blocks, row_blocks, search_blocks
 from tune_lt.reporting.sheets import NONE, Sheet, scale_note
 from tune_lt.reporting.tables import Scored
@@ -38,7 +38,7 @@ def html(report: Report, ui: str | None = None) -> str:
     """
     styles = plots.styles(report.rows)
     blocks = [*row_blocks(report, styles), *search_blocks(report), *norm_blocks(report)]
-    sheets = (*report.tables, *report.details)
+    sheets = sorted((*report.tables, *report.details), key=lambda sheet: sheet.name != recommendation.NAME)  # first
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tune_lt.errors import InputError
-from tune_lt.reporting import formats, page, paper, search_figures, searches
+from tune_lt.reporting import formats, page, paper, recommendation, search_figures, searches
 from tune_lt.reporting.figures import accuracy_by_class_size
 from tune_lt.reporting.recorded import Recorded, provenance, read, with_runs
 from tune_lt.reporting.searches import Searched
@@ -86,10 +86,12 @@ def collect(store: Store, study: str) -> Report:
     frame = _frame(store, content["rows"], records)
     tables, figure, shown = _of_rows(study, content, frame, records)
     beside = paper.sheets_of(tags, content, records)
+    advice = recommendation.sheet(content, searched, frame, _reference(content["rows"]))
+    last = [advice] if advice else []
     return Report(
         study,
         frame,
-        (*beside, *(marked(sheet, scale) for sheet in (*found, *tables))),
+        (*beside, *(marked(sheet, scale) for sheet in (*found, *tables, *last))),
         figures | {"accuracy_by_class_size": figure},
         read(store, parent, frame, records.values()),
         tuple(details),

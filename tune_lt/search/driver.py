@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tune_lt.errors import InputError
 from tune_lt.journal import PATIENCE_SECONDS, Journal
 from tune_lt.search.display import Display
 from tune_lt.search.lease import Lease
-from tune_lt.search.planning import planned_cells, trial_cells
+from tune_lt.search.planning import PlannedCell, planned_cells, recommended, trial_cells
 from tune_lt.search.runner import Runner
 from tune_lt.search.storage import check_shared, checkpoint_folder
 from tune_lt.study import Study
@@ -65,10 +66,27 @@ def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
     return lines
 
 
-def run_study(study: Study, store: Store, display: Display) -> bool:
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended: whether every cell of its tables is there, and the network of the row it recommends."""
+
+    whole: bool
+    model: Model | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network of a ``cell`` that is trained to its end: its ``state``, from which `training.trained` makes it."""
+
+    cell: PlannedCell
+    state: Path
+    dataset: data.Dataset
+
+
+def run_study(study: Study, store: Store, display: Display) -> Outcome:
     """Search, train what is missing, record everything; what an earlier driver finished is not done again.
 
-    Whether every cell of the tables is there at the end. Raises InputError if the study cannot be carried out,
+    Raises InputError if the study cannot be carried out,
     KeyboardInterrupt if it was stopped.
     """
     if not study.searches and not study.rows:
@@ -84,6 +102,7 @@ def run_study(study: Study, store: Store, display: Display) -> bool:
     parent = store.ensure_parent(study.name)
     lease = Lease(store, parent)
     status = "FAILED"
+    model = None
     try:
         before = store.snapshot(study.name)
         runs = before.runs_by_key()
@@ -103,7 +122,13 @@ def run_study(study: Study, store: Store, display: Display) -> bool:
                 found = {
                     name: values for space in study.searches.values() for name, values in runner.search(space).items()
                 }
-                whole = runner.train(planned_cells(study, found, dataset.content_hash), found)
+                cells = planned_cells(study, found, dataset.content_hash)
+                chosen = recommended(study, found, runner.values, cells)
+                whole = runner.train(cells, found, chosen)
+                if chosen:
+                    cell = next(cell for cell in cells if cell.fingerprint == chosen.fingerprint)
+                    state = runner.state(cell)
+                    model = Model(cell, state, dataset) if state else None
             status = "FINISHED" if whole else "FAILED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -113,7 +138,7 @@ def run_study(study: Study, store: Store, display: Display) -> bool:
     finally:
         if not lease.lost:
             _leave(store, parent, status, lease)
-    return status == "FINISHED"
+    return Outcome(status == "FINISHED", model)
 
 
 def _leave(store: Store, parent: str, status: str, lease: Lease) -> None:

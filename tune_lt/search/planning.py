@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,45 @@ def found_by(name: str, concluded: Mapping[str, Any]) -> dict[str, dict[str, Any
     return {name: best} | ({f"{name}/{ONE_SE}": plainest["found"]} if plainest and plainest["found"] != best else {})
 
 
+@dataclass(frozen=True)
+class Recommended:
+    """What held-out images choose: the ``search`` whose best configuration did best, and the ``row`` trained with it.
+
+    ``fingerprint``: its cell of the first seed, the one whose network is handed out.
+    """
+
+    search: str
+    row: str
+    fingerprint: str
+
+
+def recommended(
+    study: Study,
+    found: Mapping[str, Mapping[str, Any]],
+    values: Mapping[str, Mapping[str, float]],
+    cells: Sequence[PlannedCell],
+) -> Recommended | None:
+    """The choice between the study's searches by their ``values``, the best means of each, which the test never enters.
+
+    None where nothing was searched, or no row was trained with the best configuration as it was found. ``cells``: of
+    the tables.
+    """
+    if not study.searches:
+        return None
+
+    def quality(space: Space) -> float:
+        sign = 1 if space.search.mode == "max" else -1
+        return sign * sum(values[space.name][name] for name in space.search.objectives)
+
+    space = max(study.searches.values(), key=quality)
+    wanted = trial_cells(study, space, found[space.name])[0]
+    for planned in cells:
+        cell = planned.cell
+        if (cell.loss, cell.model, cell.recipe) == (wanted.loss, wanted.model, wanted.recipe):
+            return Recommended(space.name, planned.row, planned.fingerprint)
+    return None
+
+
 def trial_cells(study: Study, space: Space, found: Mapping[str, Any]) -> list[CellConfig]:
     """The cells of a search's trial, in the order they are trained."""
     changes = nested(space.complete(found))
@@ -81,10 +120,11 @@ class Planner:
     def __init__(self, study: Study, content_hash: str, tags: Mapping[str, str]) -> None:
         self._study, self._content_hash, self._tags = study, content_hash, tags
 
-    def cell(self, planned: PlannedCell) -> dict[str, Any]:
-        """A trial of its own for one cell of a table."""
+    def cell(self, planned: PlannedCell, *, keep: bool = False) -> dict[str, Any]:
+        """A trial of its own for one cell of a table. ``keep``: the state of its last epoch."""
         record = self._record(planned.cell, planned.fingerprint, planned.row, planned.fingerprint)
-        return self._trial([(planned.cell, planned.fingerprint)], {}, planned.fingerprint, record, ())
+        trial = self._trial([(planned.cell, planned.fingerprint)], {}, planned.fingerprint, record, ())
+        return trial | ({"keep": True} if keep else {})
 
     def trial(
         self, space: Space, found: Mapping[str, Any], finished: Mapping[str, Mapping[str, float]]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
-from tune_lt import data, provenance, ranges, training
+from tune_lt import checkpoint, data, provenance, ranges, training
 from tune_lt.config import long_tail
 from tune_lt.errors import InputError
 from tune_lt.journal import Journal
@@ -20,13 +22,13 @@ from tune_lt.search import history, multi, selection
 from tune_lt.search.display import Display
 from tune_lt.search.lease import Lease
 from tune_lt.search.memory import kills_fail_trials
-from tune_lt.search.planning import PlannedCell, Planner, artifact, found_by, recorded_search
+from tune_lt.search.planning import PlannedCell, Planner, Recommended, artifact, found_by, recorded_search
 from tune_lt.search.recorder import Recorder
 from tune_lt.search.schedulers import milestones, scheduler
 from tune_lt.search.searcher import CellSearch
 from tune_lt.search.selection import Ended
 from tune_lt.search.storage import checkpoint_folder
-from tune_lt.search.trainable import averages, checkpoint_path, train_cell
+from tune_lt.search.trainable import averages, checkpoint_path, train_again, train_cell
 from tune_lt.study import Resources, Space, Study
 from tune_lt.tracking import Snapshot, Store
 
@@ -66,6 +68,8 @@ class Runner:
         tags["device"] = str(training.pick_device("auto" if self.gpus else "cpu"))
         tags["workers"] = str(study.resources.workers)
         self.planner = Planner(study, dataset.content_hash, tags)
+        self.values: dict[str, Mapping[str, float]] = {}  # search -> the means of the best it found
+        self.kept: str | None = None  # the cell whose state is not removed once it is recorded
 
     def search(self, space: Space) -> dict[str, dict[str, Any]]:
         """What rows take from a search: its name -> the best values found (flat, path -> value).
@@ -77,6 +81,7 @@ class Runner:
         recorded = recorded_search(study, space, self.store, self.parent_id, self.dataset.content_hash)
         if recorded is not None:
             self.display.say(f"{label}: {search.budget} trials, all reused; found {_listed(recorded['found'])}")
+            self.values[space.name] = recorded["values"]
             return found_by(space.name, recorded)
         reference = self._reference(space) if search.constraints else {}
         signature, metric = study.search_signature(space, self.dataset.content_hash), search.objectives[0]
@@ -150,6 +155,7 @@ class Runner:
             "points": [_choice(end) | {"outcome": end.outcome} for end in ended if end.found],
         }
         self.store.log_json(self.parent_id, artifact(space.name), content)
+        self.values[space.name] = best.metrics
         shown = ", ".join(f"{name} {best.value(name):.3f}" for name in search.objectives)
         self.display.say(f"{label}: found {_listed(best.found)} ({shown})")
         if plain and plain is not best:
@@ -177,14 +183,20 @@ class Runner:
                 raise InputError(f"search.constraints.{name}: no held-out image belongs to these classes")
         return reference
 
-    def train(self, cells: list[PlannedCell], found: Mapping[str, Mapping[str, Any]]) -> bool:
+    def train(
+        self, cells: list[PlannedCell], found: Mapping[str, Mapping[str, Any]], chosen: Recommended | None
+    ) -> bool:
         """Train the cells whose fingerprints no finished run has, and record which cells the tables are made of.
 
         Whether none failed.
         """
         if not cells:
             return True
+        self.kept = chosen.fingerprint if chosen else None
         have, hopeless = self.finished, self.before.hopeless_cells()
+        for cell in cells:
+            if cell.fingerprint in have and cell.fingerprint != self.kept:  # kept when it was the one recommended
+                checkpoint_path(self.checkpoints, cell.fingerprint).unlink(missing_ok=True)
         wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
         missing = [cell for name, cell in wanted.items() if name not in have and name not in hopeless][::-1]
         failed = [name for name in wanted if name in hopeless and name not in have]
@@ -192,7 +204,7 @@ class Runner:
             f"tables: {len(wanted)} cells, {len(wanted) - len(missing) - len(failed)} reused, {len(missing)} to train"
             + (f", {len(failed)} known to fail: {hopeless[failed[0]]}" if failed else "")
         )
-        self.store.log_json(self.parent_id, "cells.json", _table_of_contents(self.study, cells, found))
+        self.store.log_json(self.parent_id, "cells.json", _table_of_contents(self.study, cells, found, chosen))
         if not missing:
             return not failed
         failures = [end for end in self._train_cells("tables", missing) if end.outcome == "failed"]
@@ -200,8 +212,31 @@ class Runner:
             self.display.say(f"tables: {len(failures)} of {len(missing)} cells failed: {failures[0].reason}")
         return not (failed or failures)
 
+    def state(self, cell: PlannedCell) -> Path | None:
+        """The file with the state after a finished cell's last epoch; where none was kept it is trained once more.
+
+        None where that failed.
+        """
+        if cell.fingerprint not in self.finished:
+            return None
+        path = checkpoint_path(self.checkpoints, cell.fingerprint)
+        if checkpoint.epoch(path) == cell.cell.recipe.epochs:
+            return path
+        study, resources = self.study, self.study.resources
+        self.display.say(f"model: {cell.row} is trained once more, its network was not kept")
+        alone = {"num_cpus": resources.cpus, "num_gpus": self.gpus} if resources.workers == 1 else {"num_cpus": 0}
+        options: dict[str, Any] = {"max_retries": ATTEMPTS - 1, **alone}
+        task = ray.remote(**options)(train_again)
+        arguments = (study.plugins, str(study.folder), resources, self.gpus)
+        try:
+            ray.get(task.remote(cell.cell, path, self.dataset, *arguments))
+        except ray.exceptions.RayError as error:
+            self.display.say(f"model: {cell.row} could not be trained again: {str(error).strip().splitlines()[-1]}")
+            return None
+        return path
+
     def _train_cells(self, label: str, cells: Sequence[PlannedCell]) -> list[Ended]:
-        planned = [self.planner.cell(cell) for cell in cells]
+        planned = [self.planner.cell(cell, keep=cell.fingerprint == self.kept) for cell in cells]
         recorder = self._recorder(len(planned))
         self._tune(label, recorder, space={"planned": tune.grid_search(planned)})
         if len(recorder.ended) < len(planned):
@@ -212,6 +247,8 @@ class Runner:
         def done_with(name: str, metrics: Mapping[str, float] | None) -> None:
             if metrics is not None:
                 self.finished[name] = metrics
+                if name == self.kept:
+                    return
             state = checkpoint_path(self.checkpoints, name)
             for file in (state, state.with_suffix(".json")):
                 file.unlink(missing_ok=True)
@@ -277,7 +314,7 @@ class Runner:
 
 
 def _table_of_contents(
-    study: Study, cells: list[PlannedCell], found: Mapping[str, Mapping[str, Any]]
+    study: Study, cells: list[PlannedCell], found: Mapping[str, Mapping[str, Any]], chosen: Recommended | None
 ) -> dict[str, Any]:
     """What the reporter needs to assemble the tables from the store alone: each row's cells by fingerprint."""
     rows: dict[str, list[dict[str, Any]]] = {row: [] for row in study.rows}
@@ -290,6 +327,7 @@ def _table_of_contents(
         "data": long_tail(study.data),
         "model": study.model["name"],
         "searched": study.loss["name"],
+        "recommended": dataclasses.asdict(chosen) if chosen else None,
         "columns": list(study.columns),
         "rows": rows,
         "losses": {planned.row: planned.cell.loss["name"] for planned in cells},

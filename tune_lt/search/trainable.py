@@ -7,7 +7,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from ray import tune
 
 from tune_lt import data, studyfile, training
+from tune_lt.config import CellConfig
 from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.search.multi import epochs_on_workers
 from tune_lt.study import Resources
@@ -36,8 +37,8 @@ def train_cell(
 
     A cell's state is kept under its fingerprint in ``checkpoints``, and one found there is continued; a unit that is
     ``known`` is reported without training. The sealed test is scored only in cells that train on the whole training
-    split, after their last epoch. A loss that diverges would do so again and is reported as such, a damaged image
-    until it is repaired; any other exception is Tune's to retry.
+    split, after their last epoch; with ``keep`` the state is saved after that one too. A loss that diverges would do so
+    again and is reported as such, a damaged image until it is repaired; any other exception is Tune's to retry.
     """
     torch.set_num_threads(max(1, int(resources.cpus)))
     studyfile.load_plugins(plugins, Path(folder))
@@ -55,16 +56,8 @@ def train_cell(
             steps = {"epoch": epochs, "step": (index + 1) * epochs, "unit_final": True, "final": last, "seconds": 0.0}
             tune.report(place | steps | known | means(values, watched) | {"known": True})
             continue
-        state: dict[str, Any] = {"save_to": checkpoint_path(checkpoints, unit["fingerprint"])}
-        state |= {"score_test": cell.fold == "full", "save_seconds": resources.checkpoint_seconds}
-        state |= {"loaders": resources.readers}
-        results: Any
-        if resources.workers > 1:
-            state |= {"workers": resources.workers, "cpus": resources.cpus, "gpus": gpus}
-            state |= {"plugins": plugins, "folder": folder, "dataset_ref": ray.put(dataset)}
-            results = epochs_on_workers(cell, **state)
-        else:
-            results = training.run_epochs(cell, dataset=dataset, device="auto" if gpus else "cpu", **state)
+        state = checkpoint_path(checkpoints, unit["fingerprint"])
+        results = _epochs(cell, state, dataset, plugins, folder, resources, gpus, score_test=cell.fold == "full")
         try:
             for result in results:
                 content = report(result)
@@ -72,15 +65,15 @@ def train_cell(
                 steps = {"step": index * epochs + result.epoch, "unit_final": result.final}
                 steps |= {"final": result.final and last, "known": False}
                 tune.report(content | place | steps | means(so_far, watched))
-                if result.final:
+                if result.final and not planned.get("keep"):
                     break  # before the last state is saved: nobody will go on from it
         except TrainingFailed as error:
             reason = f"{type(error).__name__}: {error}"
             tune.report({"epoch": 0, "final": True, "failed": reason, "retry": "no", **place})
             return
         except InputError as error:
-            if str(state["save_to"]) in str(error):  # a damaged state: the next attempt begins anew
-                state["save_to"].unlink(missing_ok=True)
+            if str(state) in str(error):  # a damaged one: the next attempt begins anew
+                state.unlink(missing_ok=True)
                 raise
             # a damaged image would stop every attempt; once it is repaired the study goes on
             tune.report({"epoch": 0, "final": True, "failed": str(error), "retry": "yes", **place})
@@ -89,6 +82,44 @@ def train_cell(
         values.append({name: value for name, value in content.items() if name.startswith(("val/", "train/"))})
         memory.add(unit["fingerprint"], values[-1])
     memory.forget()
+
+
+def train_again(
+    cell: CellConfig,
+    state: Path,
+    dataset: data.Dataset,
+    plugins: tuple[str, ...],
+    folder: str,
+    resources: Resources,
+    gpus: float,
+) -> None:
+    """Train a cell that is recorded already, for the state of its last epoch; one found at ``state`` is continued."""
+    torch.set_num_threads(max(1, int(resources.cpus)))
+    studyfile.load_plugins(plugins, Path(folder))
+    for _ in _epochs(cell, state, dataset, plugins, folder, resources, gpus, score_test=False):
+        pass
+
+
+def _epochs(
+    cell: CellConfig,
+    state: Path,
+    dataset: data.Dataset,
+    plugins: tuple[str, ...],
+    folder: str,
+    resources: Resources,
+    gpus: float,
+    *,
+    score_test: bool,
+) -> Generator[training.EpochResult, None, None]:
+    """`training.run_epochs` in this process, or on as many workers as a trial has."""
+    options: dict[str, Any] = {"save_to": state, "save_seconds": resources.checkpoint_seconds}
+    options |= {"score_test": score_test, "loaders": resources.readers}
+    if resources.workers > 1:
+        options |= {"workers": resources.workers, "cpus": resources.cpus, "gpus": gpus}
+        options |= {"plugins": plugins, "folder": folder, "dataset_ref": ray.put(dataset)}
+        yield from epochs_on_workers(cell, **options)
+    else:
+        yield from training.run_epochs(cell, dataset=dataset, device="auto" if gpus else "cpu", **options)
 
 
 def averages(values: Sequence[Mapping[str, float]], watched: Sequence[str]) -> dict[str, float]:

@@ -1,0 +1,78 @@
+"""What is recommended: chosen by held-out images, judged by the sealed test, with sentences that follow the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tune_lt.reporting import report
+from tune_lt.reporting.sheets import Sheet
+from tune_lt.search.selection import Ended
+
+Trial = Callable[..., Ended]
+TEXT = """\
+name: advice
+data: {name: digits, imbalance: 20, validation: {folds: 2}}
+model: {name: resnet8, width: 4}
+recipe: {epochs: 4, batch_size: 64}
+loss: {name: ghm_cwap, alpha: {choice: [0.4, 0.8]}}
+search: {trials: 2}
+compare: {losses: [vs], trials: 2}
+rows: {softmax: {loss: {name: softmax}}}
+seeds: [0, 1, 2, 3, 4]
+"""
+
+
+def _advice(recorded, make_trial: Trial, gains: dict[str, list[float]], text: str = TEXT) -> Sheet | None:  # type: ignore[no-untyped-def]
+    """The sheet of a study in which vs does best on held-out images; ``gains`` over softmax by row and seed."""
+    study = recorded.study(text)
+    found = recorded.search(study, [make_trial({"loss/alpha": 0.4}, val_balanced=[0.5, 0.6])], "ghm_cwap")
+    if "vs" in study.searches:
+        best = make_trial({"loss/gamma": 0.3, "loss/tau": 1.0}, val_balanced=[0.7, 0.6])
+        found |= recorded.search(study, [best], "vs")
+    recorded.rows(study, found, lambda row, factor, data, init: 0.5 + gains.get(row, [0.0] * 5)[init])
+    sheets = {sheet.name: sheet for sheet in report.collect(recorded.store, study.name).tables}
+    return sheets.get("recommendation")
+
+
+def test_held_out_images_choose_even_where_the_test_says_otherwise(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
+    worse, better = [-0.01, -0.02, -0.01, -0.02, -0.01], [0.2, 0.21, 0.2, 0.21, 0.2]
+    advice = _advice(recorded, make_trial, {"vs (searched)": worse, "ghm_cwap (searched)": better})
+    assert advice is not None
+    assert advice.title == "Recommendation: vs (searched)"
+    assert any("Of 2 losses" in note and "65.00 ± 5.00" in note and "ghm_cwap 55.00" in note for note in advice.notes)
+    assert any(note.startswith("The tail (Rare) loses against softmax: −1.40 [") for note in advice.notes)
+    assert any(note.startswith("The head (Many) loses: −1.40 [") for note in advice.notes)
+    assert any("Nothing here shows that it is better" in note for note in advice.notes)
+    assert [line[0] for line in advice.lines] == ["softmax", "vs (searched)", "Δ vs softmax [95 % CI]"]
+
+
+def test_a_gain_beyond_chance_is_one(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
+    advice = _advice(recorded, make_trial, {"vs (searched)": [0.1, 0.11, 0.1, 0.11, 0.1]})
+    assert advice is not None
+    assert any(note.startswith("The tail (Rare) gains against softmax: +10.40") for note in advice.notes)
+    assert not any("Nothing here" in note for note in advice.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (TEXT.replace("compare: {losses: [vs], trials: 2}\n", ""), "no other loss was searched"),
+        (TEXT.replace("rows: {softmax: {loss: {name: softmax}}}\n", ""), "no row of plain cross-entropy"),
+        (TEXT.replace("[0, 1, 2, 3, 4]", "[0]"), "give the study more seeds"),
+    ],
+)
+def test_what_is_not_there_is_said(recorded, make_trial: Trial, text: str, sentence: str) -> None:  # type: ignore[no-untyped-def]
+    own = "rows: {softmax: {loss: {name: softmax}}, own: {loss: {best: true}}}"
+    text = text if "compare" in text else text.replace("rows: {softmax: {loss: {name: softmax}}}", own)
+    advice = _advice(recorded, make_trial, {}, text)
+    assert advice is not None
+    assert any(sentence in note for note in advice.notes)
+
+
+def test_a_study_none_of_whose_rows_is_what_was_found_recommends_none(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
+    own = "rows: {softmax: {loss: {name: softmax}}, own: {loss: {best: true, aura: false}}}"
+    text = TEXT.replace("compare: {losses: [vs], trials: 2}\n", "")
+    text = text.replace("rows: {softmax: {loss: {name: softmax}}}", own)
+    assert _advice(recorded, make_trial, {}, text) is None
