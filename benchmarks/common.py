@@ -6,12 +6,9 @@ temporary folder. Ray is imported inside functions only: `tune_lt.search.driver`
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import io
 import multiprocessing
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -67,7 +64,7 @@ def reports(count: int, alpha: float, gamma: float) -> Iterator[dict[str, Any]]:
         content = {"epoch": epoch, "final": epoch == count, "seconds": 0.001, "train/loss": 1 - score}
         content |= {"val/top1": score, "val/balanced": score}
         if epoch == count:
-            content |= {"memory": 1, "norms": None}
+            content |= {"memory": 1, "norms": None, "by_image": None}
             content["classes"] = {"class_counts": [1] * CLASSES, "val": [score] * CLASSES}
         yield content
 
@@ -141,7 +138,7 @@ def run_ours(
     for_workers(trainable)
     text = STUDY.format(name=NAME, reports=reports, sampler=sampler, trials=trials, concurrent=CONCURRENT)
     study = studyfile.parse(text, folder)
-    if not driver.run_study(study, Store(store_uri(folder)), Display(Console(file=io.StringIO()))):
+    if not driver.run_study(study, Store(store_uri(folder)), Display(Console(file=io.StringIO()))).whole:
         raise RuntimeError("the study did not come to its end")
     times.over = time.monotonic()
     return times
@@ -197,15 +194,3 @@ def in_process(function: Callable[..., Any], *arguments: Any, **options: Any) ->
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments, **options).result()
-
-
-def heading(command: str) -> str:
-    """The lines that say what a table was measured on."""
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"Command: `{command}`. Date: {datetime.date.today()}. "
-        f"Device: {os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}; "
-        f"load average at the start (1, 5, 15 minutes): {load}. "
-        f"Versions: Python {platform.python_version()}, {versions}.\n"
-    )

@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, recall_score
 from torch import Tensor
 
+from tune_lt import metrics
 from tune_lt.metrics import group_scores, groups, per_class, scores, tally
 
 # Right predictions and images of each class. Class 2 has no images.
@@ -129,3 +130,10 @@ def test_cuda_agrees_and_never_waits() -> None:
         torch.cuda.set_sync_debug_mode("default")
     assert found.is_cuda
     assert torch.equal(found.cpu(), expected)
+
+
+def test_what_became_of_each_image() -> None:
+    seen = metrics.ByImage(3, torch.device("cpu"))
+    seen.add(slice(1, 3), torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]]), torch.tensor([1, 1]))
+    seen.add(slice(0, 1), torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+    assert seen.content() == {"label": [0, 1, 1], "right": [1, 1, 0], "p": [0.5, 0.75, 0.2]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -106,3 +107,25 @@ def test_a_final_cell_has_the_norms_of_every_training_image_and_no_other_cell_ha
     assert sum(last.norms["counts"]["largest"]) == max(last.class_counts)
     held_out = dataclasses.replace(cell, fold="holdout", holdout=0.3)
     assert [one.norms for one in training.run_epochs(held_out, dataset=digits, device="cpu")] == [None, None]
+
+
+def test_the_error_of_a_density_by_hand() -> None:
+    """Four bins with 6, 2, 0, 0 images; regions [0, 0.5) and [0.5, 1]: density 8 / 0.5 against 24 and 8 per unit."""
+    counts = np.array([6, 2, 0, 0])
+    halves = norms.density_error(counts, np.array([0.0, 0.5, 1.0]))
+    assert halves == pytest.approx((6 * math.log(24 / 16) + 2 * math.log(16 / 8)) / 8)
+    assert norms.density_error(counts, np.array([0.0, 0.25, 0.5, 1.0])) == pytest.approx(0.0)
+    between = norms.density_error(counts, np.array([0.0, 0.125, 1.0]))  # 3 of 8 images on an eighth, 5 on the rest
+    assert between == pytest.approx((6 * math.log(24 / (5 / 0.875)) + 2 * abs(math.log((5 / 0.875) / 8))) / 8)
+    assert norms.density_error(np.zeros(4), np.array([0.0, 1.0])) is None
+
+
+def test_precision_is_recorded_for_each_class_of_a_loss_with_regions(
+    labelled: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    x, y = labelled
+    loss = losses.build("ghm_cwap", class_counts=COUNTS, aura=False, regions=4)
+    content = _recorded(loss, x, y)
+    assert content["precision"]["own"] == content["precision"]["equal"]  # type: ignore[index]
+    assert len(content["precision"]["own"]) == 3  # type: ignore[index]
+    assert "precision" not in _recorded(losses.build("softmax", class_counts=COUNTS), x, y)

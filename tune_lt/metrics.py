@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from tune_lt import parallel
 
 GROUPS = ("many", "medium", "few", "rare")
 
@@ -57,6 +60,28 @@ def group_scores(tally: Tensor, groups: Mapping[str, Sequence[int]]) -> dict[str
     return {
         name: _ratio(sum(right[c] for c in classes), sum(total[c] for c in classes)) for name, classes in groups.items()
     }
+
+
+class ByImage:
+    """What became of each of ``images`` images: its label, whether it was right, the probability of its class.
+
+    Several ranks each add their own; `content` gives all of them, on every rank.
+    """
+
+    def __init__(self, images: int, device: torch.device) -> None:
+        self._table = torch.zeros(images, 3, device=device)
+
+    def add(self, positions: slice, logits: Tensor, targets: Tensor) -> None:
+        """Logits (b, C) and targets (b,) of the images at these positions."""
+        p = logits.float().softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
+        right = logits.argmax(dim=1) == targets
+        self._table[positions] = torch.stack([targets.float(), right.float(), p], dim=1)
+
+    def content(self) -> dict[str, list[Any]]:
+        """``{"label": [...], "right": [0 or 1, ...], "p": [...]}``, p to four digits."""
+        labels, right, p = parallel.total(self._table).cpu().T
+        shown = [round(value, 4) for value in p.tolist()]
+        return {"label": labels.long().tolist(), "right": right.long().tolist(), "p": shown}
 
 
 def _ratio(right: int, total: int) -> float:

@@ -46,8 +46,9 @@ class Scores:
 class EpochResult:
     """What one epoch gave.
 
-    ``val`` is there where the cell holds images out; ``test``, and ``norms`` (`tune_lt.norms`), only after the last
-    epoch and if asked for.
+    ``val`` is there where the cell holds images out; ``test``, ``norms`` (`tune_lt.norms`) and ``by_image`` (of each
+    test image its label, whether it was right, the probability of its class), only after the last epoch and if asked
+    for.
     """
 
     epoch: int
@@ -59,6 +60,7 @@ class EpochResult:
     test: Scores | None = None
     class_counts: tuple[int, ...] = field(default=())
     norms: Mapping[str, Any] | None = None
+    by_image: Mapping[str, Any] | None = None
 
     @property
     def final(self) -> bool:
@@ -228,6 +230,7 @@ class _Run:
 
     def result(self, epoch: int) -> EpochResult:
         last = epoch == self.cell.recipe.epochs
+        seen = metrics.ByImage(len(self.split.test_index), self.place) if self.test and last else None
         return EpochResult(
             epoch=epoch,
             epochs=self.cell.recipe.epochs,
@@ -235,9 +238,10 @@ class _Run:
             train_loss=self.train_loss,
             seconds=self.seconds,
             val=self._score(self.held_out) if self.held_out else None,
-            test=self._score(self.test) if self.test and last else None,
+            test=self._score(self.test, seen) if self.test and last else None,
             class_counts=self.class_counts,
             norms=self._norms() if last else None,
+            by_image=seen.content() if seen else None,
         )
 
     def _norms(self) -> dict[str, Any] | None:
@@ -245,8 +249,8 @@ class _Run:
             return None
         return norms.recorded(self.model, self.loss, self.seen(), self.groups)
 
-    def _score(self, batches: data.AnyBatches) -> Scores:
-        return evaluate(self.model, batches, self.groups, len(self.class_counts), self.offset)
+    def _score(self, batches: data.AnyBatches, seen: metrics.ByImage | None = None) -> Scores:
+        return evaluate(self.model, batches, self.groups, len(self.class_counts), self.offset, seen)
 
     def state(self, epoch: int) -> dict[str, Any]:
         return {
@@ -347,18 +351,26 @@ def build(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: data.AnyBatches, groups: Mapping[str, list[int]], classes: int, offset: torch.Tensor
+    model: nn.Module,
+    batches: data.AnyBatches,
+    groups: Mapping[str, list[int]],
+    classes: int,
+    offset: torch.Tensor,
+    seen: metrics.ByImage | None = None,
 ) -> Scores:
-    """Accuracies of ``model`` over ``batches``; ``offset`` (C,) is subtracted from the logits.
+    """Accuracies of ``model`` over ``batches``; ``offset`` (C,) is subtracted from the logits, ``seen`` told of each.
 
     With ``offset`` = tau times the log of the training counts this is post-hoc logit adjustment (Menon et al. 2021,
     Eq. 9).
     """
     model.eval()
     table = torch.zeros(classes, 2, dtype=torch.int64, device=offset.device)
-    for x, y in batches.epoch(0):
+    for share, (x, y) in zip(data.parts(batches.sizes), batches.epoch(0), strict=True):
         if len(y):
-            table += metrics.tally((model(x) - offset).argmax(dim=1), y, classes)
+            logits = model(x) - offset
+            table += metrics.tally(logits.argmax(dim=1), y, classes)
+            if seen:
+                seen.add(share, logits, y)
     table = parallel.total(table).cpu()  # the only read-back of the evaluation
     whole = metrics.scores(table)
     return Scores(

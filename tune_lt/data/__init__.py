@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tune_lt import registry
-from tune_lt.data.batches import Batches
+from tune_lt.data.batches import Batches, parts
 from tune_lt.data.cifar import cifar10, cifar100
 from tune_lt.data.dataset import Dataset
 from tune_lt.data.digits import digits
@@ -45,6 +45,7 @@ __all__ = [
     "imagenet",
     "inaturalist2017",
     "inaturalist2018",
+    "parts",
     "register",
     "step",
     "test_index",

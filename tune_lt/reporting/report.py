@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tune_lt.errors import InputError
-from tune_lt.reporting import formats, page, paper, recommendation, search_figures, searches
+from tune_lt.reporting import difficulty, formats, page, paper, recommendation, search_figures, searches
 from tune_lt.reporting.figures import accuracy_by_class_size
 from tune_lt.reporting.recorded import Recorded, provenance, read, with_runs
 from tune_lt.reporting.searches import Searched
@@ -86,6 +86,8 @@ def collect(store: Store, study: str) -> Report:
     frame = _frame(store, content["rows"], records)
     tables, figure, shown = _of_rows(study, content, frame, records)
     beside = paper.sheets_of(tags, content, records)
+    recorded = read(store, parent, frame, records.values())
+    more = _measured(store, frame, _hardest(content["columns"]), _reference(content["rows"]), recorded)
     advice = recommendation.sheet(content, searched, frame, _reference(content["rows"]))
     last = [advice] if advice else []
     return Report(
@@ -93,8 +95,8 @@ def collect(store: Store, study: str) -> Report:
         frame,
         (*beside, *(marked(sheet, scale) for sheet in (*found, *tables, *last))),
         figures | {"accuracy_by_class_size": figure},
-        read(store, parent, frame, records.values()),
-        tuple(details),
+        recorded,
+        (*details, *(marked(sheet, scale) for sheet in more)),
         tuple(searched),
         tuple(content["rows"]),
         tuple(shown),
@@ -150,12 +152,30 @@ def _of_rows(
     if len(columns) > 1:
         title = f"{study}: accuracy by imbalance factor"
         sheets.insert(0, of_factors(overall, "by_imbalance", title, "imbalance"))
-    hardest = max(columns, key=lambda column: column or 0.0, default=None)
+    hardest = _hardest(columns)
     own = frame if frame.empty else frame[_of_column(frame, hardest)]
     title = f"{study}: accuracy by class size" + (f", imbalance {hardest:g}" if len(columns) > 1 else "")
     shown = _figure_rows(content, own)
     own = with_classes(own)
     return sheets, accuracy_by_class_size(own, shown, title), shown
+
+
+def _measured(
+    store: Store, frame: pd.DataFrame, factor: float | None, reference: str | None, recorded: Recorded
+) -> list[Sheet]:
+    """The paper's two claims, measured at one imbalance factor, as far as the runs recorded what that takes."""
+    if frame.empty:
+        return []
+    own = frame[_of_column(frame, factor)]
+    sheets = [difficulty.terciles(own, reference, store.read_json)] if reference == REFERENCE else []
+    known = with_classes(own)
+    if len(known):
+        sheets.append(difficulty.precision(recorded.norms.get(factor, {}), known.iloc[0]["class_counts"]))
+    return [sheet for sheet in sheets if sheet is not None]
+
+
+def _hardest(columns: Iterable[float | None]) -> float | None:
+    return max(columns, key=lambda column: column or 0.0, default=None)
 
 
 def _reference(rows: Iterable[str]) -> str | None:

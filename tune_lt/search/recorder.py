@@ -257,6 +257,8 @@ class Recorder(tune.Callback):
         if result["norms"]:
             named = {name: self._class_names[result["norms"][name]] for name in ("largest", "smallest")}
             files["norms.json"] = {**result["norms"], "classes": named}
+        if result["by_image"]:
+            files["by_image.json"] = result["by_image"]
         return files
 
     def _show(self) -> None:

@@ -149,7 +149,7 @@ def report(result: training.EpochResult) -> dict[str, Any]:
     content |= result.as_metrics()
     if result.final:
         content["memory"] = peak_memory()
-        content["norms"] = result.norms
+        content["norms"], content["by_image"] = result.norms, result.by_image
         content["classes"] = {
             "class_counts": list(result.class_counts),
             **{name: list(scores.per_class) for name, scores in (("val", result.val), ("test", result.test)) if scores},
