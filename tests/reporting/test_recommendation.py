@@ -42,8 +42,8 @@ def test_held_out_images_choose_even_where_the_test_says_otherwise(recorded, mak
     assert advice is not None
     assert advice.title == "Recommendation: vs (searched)"
     assert any("Of 2 losses" in note and "65.00 ± 5.00" in note and "ghm_cwap 55.00" in note for note in advice.notes)
-    assert any(note.startswith("The tail (Rare) loses against softmax: −1.40 [") for note in advice.notes)
-    assert any(note.startswith("The head (Many) loses: −1.40 [") for note in advice.notes)
+    assert any("the tail (Few and Rare, each group alike) loses −1.40 points [" in note for note in advice.notes)
+    assert any(note.startswith("The head (Many) loses −1.40 points [") for note in advice.notes)
     assert any("Nothing here shows that it is better" in note for note in advice.notes)
     assert [line[0] for line in advice.lines] == ["softmax", "vs (searched)", "Δ vs softmax [95 % CI]"]
 
@@ -51,7 +51,7 @@ def test_held_out_images_choose_even_where_the_test_says_otherwise(recorded, mak
 def test_a_gain_beyond_chance_is_one(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
     advice = _advice(recorded, make_trial, {"vs (searched)": [0.1, 0.11, 0.1, 0.11, 0.1]})
     assert advice is not None
-    assert any(note.startswith("The tail (Rare) gains against softmax: +10.40") for note in advice.notes)
+    assert any("the tail (Few and Rare, each group alike) gains +10.40 points [" in note for note in advice.notes)
     assert not any("Nothing here" in note for note in advice.notes)
 
 

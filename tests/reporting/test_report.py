@@ -53,6 +53,7 @@ def test_a_search_without_rows_is_a_report(
     files = [file.name for file in report.write(collected, tmp_path / "out")]
     assert files == [
         "search_ghm_cwap.md", "search_ghm_cwap.tex", "search_ghm_cwap.csv",
+        "trials_ghm_cwap.md", "trials_ghm_cwap.tex", "trials_ghm_cwap.csv",
         "curve_ghm_cwap.png", "curve_ghm_cwap.pdf", "report.html",
     ]  # fmt: skip
     assert all((tmp_path / "out" / file).stat().st_size for file in files)
@@ -185,7 +186,8 @@ seeds: [0]
     recorded.rows(study, found, lambda row, factor, data, init: 0.5)
     collected = report.collect(recorded.store, "compared")
     assert collected.tables[0].name == "searches"
-    assert [sheet.name for sheet in collected.details] == ["search_ghm_cwap", "search_focal"]
+    names = ["search_ghm_cwap", "search_focal", "trials_ghm_cwap", "trials_focal"]
+    assert [sheet.name for sheet in collected.details] == names
     shared = "Searched on held-out training images: focal, ghm_cwap; see the table of the searches."
     assert shared in collected.tables[1].notes
     files = {file.name for file in report.write(collected, tmp_path / "out")}

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from tune_lt.reporting import formats, searches
+from tune_lt.reporting.searches import Searched
 from tune_lt.search.selection import Ended
-from tune_lt.study import Study
+from tune_lt.study import Search, Study
 
 if TYPE_CHECKING:
     from conftest import Recorded
@@ -124,3 +125,17 @@ def test_searches_are_found_without_a_list_of_them(
     recorded.search(alphas, alpha_trials)
     assert [one.name for one in read(recorded, alphas)] == ["ghm_cwap"]
     assert searches.read(recorded.store, recorded.store.ensure_parent("alphas"), {"gone": "search.gone.json"}) == []
+
+
+def test_every_complete_trial_stands_beside_the_best_unit_by_unit(make_trial: Callable[..., Ended]) -> None:
+    """Units 0.5, 0.7 against the best one's 0.6, 0.9: -10 and -20 points, so -15 ± 12.706 · 7.071 / √2."""
+    best = make_trial({"loss/alpha": 0.4}, val_balanced=[0.6, 0.9])
+    other = make_trial({"loss/alpha": 0.8}, val_balanced=[0.5, 0.7])
+    stopped = make_trial({"loss/alpha": 0.6}, "pruned", val_balanced=[0.5, nan])
+    searched = Searched("ghm_cwap", Search(trials=3), (other, stopped, best), best, None, (), {}, 60)
+    sheet = searches.trials_sheet(searched)
+    assert sheet.lines == (
+        ("alpha 0.4", "75.00 ± 15.00", "—", "2"),
+        ("alpha 0.8", "60.00 ± 10.00", "−15.00 [−78.53, +48.53]", "2"),
+    )
+    assert list(sheet.data["difference"][1:]) == pytest.approx([-15.0])

@@ -9,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from tune_lt.reporting.comparison import Difference
+from tune_lt.reporting.comparison import Difference, Pair, difference
 from tune_lt.reporting.searches import Searched, error, listed
 from tune_lt.reporting.sheets import Sheet, difference_text, of_groups, plus_minus
-from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble
+from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble, runs_of
 
 NAME = "recommendation"
+TAIL = ("Few", "Rare")
 HONEST = (
     "Held-out training images made the choice and the sealed test had no part in it, so these differences are not "
     "flattered by having been chosen."
@@ -38,6 +39,7 @@ def sheet(
     rows = (row,) if reference in (None, row) else (str(reference), row)
     compared = reference if len(rows) == 2 else None
     table = assemble(own, Spec(NAME, f"Recommendation: {row}", rows, len(entries), (), compared))
+    table = replace(table, tied=frozenset())
     shown = of_groups(table)
     if table.differences:
         gains = [difference_text(table.differences.get((row, column))) for column in COLUMNS]
@@ -51,7 +53,7 @@ def sheet(
         bold=frozenset(),
         narrow={},
         behind={place: runs for place, runs in shown.behind.items() if place[1] < keep},
-        notes=(*_why(chosen["search"], searched), *_gains(table, row), HONEST),
+        notes=(*_why(chosen["search"], searched), *_gains(table, own, row), HONEST),
     )
 
 
@@ -78,32 +80,47 @@ def _why(search: str, searched: Sequence[Searched]) -> list[str]:
     ]
 
 
-def _gains(table: Table, row: str) -> list[str]:
+def _gains(table: Table, frame: pd.DataFrame, row: str) -> list[str]:
     """The sealed test's answer: the tail, the head, and whether it is worth it."""
     reference = table.spec.reference
     if missing := sum(table.missing.values()):
         return [f"{missing} runs are missing: what it gains cannot be said yet."]
-    if not table.differences:
+    if not table.differences or reference is None:
         return ["There is no row of plain cross-entropy to compare it with."]
     groups = [column for column in COLUMNS if column != "Overall" and not isnan(table.cells[row, column].mean)]
-    head, tail = (table.differences[row, groups[place]] for place in (0, -1))
-    overall = table.differences[row, "Overall"]
+    lower = [name for name in groups if name in TAIL] or groups[-1:]
+    tail, head, whole = (
+        difference(_by_seeds(frame, row, metrics), _by_seeds(frame, reference, metrics))
+        for metrics in ([COLUMNS[name] for name in lower], [COLUMNS[groups[0]]], ["test/balanced"])
+    )
     if isnan(tail.low):
         return [f"One pair of runs with {reference} says nothing: give the study more seeds."]
     sentences = [
-        f"The tail ({groups[-1]}) {_verdict(tail)} against {reference}: {difference_text(tail)} points, "
+        f"Against {reference} the tail ({' and '.join(lower)}, each group alike) {_verdict(tail)}, "
         f"{tail.pairs} pairs of runs.",
-        f"The head ({groups[0]}) {_verdict(head)}: {difference_text(head)} points.",
+        f"The head ({groups[0]}) {_verdict(head)}.",
+        f"The mean over classes {_verdict(whole)}.",
     ]
-    if tail.low <= 0 and overall.low <= 0:
+    if tail.low <= 0 and whole.low <= 0:
         sentences.append(
-            f"Nothing here shows that it is better than {reference} (overall {difference_text(overall)}): more seeds "
-            f"narrow these intervals; until they do, {reference} is the simpler choice."
+            f"Nothing here shows that it is better than {reference}: more seeds narrow these intervals; until they do, "
+            f"{reference} is the simpler choice."
         )
     return sentences
 
 
+def _by_seeds(frame: pd.DataFrame, row: str, metrics: Sequence[str]) -> dict[Pair, float]:
+    """The mean of some metrics of each run of a row."""
+    runs = runs_of(frame, row)
+    means = runs[list(metrics)].mean(axis=1)
+    return {
+        (int(data), int(init)): float(value)
+        for data, init, value in zip(runs["data_seed"], runs["init_seed"], means, strict=True)
+    }
+
+
 def _verdict(one: Difference) -> str:
+    shown = f"{one.mean:+.2f} points [{one.low:+.2f}, {one.high:+.2f}]".replace("-", "−")
     if one.low > 0:
-        return "gains"
-    return "loses" if one.high < 0 else "shows no difference that chance would not give"
+        return f"gains {shown}"
+    return f"loses {shown}" if one.high < 0 else f"shows no difference that chance would not give: {shown}"

@@ -74,20 +74,21 @@ def collect(store: Store, study: str) -> Report:
     ]
     figures = {f"curve_{one.file}": search_figures.curve(one) for one in searched if one.dimensions()}
     figures |= {f"pareto_{one.file}": search_figures.pareto(one) for one in searched if len(one.search.objectives) > 1}
-    found, details = own, list[Sheet]()
+    found, details = own, [searches.trials_sheet(one) for one in searched]
     if len(searched) > 1:
         compared = with_runs(searches.compared_sheet(searched), [(one, one.best) for one in searched], store, study)
-        found, details = [compared], own
+        found, details = [compared], [*own, *details]
     if content is None or not any(content["rows"].values()):
         recorded = read(store, parent, pd.DataFrame(), ())
         sheets = tuple(marked(sheet, scale) for sheet in found)
-        return Report(study, pd.DataFrame(), sheets, figures, recorded, tuple(details), tuple(searched))
+        more = tuple(marked(sheet, scale) for sheet in details)
+        return Report(study, pd.DataFrame(), sheets, figures, recorded, more, tuple(searched))
     records = store.finished_cells()
     frame = _frame(store, content["rows"], records)
     tables, figure, shown = _of_rows(study, content, frame, records)
     beside = paper.sheets_of(tags, content, records)
     recorded = read(store, parent, frame, records.values())
-    more = _measured(store, frame, _hardest(content["columns"]), _reference(content["rows"]), recorded)
+    measured = _measured(store, frame, _hardest(content["columns"]), _reference(content["rows"]), recorded)
     advice = recommendation.sheet(content, searched, frame, _reference(content["rows"]))
     last = [advice] if advice else []
     return Report(
@@ -96,7 +97,7 @@ def collect(store: Store, study: str) -> Report:
         (*beside, *(marked(sheet, scale) for sheet in (*found, *tables, *last))),
         figures | {"accuracy_by_class_size": figure},
         recorded,
-        (*details, *(marked(sheet, scale) for sheet in more)),
+        tuple(marked(sheet, scale) for sheet in (*details, *measured)),
         tuple(searched),
         tuple(content["rows"]),
         tuple(shown),
@@ -203,7 +204,7 @@ def _frame(store: Store, rows: Mapping[str, list[dict[str, Any]]], records: Mapp
                     "imbalance": entry["imbalance"],
                     "run_id": record.run_id,
                     "experiment": record.experiment,
-                    **{metric: record.metrics.get(metric, math.nan) for metric in COLUMNS.values()},
+                    **{metric: record.metrics.get(metric, math.nan) for metric in (*COLUMNS.values(), "test/balanced")},
                     "class_counts": per_class["class_counts"],
                     "per_class": per_class["test"],
                     "class_names": per_class["class_names"],

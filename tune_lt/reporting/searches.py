@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from tune_lt.reporting.sheets import NONE, Sheet, plus_minus
+from tune_lt.reporting.comparison import difference
+from tune_lt.reporting.sheets import NONE, Sheet, difference_text, plus_minus
 from tune_lt.rows import ONE_SE
 from tune_lt.search import selection
 from tune_lt.search.selection import Ended
@@ -129,6 +130,35 @@ def compared_sheet(all_searched: Sequence[Searched]) -> Sheet:
     watched = dict.fromkeys(name for searched in all_searched for name in searched.search.watched)
     lines = [(searched.name, searched, searched.best) for searched in all_searched]
     return _sheet("searches", "Searches: the best mean of each", "Search", lines, tuple(watched))
+
+
+def trials_sheet(searched: Searched) -> Sheet:
+    """Every complete trial of one search, the best first, with its distance from the best over the units of both."""
+    metric, sign = searched.metric, -1 if searched.search.mode == "max" else 1
+    complete = [point for point in searched.points if point.outcome == "complete" and finite_units(point, metric)]
+    complete.sort(key=lambda point: sign * point.value(metric))
+    lines, data = [], []
+    for point in complete:
+        units = dict(enumerate(point.units[metric]))
+        pairs = {(0, unit): value for unit, value in units.items() if math.isfinite(value)}
+        best = {(0, unit): value for unit, value in enumerate(searched.best.units[metric]) if math.isfinite(value)}
+        one = None if point is searched.best else difference(pairs, best)
+        scores = plus_minus(100 * point.value(metric), 100 * error(point, metric))
+        lines.append((listed(point.found), scores, difference_text(one), str(len(pairs))))
+        gap = {"difference": one.mean, "low": one.low, "high": one.high} if one else {}
+        data.append({**point.found, metric: 100 * point.value(metric), "units": len(pairs), **gap})
+    return Sheet(
+        f"trials_{searched.file}",
+        f"Search of {searched.name}: its complete trials",
+        ("Found", metric, "Δ vs the best [95 % CI]", "Units"),
+        tuple(lines),
+        pd.DataFrame(data),
+        (
+            LEGEND,
+            "Δ: points, paired by units (folds × seeds), Student's interval; of many trials the best is better than it "
+            "really is, and so are the others' distances from it.",
+        ),
+    )
 
 
 def listed(found: Mapping[str, Any]) -> str:
