@@ -198,7 +198,7 @@ def _trials(folder: Path, epochs: int, count: int) -> None:
     common.for_workers(trial)
     content = {"data": "digits", "model": "resnet32", "batch": 64, "augment": commands.SMALL}
     study = studyfile.parse(commands.STUDY.format(epochs=epochs, seeds=list(range(count)), **content), folder)
-    if not driver.run_study(study, Store(common.store_uri(folder)), Display(Console(file=io.StringIO()))):
+    if not driver.run_study(study, Store(common.store_uri(folder)), Display(Console(file=io.StringIO()))).whole:
         raise RuntimeError("the study did not come to its end")
 
 
@@ -258,10 +258,11 @@ def main() -> None:
     parser.add_argument("--part", choices=[*parts, "all"], default="all")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="of training in a trial of share")
+    parser.add_argument("--trials", type=int, help="so many of memory's only")
     parser.add_argument("--images", type=int, default=10_000, help="of the largest trial of memory")
     parser.add_argument("--epochs", type=int, default=1000, help="of growth")
     arguments = parser.parse_args()
-    print(common.heading(" ".join(["python", *sys.argv])))
+    print(timing.heading(packages=common.PACKAGES))
     for name, part in parts.items():
         if arguments.part in (name, "all"):
             part(arguments)

@@ -161,7 +161,7 @@ def main() -> None:
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     curves = record_scores.load("grid").curves
-    print(common.heading(f"python benchmarks/efficiency.py --searches {options.searches}"))
+    print(timing.heading(packages=common.PACKAGES))
     truth = np.sort(curves[..., -1].mean(axis=(1, 2)))[::-1]
     print(
         f"{len(truth)} points; true values: best {100 * truth[0]:.2f}, median {100 * np.median(truth):.2f}, worst "

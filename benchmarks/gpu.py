@@ -30,8 +30,6 @@ import step
 import timing
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from tune_lt import losses, training
@@ -75,6 +73,10 @@ class Trainer:
     def __call__(self, steps: int) -> None:
         for _ in range(steps):
             self.step(self.x, self.y, len(self.y))
+
+    def warm_up(self) -> None:
+        """Its first step; of a recorded one as many as it takes until it is replayed."""
+        self(WARM_UP + 2 if isinstance(self.step, RecordedStep) else 1)
 
     def values(self, steps: int) -> list[float]:
         """The loss of each step, on one batch after the other; epochs end, and the learning rate falls."""
@@ -129,7 +131,7 @@ def steps(options: Any) -> str:
     for name, way in ways.items():
         began = time.perf_counter()
         trainers[name] = Trainer(options.device, **way)
-        trainers[name](WARM_UP + 2)
+        trainers[name].warm_up()
         timing.wait(options.device)
         if way.get("recorded") and trainers[name].step._graph is None:
             raise RuntimeError(f"{name}: not recorded")
@@ -150,7 +152,7 @@ def steps(options: Any) -> str:
 
 def _without_tf32(trainer: Trainer, steps: int) -> Callable[[], object]:
     torch.backends.cudnn.allow_tf32 = False
-    trainer(WARM_UP + 2)  # recorded so
+    trainer.warm_up()  # recorded so
     torch.backends.cudnn.allow_tf32 = True
     return partial(trainer, steps)
 
@@ -211,36 +213,6 @@ def _one_of(device: str, images: int, epochs: int, barrier: Any, results: Any) -
     )
 
 
-class Traffic(TorchDispatchMode):
-    """Bytes that operations read and write, each tensor once an operation, and how many operations there are."""
-
-    VIEWS = (
-        "view",
-        "reshape",
-        "permute",
-        "transpose",
-        "t",
-        "expand",
-        "slice",
-        "select",
-        "unsqueeze",
-        "detach",
-        "alias",
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self.operations = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func._schema.name.split("::")[1] not in self.VIEWS:
-            tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
-            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-            self.operations += 1
-        return result
-
-
 def roofline(options: Any) -> str:
     """The step's needs over what this device was measured to give."""
     rows = []
@@ -248,10 +220,10 @@ def roofline(options: Any) -> str:
     for name in ("resnet8", "resnet32"):
         trainer = Trainer(options.device, model=name, recorded=options.device != "cpu")
         plain = trainer.step.step if isinstance(trainer.step, RecordedStep) else trainer.step
-        trainer(WARM_UP + 2)
+        trainer.warm_up()
         with FlopCounterMode(display=False) as flops:
             plain(trainer.x, trainer.y, len(trainer.y))
-        with Traffic() as traffic:
+        with timing.Traffic() as traffic:
             plain(trainer.x, trainer.y, len(trainer.y))
         call = partial(trainer, options.steps)
         timed = [timing.timed(call, options.device) / options.steps for _ in range(options.repetitions)]
@@ -319,7 +291,7 @@ def main() -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(timing.heading(" ".join(["python", *sys.argv]), options.device, options.threads))
+    print(timing.heading(options.device, options.threads))
     failed = []
     for name in options.part or PARTS:
         print(f"### {name}\n", flush=True)

@@ -30,7 +30,6 @@ import timing
 REPORTS = 2
 SLEEP_SECONDS = 0.003
 SMALL = 500  # below that many trials start-up noise is seen in the time per trial: repeat, and take the median
-SMALL_REPETITIONS = 3
 TARGET = 2.0
 MB = 2**20
 
@@ -116,15 +115,16 @@ def median(grown: list[Grown]) -> Grown:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", type=int, nargs="*", default=[100, 1000, 5000], help="sizes by random search")
+    parser.add_argument("--repetitions", type=int, default=3, help=f"of sizes below {SMALL}")
     parser.add_argument("--tpe", type=int, nargs="*", default=[100, 1000], help="sizes by TPE")
     arguments = parser.parse_args()
-    print(common.heading(" ".join(["python", *sys.argv])))
+    print(timing.heading(packages=common.PACKAGES))
     cases = [("random", size) for size in arguments.random] + [("tpe", size) for size in arguments.tpe]
     results: dict[tuple[str, int], Grown] = {}
     rows = []
     with common.workplace() as fresh:
         for sampler, size in cases:
-            repetitions = SMALL_REPETITIONS if size < SMALL else 1
+            repetitions = arguments.repetitions if size < SMALL else 1
             one = results[sampler, size] = median([measure(fresh(), size, sampler) for _ in range(repetitions)])
             print(sampler, size, one, file=sys.stderr)
             rows.append(

@@ -15,17 +15,16 @@ forward and backward, views excepted: on a GPU each is one kernel or a few.
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import public_losses
 import timing
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from step import product_step
+from torch import Tensor
 
-from tune_lt import losses, models, training
+from tune_lt import losses, training
 from tune_lt.steps import WARM_UP, RecordedStep, Step
 
 IMAGES = {10: (5000, 100), 100: (500, 100), 1000: (1280, 256), 5089: (700, 500)}  # n_max, imbalance factor
@@ -83,20 +82,10 @@ def per_call(sides: Mapping[str, Callable[[], object]], repetitions: int, device
     return {name: [value / repeats[name] for value in values] for name, values in times.items()}
 
 
-class Operations(TorchDispatchMode):
-    """Counts what is dispatched, views excepted."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not func.is_view
-        return func(*args, **(kwargs or {}))
-
-
 def operations(function: Callable[[], object]) -> int:
-    with Operations() as counted:
+    with timing.Traffic() as counted:
         function()
-    return counted.count
+    return counted.operations
 
 
 def built(name: str, counts: Tensor, device: str) -> tuple[losses.Loss, public_losses.Formula]:
@@ -149,23 +138,21 @@ class Training:
     """Steps of ResNet-32 on one batch; on CUDA recorded ones, as the product's."""
 
     def __init__(self, loss: losses.Loss, targets: Tensor, classes: int, device: str) -> None:
-        torch.manual_seed(0)
-        network = models.build("resnet32", classes=classes, channels=3).to(device)
-        self.network: nn.Module = network.to(memory_format=torch.channels_last)
-        optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
+        recorded = torch.device(device).type == "cuda"
+        self.plain = product_step("resnet32", loss, classes, device, recorded=recorded)
+        self.step: Step | RecordedStep = self.plain
         images = torch.randn(len(targets), 3, 32, 32, device=device)
-        self.images, self.targets, self.loss = images.to(memory_format=torch.channels_last), targets, loss
-        self.step: Step | RecordedStep = Step(self.network, loss, optimizer, None, torch.device(device))
+        self.images, self.targets = images.to(memory_format=torch.channels_last), targets
         self()  # the optimizer makes its state
         self.peak = timing.peak_memory(self, device)
-        if torch.device(device).type == "cuda":
-            self.step = RecordedStep(self.step, len(targets))
+        if recorded:
+            self.step = RecordedStep(self.plain, len(targets))
             for _ in range(WARM_UP + 1):
                 self()
 
     def gradients(self) -> None:
-        self.network.zero_grad()
-        self.loss(self.network(self.images), self.targets).backward()
+        self.plain.model.zero_grad()
+        self.plain.loss(self.plain.model(self.images), self.targets).backward()
 
     def __call__(self) -> None:
         self.step(self.images, self.targets, len(self.targets))
@@ -215,7 +202,7 @@ def main() -> None:
     training.pick_device(options.device)  # with the product's settings
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    print(timing.heading(" ".join(["python", *sys.argv]), options.device, options.threads))
+    print(timing.heading(options.device, options.threads))
     for classes in options.classes:
         counts = class_counts(classes)
         print(f"Forward and backward for logits ({options.batch}, {classes:,}); medians, ratios (least to most):\n")

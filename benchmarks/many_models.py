@@ -25,7 +25,6 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -267,7 +266,7 @@ def main() -> None:
     options = parser.parse_args()
     training.pick_device(options.device)
     torch.set_num_threads(options.threads)
-    print(timing.heading(" ".join(["python", *sys.argv]), options.device, options.threads))
+    print(timing.heading(options.device, options.threads))
     print("Images of all members together; ratios: median (least to most).")
     print("Differences: in float64 / float32 / float32 of two lone runs.\n")
     header = ["network", "K", "side", "images/s", "times processes' pace", "times the pace one by one", "tensors, MiB",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -35,7 +36,7 @@ def memory(arguments: argparse.Namespace) -> None:
                 "augment": "{scale: [0.2, 1.0]}",
             },
         }  # fmt: skip
-        for name, content in cases.items():
+        for name, content in itertools.islice(cases.items(), arguments.trials):
             folder = fresh()
             (folder / "study.yaml").write_text(commands.STUDY.format(epochs=1, seeds=[0], **content))
             planned = json.loads(commands.output(folder, "plan", "study.yaml", "--json"))["estimate"]["memory_bytes"]

@@ -132,9 +132,9 @@ def take_turns(
 
 def rates(arguments: argparse.Namespace) -> None:
     trials = {"ours": arguments.ours, "reuse": arguments.reuse, "stock": arguments.stock}
-    cases = [(side, reports, True) for reports in RATE_REPORTS for side in SIDES]
+    cases = [(side, reports, True) for reports in arguments.reports for side in SIDES]
     times = take_turns(arguments, cases, trials)
-    for reports in RATE_REPORTS:
+    for reports in arguments.reports:
         per_second = {side: [1 / took.per_trial for took in times[side, reports, True]] for side in SIDES}
         rows = []
         for side, name in SIDES.items():
@@ -182,13 +182,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["rates", "costs", "all"], default="all")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--reports", type=int, nargs="+", default=RATE_REPORTS, help="of a trial, for the rates")
     parser.add_argument("--ours", type=int, default=120, help="trials of ours, for the rates")
     parser.add_argument("--reuse", type=int, default=30, help="trials of stock with reuse_actors")
     parser.add_argument("--stock", type=int, default=10, help="trials of stock without")
     parser.add_argument("--ours-long", type=int, default=60, help="trials of ours, for the cost of a report")
     parser.add_argument("--reuse-long", type=int, default=10, help="trials of stock, likewise")
     arguments = parser.parse_args()
-    print(common.heading(" ".join(["python", *sys.argv])))
+    print(timing.heading(packages=common.PACKAGES))
     if arguments.part != "costs":
         rates(arguments)
     if arguments.part != "rates":

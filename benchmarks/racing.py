@@ -254,8 +254,7 @@ def main() -> None:
             "paired t, Nadeau-Bengio, error 0.05": NadeauBengio,
         }
     check_signed_rank(final)
-    command = f"python benchmarks/racing.py --set {options.set} --replays {options.replays} --seeds {options.seeds}"
-    print(common.heading(command + " --trade-off" * options.trade_off))
+    print(timing.heading(packages=common.PACKAGES))
     truth = np.sort(final.mean(axis=(1, 2)))[::-1]
     near = int((truth > truth[0] - MATTERS).sum())
     print(

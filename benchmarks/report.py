@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
-    print(common.heading(" ".join(["python", *sys.argv])))
+    print(timing.heading(packages=common.PACKAGES))
     with common.workplace() as fresh:
         folder = fresh()
         common.in_process(fill, folder, arguments.runs)

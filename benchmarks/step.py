@@ -16,7 +16,6 @@ trying (``benchmark``), as its code does; the product does not, so that equal ce
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,8 +28,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from tune_lt import data, models, training
-from tune_lt.config import CellConfig, Recipe
+from tune_lt import data, losses, models, training
+from tune_lt.config import CellConfig, Optimizer, Recipe
+from tune_lt.steps import Step
 
 CLASSES, BATCH = 10, 128
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -53,13 +53,13 @@ def batches(images: int) -> list[int]:
 class Bare:
     """The step that nobody can do without."""
 
-    def __init__(self, images: int, device: str, loss: nn.Module | None = None, classes: int = CLASSES) -> None:
+    def __init__(self, images: int, device: str) -> None:
         torch.manual_seed(0)
-        network = models.build("resnet32", classes=classes, channels=3)
+        network = models.build("resnet32", classes=CLASSES, channels=3)
         self.network = network.to(device).to(memory_format=torch.channels_last).train()
-        self.loss = (loss or nn.CrossEntropyLoss()).to(device)
+        self.loss = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
-        x, y = torch.randn(BATCH, 3, 32, 32), torch.randint(0, classes, (BATCH,))
+        x, y = torch.randn(BATCH, 3, 32, 32), torch.randint(0, CLASSES, (BATCH,))
         x, y = x.to(device).to(memory_format=torch.channels_last), y.to(device)
         self.data = [(x[:size], y[:size]) for size in batches(images)]
 
@@ -69,6 +69,14 @@ class Bare:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
+
+
+def product_step(network: str, loss: losses.Loss, classes: int, device: str, *, recorded: bool) -> Step:
+    """The product's step of a network for three channels; ``recorded``: with the optimizer of one that is to be."""
+    torch.manual_seed(0)
+    model = models.build(network, classes=classes, channels=3).to(device).to(memory_format=torch.channels_last)
+    lr = torch.full((), Optimizer.lr, device=device) if recorded else None
+    return Step(model, loss, training._optimizer(Optimizer(), model, lr), None, torch.device(device))
 
 
 class Product:
@@ -162,7 +170,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="*", default=[2, 4], help="of the public loop; its default is 4")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(timing.heading(" ".join(["python", *sys.argv]), options.device, options.threads))
+    print(timing.heading(options.device, options.threads))
     timed = sides(options.images, options.device, options.workers)
     print(compare(timed, options.images, options.device, options.repetitions))
 

@@ -16,45 +16,29 @@ Without a loader the training process reads, and all of that is waiting.
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pictures
+import step
 import timing
 import torch
-from torch import Tensor, nn
 
-from tune_lt import data, models
+from tune_lt import data, losses
 from tune_lt.config import Augment
+from tune_lt.steps import Step
 
 PIXELS = 256
 CONSTANT = "one batch"
 
 
-class Training:
-    """A network and its step."""
-
-    def __init__(self, model: str, device: str) -> None:
-        torch.manual_seed(0)
-        network = models.build(model, classes=pictures.CLASSES, channels=3)
-        self.network = network.to(device).to(memory_format=torch.channels_last).train()
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9)
-
-    def step(self, x: Tensor, y: Tensor) -> None:
-        loss = nn.functional.cross_entropy(self.network(x), y)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-
-
 class Streamed:
     """Epochs on images from disk; the seconds that each batch was waited for."""
 
-    def __init__(self, batches: data.StreamedBatches, training: Training) -> None:
-        self.batches, self.training = batches, training
+    def __init__(self, batches: data.StreamedBatches, train: Step) -> None:
+        self.batches, self.train = batches, train
         self.first: list[float] = []  # of each epoch
         self.others: list[float] = []  # sums over the epochs
         self._epoch = 0
@@ -66,7 +50,7 @@ class Streamed:
             began = time.perf_counter()
             x, y = next(found)
             waits.append(time.perf_counter() - began)
-            self.training.step(x, y)
+            self.train(x, y, len(y))
         assert next(found, None) is None  # to its end: the loaders of an epoch that is broken off end too
         self.first.append(waits[0])
         self.others.append(sum(waits[1:]))
@@ -82,8 +66,9 @@ def main() -> None:
     parser.set_defaults(repetitions=5, threads=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(timing.heading(" ".join(["python", *sys.argv]), options.device, options.threads))
-    training, device = Training(options.model, options.device), torch.device(options.device)
+    print(timing.heading(options.device, options.threads))
+    loss, device = losses.build("softmax", class_counts=[1] * pictures.CLASSES), torch.device(options.device)
+    train = step.product_step(options.model, loss.to(device), pictures.CLASSES, options.device, recorded=False)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "images"
         count = -(-options.images * 4 // 3 // pictures.CLASSES) * pictures.CLASSES  # some are sealed as the test
@@ -97,7 +82,7 @@ def main() -> None:
                     batch_size=options.batch, mean=dataset.mean, std=dataset.std, augment=Augment(scale=(0.2, 1.0)),
                     seed=0, device=device, loaders=count,
                 ),
-                training,
+                train,
             )
             for count in options.loaders
         }  # fmt: skip
@@ -106,7 +91,7 @@ def main() -> None:
 
         def constant() -> None:
             for _ in range(steps):
-                training.step(x, y)
+                train(x, y, len(y))
 
         sides: dict[str, Callable[[], object]] = {CONSTANT: constant}
         sides |= {f"{count} loaders": stream.epoch for count, stream in streams.items()}

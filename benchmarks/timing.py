@@ -12,12 +12,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 sys.path.append(str(Path(__file__).parents[1]))  # where the package is not installed; import this before it
 
-PACKAGES = ("torch", "torchvision", "numpy")
+PACKAGES = ("torch", "torchvision", "numpy")  # whose versions a table of training is measured with
 Times = dict[str, list[float]]
 
 
@@ -91,6 +94,22 @@ def peak_memory(function: Callable[[], object], device: torch.device | str) -> i
     return most
 
 
+class Traffic(TorchDispatchMode):
+    """Counts the operations of a block, views excepted, and the bytes they read and write, each tensor once in each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            self.operations += 1
+        return result
+
+
 def recorded(function: Callable[[], object], device: torch.device | str) -> Callable[[], object]:
     """``function``; on CUDA as a graph, as the product's steps are (`tune_lt.steps`), or as it is if that cannot be."""
     if torch.device(device).type != "cuda":
@@ -133,13 +152,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def heading(command: str, device: torch.device | str, threads: int) -> str:
-    """The lines that say what a table was measured on."""
+def heading(device: torch.device | str = "cpu", threads: int | None = None, packages: Sequence[str] = PACKAGES) -> str:
+    """The lines that say what a table was measured on; without ``threads`` on all cores."""
     place = torch.device(device)
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{threads} CPU threads"
+    name = f"{threads} CPU threads" if threads else f"{os.cpu_count()} CPU cores"
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else name
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
     return (
-        f"Command: `{command}`. Date: {datetime.date.today()}. Device: {name}, {platform.machine()}; load average at "
-        f"the start (1, 5, 15 minutes): {load}. Versions: Python {platform.python_version()}, {versions}.\n"
+        f"Command: `{' '.join(['python', *sys.argv])}`. Date: {datetime.date.today()}. Device: {name}, "
+        f"{platform.machine()}; load average at the start (1, 5, 15 minutes): {load}. "
+        f"Versions: Python {platform.python_version()}, {versions}.\n"
     )

@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("command", "found"),
     [
-        ("orchestration.py --part rates --repetitions 1 --ours 3 --reuse 3 --stock 2", "| ours | 3 |"),
-        ("growth.py --random 4 --tpe", "random"),
+        ("orchestration.py --part rates --repetitions 1 --reports 1 --ours 3 --reuse 3 --stock 2", "| ours | 3 |"),
+        ("growth.py --random 4 --repetitions 1 --tpe", "random"),
         ("report.py --runs 40 --repetitions 1", "| tables (collect) | 40 |"),
         ("around.py --part start --repetitions 1", "| tune-lt run, a new store |"),
         ("around.py --part share --repetitions 1 --seconds 1", "| the product's trial |"),
-        ("around.py --part memory --images 200", "| ResNet-32, 200 images"),
+        ("around.py --part memory --trials 1 --images 60", "| ResNet-8, digits |"),
         ("around.py --part growth --epochs 20", "| 20 |"),
         ("stream.py --images 64 --batch 16 --repetitions 2 --loaders 0 1", "| 1 loaders |"),
         ("losses.py --classes 10 --repetitions 2 --batch 32 --threads 1", "| ghm_cwap |"),

@@ -42,6 +42,21 @@ from power import POWER  # noqa
 class Submitted(Focal):
     pass
 """
+HELD = """\
+# A process's first cell is trained to its end, the next one waits for a file.
+import time
+from pathlib import Path
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+optimizers = []
+
+def hold(optimizer, *_):
+    optimizers[:] = optimizers if optimizer in optimizers else [*optimizers, optimizer]
+    while len(optimizers) > 1 and not Path({file!r}).exists():
+        time.sleep(0.1)
+
+register_optimizer_step_pre_hook(hold)
+"""
 
 
 @pytest.fixture
@@ -110,6 +125,28 @@ def test_what_a_cluster_could_not_use_is_refused(
 def test_a_local_server_goes_with_a_local_cluster(study: Path) -> None:
     handover = submit.prepare(study, "http://localhost:5000", "http://127.0.0.1:8265")
     assert "--store http://localhost:5000 " in handover.script
+
+
+@pytest.mark.parametrize(
+    ("codes", "ends", "begun"),
+    [((0,), 0, 1), ((1,), 1, 1), ((130,), 130, 1), ((137, 0), 0, 2), ((139, 137), 137, 2)],
+)
+def test_a_job_begins_once_more_when_a_signal_ended_its_driver(
+    study: Path, tmp_path: Path, codes: tuple[int, ...], ends: int, begun: int
+) -> None:
+    script = submit.prepare(study, SERVER, CLUSTER).script
+    python = tmp_path / "python"  # in place of the driver: ends with one code after the other
+    (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
+    python.write_text(
+        f"""#!/bin/sh
+[ "$3" = --version ] && echo tune-lt && exit 0
+code=$(head -n 1 {tmp_path}/codes); sed -i 1d {tmp_path}/codes; echo begun; exit "$code"
+"""
+    )
+    python.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run(["sh", "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("begun")) == (ends, begun), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "head:8265", "auto", "http://"])
@@ -206,8 +243,9 @@ def _submit(file: Path, lab: Lab, out: Path, *options: str, **changed: str) -> t
 def test_a_study_on_a_cluster_runs_once_however_often_it_is_submitted(
     lab: Lab, tmp_path: Path, tiny_text: str, cli: Call
 ) -> None:
-    file, out = tmp_path / "tiny.yaml", tmp_path / "out.txt"
-    file.write_text(tiny_text.replace("epochs: 4", "epochs: 120"))  # longer than what comes before the stop
+    file, out, let_go = tmp_path / "tiny.yaml", tmp_path / "out.txt", tmp_path / "let_go"
+    file.write_text(f"plugins: [held]\n{tiny_text}")
+    (tmp_path / "held.py").write_text(HELD.format(file=str(let_go)))
 
     # two at the same moment: one job; who may not, is told so
     outs = [tmp_path / f"out{number}.txt" for number in range(4)]
@@ -221,14 +259,16 @@ def test_a_study_on_a_cluster_runs_once_however_often_it_is_submitted(
     assert f"{lab.address}: the cluster asks for a token; valid: RAY_AUTH_MODE=token" in printed[3]
     assert "Traceback" not in "".join(printed)
     first, second = sorted(printed[:2], key=lambda text: "nothing is run twice" in text)
-    job = submit.prepare(file, lab.store, lab.address).job
-    assert first.startswith(f"job {job}: submitted\n")
+    submitted = re.match(r"job (tune_lt-tiny-[0-9a-f]{12}): submitted\n", first)
+    assert submitted, first
+    job = submitted[1]
     assert second.startswith((f"job {job}: PENDING", f"job {job}: RUNNING"))
 
     # another version of the study waits for it; Ctrl-C leaves it running
     other = tmp_path / "other" / "tiny.yaml"
     other.parent.mkdir()
     other.write_text(file.read_text() + "# changed\n")
+    shutil.copy(tmp_path / "held.py", other.parent)
     code, text = _submit(other, lab, out)
     assert (code, f"with another content as job {job}; wait for it, or stop it: ray job stop" in text) == (2, True), (
         text
@@ -243,6 +283,7 @@ def test_a_study_on_a_cluster_runs_once_however_often_it_is_submitted(
     stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", "--address", lab.address, job]
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": lab.token}
     subprocess.run(stop, env=environment(**token), check=True, capture_output=True, timeout=120)
+    let_go.touch()
     code, text = _submit(file, lab, out, "--follow")
     assert code == 0, text
     assert text.startswith(f"job {job}-2: submitted; {job} STOPPED, what it finished is reused\n")

@@ -79,14 +79,15 @@ class StreamedBatches:
         if self.augment is not None:
             rank = draw(self.seed, epoch, self._total, 0).rank
             positions = positions[rank[positions].argsort(stable=True)]
-        batches = [positions[part] for part in parts(self.sizes)]
-        self._keys[:] = [(epoch, batch.numpy()) for batch in batches]
+        labels = self._labels[positions].to(self.device)  # once an epoch: a copy for each batch would make steps wait
+        shares = list(parts(self.sizes))
+        self._keys[:] = [(epoch, positions[share].numpy()) for share in shares]
         try:
-            for batch, found in zip(batches, self._loader, strict=True):
+            for share, found in zip(shares, self._loader, strict=True):
                 if isinstance(found, str):
                     raise InputError(found)
                 x = found.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-                yield x.sub_(self._mean).div_(self._std), self._labels[batch].to(self.device, non_blocking=True)
+                yield x.sub_(self._mean).div_(self._std), labels[share]
         except BaseException:  # broken off, also by whoever takes the batches: the processes end with the old loader
             self._loader = self._new_loader()
             raise
