@@ -122,7 +122,7 @@ def test_doctor_finds_nothing_wrong_here_and_names_a_store_it_cannot_use(cli: Ca
 
 
 def test_a_missing_study_names_the_bundled_ones() -> None:
-    with pytest.raises(InputError, match="bundled: ablation, alpha_cv, compare, digits, search"):
+    with pytest.raises(InputError, match="bundled: ablation, alpha_cv, compare, digits, method_alpha, "):
         study_path("nope")
     assert study_path("digits").name == "digits.yaml"
     assert study_path("nope.yaml") == Path("nope.yaml")

@@ -55,8 +55,9 @@ def _store(store: str | None) -> list[str]:
         print(f"store        {uri} (not there yet; the first run creates it)")
         return []
     try:
-        studies = Store(store).studies()
+        opened = Store(store)
+        studies = opened.studies()
     except InputError as error:
         return [str(error)]
-    print(f"store        {uri}, studies: {', '.join(studies) or 'none'}")
+    print(f"store        {opened.shown}, studies: {', '.join(studies) or 'none'}")
     return []

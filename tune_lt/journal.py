@@ -150,7 +150,9 @@ class Journal:
         self._path.unlink(missing_ok=True)
         self._sent_path.unlink(missing_ok=True)
         if self._refused is not None:
-            raise InputError(f"the store {self._store.shown} refused a record: {redacted(str(self._refused))}")
+            raise InputError(
+                f"the store {self._store.shown} refused a record: {redacted(str(self._refused), self._store.uri)}"
+            )
 
     def _append(self, record: dict[str, Any]) -> None:
         record["at"] = int(time.time() * 1000)
@@ -232,7 +234,8 @@ class Journal:
                 if self._closing:
                     return False
                 if not told:
-                    self._say(f"the store does not answer; records wait in {self._path} ({_first_line(error)})")
+                    why = _first_line(error, self._store.uri)
+                    self._say(f"the store does not answer; records wait in {self._path} ({why})")
                     told = True
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -320,6 +323,6 @@ class Journal:
                 self._refused = self._refused or error
 
 
-def _first_line(error: Exception) -> str:
-    lines = redacted(str(error)).strip().splitlines()
+def _first_line(error: Exception, uri: str) -> str:
+    lines = redacted(str(error), uri).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ Found = Mapping[str, Mapping[str, Any]]  # search -> path -> value, see `row_con
 ONE_SE = "one_standard_error"
 SECTIONS = ("loss", "model", "recipe")
 DESIGNS = ("factorial", "one_at_a_time", "leave_one_out")
+MOST_ROWS = 10_000
 BASE = "base"  # the row that has none of the factors
 
 
@@ -52,6 +54,10 @@ def designed(raw: Any) -> dict[str, Row]:
         raise Problems("ablation.factors: missing; valid: at least one factor, by name")
     factors = [_factor(name, factor) for name, factor in raw["factors"].items()]
     every = [list(factor.levels) for factor in factors]
+    if design == "factorial" and math.prod(map(len, every)) > MOST_ROWS:
+        raise Problems(
+            f"ablation.factors: found {math.prod(map(len, every)):,} combinations; valid: up to {MOST_ROWS:,}"
+        )
     if design == "factorial":
         chosen = list(itertools.product(*every))
     else:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from annotated_types import Ge
 
-from tune_lt import ranges, rows, scales, spaces
+from tune_lt import plainyaml, ranges, rows, scales, spaces
 from tune_lt.components import configuration
 from tune_lt.config import CellConfig, Recipe, Seed
-from tune_lt.errors import InputError
+from tune_lt.errors import InputError, printable
 from tune_lt.plugins import load_plugins
 from tune_lt.rows import Found, cell
 from tune_lt.strict import Problems, known_fields, section
@@ -26,21 +24,39 @@ SECTIONS = (
     "name", "plugins", "data", "model", "recipe", "loss", "search", "compare", "rows", "ablation", "cross", "seeds",
     "resources", "table", "scales",
 )  # fmt: skip
-NAME = r"[\w+-][\w.+-]{0,99}"
+MOST_CELLS = 100_000  # as many as a search may have trials
+MOST_PROBLEMS, LONGEST_PROBLEM = 20, 1000  # lines of a message, characters of one
+NAME = r"[\w+][\w.+-]{0,99}"
+NAME_BYTES = 200  # folders are called by it, with a little more
 
 
 def read(path: Path, scale: str = FULL) -> Study:
     """The study in the YAML file ``path``, in one of its scales; raises InputError for every mistake found, by line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(plainyaml.MOST_BYTES + 1)  # never more: it may be no study file but a disk
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: cannot be read: line {line} is not UTF-8; save it as UTF-8") from None
+    if len(content) > plainyaml.MOST_BYTES:
+        raise InputError(f"{path}: larger than {plainyaml.MOST_BYTES:,} bytes; valid: a study file")
     try:
         return parse(text, path.resolve().parent, scale)
     except Problems as problems:
-        raise InputError("\n".join(f"{path}: {problem}" for problem in problems.args)) from None
+        lines = [f"{path}: {_one_line(problem)}" for problem in problems.args[:MOST_PROBLEMS]]
+        more = len(problems.args) - len(lines)
+        raise InputError("\n".join([*lines, f"and {more} more"] if more else lines)) from None
+
+
+def _one_line(problem: str) -> str:
+    """A problem as one printable line; what was found may be anything, and long."""
+    line = printable(problem).replace("\n", "\\n")
+    return line if len(line) <= LONGEST_PROBLEM else f"{line[:300]} … {line[-300:]}"
 
 
 def parse(text: str, folder: Path, scale: str = FULL) -> Study:
@@ -48,7 +64,9 @@ def parse(text: str, folder: Path, scale: str = FULL) -> Study:
 
     Raises Problems.
     """
-    raw = _load_yaml(text)
+    raw = plainyaml.load(text)
+    if not isinstance(raw, dict):
+        raise Problems(f"found {type(raw).__name__}; valid: a mapping with {', '.join(SECTIONS)}")
     known_fields("", raw, SECTIONS)
     raw = scales.scaled(raw, scale)
     for required in ("name", "data", "model", "loss"):
@@ -58,7 +76,10 @@ def parse(text: str, folder: Path, scale: str = FULL) -> Study:
     sources = load_plugins(plugins, folder)
     plain, space = ranges.split({key: raw[key] for key in ("data", "model", "recipe", "loss") if key in raw})
     if isinstance(plain["data"], dict) and isinstance(root := plain["data"].get("root"), str):
-        plain["data"]["root"] = str(folder / Path(root).expanduser())  # workers may run in another folder
+        try:
+            plain["data"]["root"] = str(folder / Path(root).expanduser())  # workers may run in another folder
+        except RuntimeError:
+            raise Problems(f"data.root: found {root!r}; there is no such user's folder") from None
     validation = plain["data"].pop("validation", {}) if isinstance(plain["data"], dict) else {}
     base = configuration(plain)
     checked = _validation(validation)
@@ -81,7 +102,12 @@ def parse(text: str, folder: Path, scale: str = FULL) -> Study:
         scale=scale,
     )
     if not re.fullmatch(NAME, study.name):
-        raise Problems(f"name: found {study.name!r}; valid: 1 to 100 letters, digits and . _ + -, no dot first")
+        raise Problems(f"name: found {study.name!r}; valid: 1 to 100 letters, digits and . _ + -, no dot or dash first")
+    if len(study.name.encode()) > NAME_BYTES:
+        raise Problems(f"name: found {study.name!r}; valid: up to {NAME_BYTES} bytes in UTF-8")
+    cells = len(study.rows) * len(study.columns) * len(study.seeds)
+    if cells > MOST_CELLS:
+        raise Problems(f"rows: found {cells:,} cells, of rows, factors and seeds; valid: up to {MOST_CELLS:,}")
     storage = study.resources.storage
     if storage is not None and not Path(storage).is_absolute():
         raise Problems(f"resources.storage: found {storage!r}; valid: an absolute path, the same on every host")
@@ -106,50 +132,6 @@ def from_dict(config: Mapping[str, Any]) -> CellConfig:
     """The cell that ``dataclasses.asdict`` made a dictionary of."""
     recipe = section(Recipe, "recipe", config["recipe"])
     return CellConfig(**{**config, "recipe": recipe})
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML as it is, but a key written twice in one mapping is a mistake, not a silent overwrite."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise Problems(f"line {key_node.start_mark.line + 1}: the key {key!r} is not a text; put it in quotes")
-            if key in seen:
-                raise Problems(f"line {key_node.start_mark.line + 1}: {key!r} is written twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _load_yaml(text: str) -> dict[str, Any]:
-    try:
-        raw = yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader
-        if not isinstance(raw, dict):
-            raise Problems(f"found {type(raw).__name__}; valid: a mapping with {', '.join(SECTIONS)}")
-        _check_leaves("", raw)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise Problems(f"{where}not YAML: {getattr(error, 'problem', None) or error}") from None
-    except RecursionError:
-        raise Problems("nested too deeply, or an anchor refers to itself") from None
-    return raw
-
-
-def _check_leaves(path: str, value: Any) -> None:
-    """Only what JSON has too: the same file must mean the same everywhere it is stored."""
-    if isinstance(value, dict):
-        for key, member in value.items():
-            _check_leaves(f"{path}.{key}" if path else key, member)
-    elif isinstance(value, list):
-        for index, member in enumerate(value):
-            _check_leaves(f"{path}[{index}]", member)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise Problems(f"{path}: found {value}; valid: a finite number")
-    elif not isinstance(value, str | int | float | None):
-        raise Problems(f"{path}: found {value!r} ({type(value).__name__}); valid: text, number, true, false, null")
 
 
 def _validation(raw: Any) -> Validation:
@@ -203,6 +185,8 @@ def _seeds(raw: Any) -> tuple[tuple[int, int], ...]:
     """Pairs of data seed and init seed: alike for a list, all combinations for a mapping."""
     if isinstance(raw, dict):
         crossed: Seeds = section(Seeds, "seeds", raw)
+        if len(crossed.data) * len(crossed.init) > MOST_CELLS:
+            raise Problems(f"seeds: found {len(crossed.data)} times {len(crossed.init)}; valid: up to {MOST_CELLS:,}")
         _different("seeds.data", crossed.data)
         _different("seeds.init", crossed.init)
         return tuple((one, other) for one in crossed.data for other in crossed.init)

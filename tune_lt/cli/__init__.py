@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from tune_lt.cli.preview import data, init, plan
 from tune_lt.cli.results import best, report, status
 from tune_lt.cli.running import run, submit, train
 from tune_lt.cli.upkeep import doctor, ui
-from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.errors import InputError, TrainingFailed, printable, redacted
 
 app = typer.Typer(
     help="Hyper-parameter search for long-tailed image classification: GHM-CWAP and every baseline.",
@@ -30,16 +31,20 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(redacted(str(error)))}", file=sys.stderr)
         sys.exit(2)
     except TrainingFailed as error:
-        print(f"training failed: {error}", file=sys.stderr)
+        print(f"training failed: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+            sys.exit(1)
+        print(f"error: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
+    except Exception:  # a bug, whose traceback must not show a password either
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)
 
 
 def _version(wanted: bool) -> None:

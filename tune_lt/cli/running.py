@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ from tune_lt.cli.arguments import (
 )
 from tune_lt.cli.output import print_ways
 from tune_lt.cli.results import report_study
-from tune_lt.errors import InputError
+from tune_lt.errors import InputError, redacted
 from tune_lt.study import FULL, command_line, smaller
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def run(
 
             export(report, outcome.model, opened, reports / parsed.name / "model", print)
             print()
-    option = f" --store {store}" if store else ""
+    option = f" --store {shlex.quote(redacted(store))}" if store else ""
     follow = [(f"tune-lt ui{option}", "browse every run in the MLflow UI")]
     if parsed.rows or parsed.searches:
         follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))

@@ -22,16 +22,19 @@ def ui(
 
     from tune_lt.tracking import Store
 
-    uri = Store(store).uri
+    opened = Store(store)
+    uri = opened.uri
     if uri.startswith(("http://", "https://")):
-        print(f"the store is a server: open {uri} in a browser")
+        print(f"the store is a server: open {opened.shown} in a browser")
         return
     with socket.socket() as probe:
         if probe.connect_ex((host, port)) == 0:
             raise InputError(f"port {port} of {host} is taken; choose another with --port")
     print(f"MLflow UI: http://{host}:{port}   (Ctrl-C ends it)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
-    os.execv(sys.executable, command)
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
+    os.execve(
+        sys.executable, command, os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}
+    )  # not as an argument: ps shows it
 
 
 def doctor(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from tune_lt.data.files import MEAN, STD, ImageFiles
 from tune_lt.errors import InputError
+
+LONGEST_NAME = 255  # of a class: as long as a folder's may be
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,7 @@ class Dataset:
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             shapes = tuple(self.train_images.shape[1:]), tuple(self.test_images.shape[1:])
             raise InputError("data set: training images are {} but test images are {}".format(*shapes))
+        check_names(self.class_names)
         empty = [name for name, count in zip(self.class_names, self.available, strict=True) if count == 0]
         if empty:
             raise InputError(f"data set: no training image of class {', '.join(map(repr, empty))}")
@@ -87,6 +91,17 @@ class Dataset:
     def available(self) -> list[int]:
         """Training images of each class, before any sub-sampling."""
         return torch.bincount(self.train_labels, minlength=len(self.class_names)).tolist()
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise InputError for a class's name that tables, pages and the store could not hold."""
+    for name in names:
+        if not 0 < len(name) <= LONGEST_NAME or any(unicodedata.category(one) in ("Cc", "Cs") for one in name):
+            found = repr(name if len(name) <= LONGEST_NAME else f"{name[:60]}…")
+            raise InputError(
+                f"data set: found a class called {found}; valid: 1 to {LONGEST_NAME} characters in UTF-8, no line "
+                "breaks or other control characters; rename it"
+            )
 
 
 def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

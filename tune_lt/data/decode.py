@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs other programs, such as EPS
+_LARGE = 25_000_000  # pixels: a camera's photograph is not
+_TURN = threading.Lock()
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
 Box = tuple[float, float, float, float]
 
@@ -68,7 +72,8 @@ def read(path: Path, size: int) -> np.ndarray:
     """
     with opened(path) as image:
         image.draft(None, (2 * size, 2 * size))  # large JPEGs: decode at a fraction of the size, much faster
-        return np.asarray(_square(_upright(image), size)).transpose(2, 0, 1)
+        with _in_turn(image):
+            return np.asarray(_square(_upright(image), size)).transpose(2, 0, 1)
 
 
 def cut(path: Path, size: int, choose: Callable[[int, int], Box]) -> np.ndarray:
@@ -119,6 +124,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise Unreadable("its content is no image of a known format") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise Unreadable(f"damaged: {error or type(error).__name__}") from error
+
+
+def _in_turn(image: Image.Image) -> AbstractContextManager[Any]:
+    """While its pixels are in memory: the threads take turns at large images, of which each may need over a GB."""
+    return _TURN if image.width * image.height > _LARGE else nullcontext()
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -12,14 +12,15 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from tune_lt.data.dataset import Dataset
+from tune_lt.data.dataset import Dataset, check_names
 from tune_lt.data.decode import EXTENSIONS, check_headers, decode
 from tune_lt.data.files import ImageFiles
 from tune_lt.data.sampling import seal
-from tune_lt.errors import InputError
+from tune_lt.errors import InputError, printable
 
 _SEALED = 0.2  # of each class, where there is no test split
 _JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave behind, beside hidden files
+_DEEPEST = 50  # folders within a class
 _LISTED = 5  # unreadable files named in an error
 
 
@@ -74,7 +75,7 @@ def image_folder(
         images(test),
         torch.from_numpy(label[test]),
         names,
-        skipped=[files[i][2].relative_to(top).as_posix() for i in reasons],
+        skipped=[printable(files[i][2].relative_to(top).as_posix()) for i in reasons],
     )
 
 
@@ -112,7 +113,8 @@ def _classes(part: Path) -> dict[str, list[Path]]:
     if not names:
         loose = sum(path.suffix.lower() in EXTENSIONS for path in part.iterdir())
         raise InputError(f"{part}: no class folders ({loose} images lie in it directly); make one folder per class")
-    found = {name: list(_files(part / name, (_identity(part),))) for name in names}
+    check_names(names)
+    found = {name: list(_files(part / name, (_identity(part),), set())) for name in names}
     for name, files in found.items():
         if not any(path.suffix.lower() in EXTENSIONS for path in files):
             raise InputError(
@@ -139,15 +141,23 @@ def _subfolders(folder: Path) -> list[str]:
     return [name for name in _entries(folder) if os.path.isdir(folder / name)]
 
 
-def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """All files below a folder, in a fixed order; links are followed, one that leads back up is an error."""
+def _files(folder: Path, above: tuple[tuple[int, int], ...], seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """All files below a folder, in a fixed order; links are followed, one to a folder that was ``seen`` is an error.
+
+    Without that a few links which fork make a file appear a billion times.
+    """
     identity = _identity(folder)
     if identity in above:
         raise InputError(f"{folder}: a link that leads back to a folder above it; remove the link")
+    if identity in seen:
+        raise InputError(f"{folder}: a second way to a folder of this class, whose images would count twice; remove it")
+    if len(above) > _DEEPEST:
+        raise InputError(f"{folder}: more than {_DEEPEST} folders deep; move its images up")
+    seen.add(identity)
     for name in _entries(folder):
         path = folder / name
         if os.path.isdir(path):
-            yield from _files(path, (*above, identity))
+            yield from _files(path, (*above, identity), seen)
         else:
             yield path
 

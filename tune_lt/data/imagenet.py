@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tune_lt.data.dataset import Dataset
-from tune_lt.data.files import ImageFiles, Listing, Side, list_folders
+from tune_lt.data.files import ImageFiles, Listing, Side, check_below, list_folders
 from tune_lt.data.totals import Sums
 from tune_lt.errors import InputError
 
@@ -151,7 +151,7 @@ def _ground_truth(root: Path, names: Sequence[str], images: int) -> list[int]:
 def _read_list(file: Path) -> Split:
     """Lines such as ``train/n01440764/n01440764_190.JPEG 0``."""
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{file}: cannot be read ({error}); get ImageNet_LT_train.txt and ImageNet_LT_test.txt from {_LT_PAGE}"
@@ -159,8 +159,9 @@ def _read_list(file: Path) -> Split:
     paths, labels = [], []
     for number, line in enumerate(lines, start=1):
         path, _, label = line.strip().rpartition(" ")
-        if path.count("/") != 2 or not label.isdecimal():
-            raise InputError(f"{file}: line {number}: found {line!r}; valid: train/<class>/<file>.JPEG <number>")
+        if path.count("/") != 2 or not label.isdecimal() or len(label) > 9:
+            raise InputError(f"{file}: line {number}: found {line[:200]!r}; valid: train/<class>/<file>.JPEG <number>")
         paths.append(path)
         labels.append(int(label))
+    check_below(file, paths)
     return paths, labels

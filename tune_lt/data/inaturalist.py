@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tune_lt.data.dataset import Dataset
-from tune_lt.data.files import ImageFiles, Side, list_folders
+from tune_lt.data.files import ImageFiles, Side, check_below, list_folders
 from tune_lt.errors import InputError
 
 _PAGE = "https://github.com/visipedia/inat_comp/tree/master"
@@ -82,9 +82,11 @@ def _read_parts(
         try:
             categories = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
             found = _labelled(content, {key: label for label, key in enumerate(sorted(categories))})
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{root / name}: not the competition's file: {type(error).__name__} {error}") from None
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__} {error}"[:200]
+            raise InputError(f"{root / name}: not the competition's file: {reason}") from None
         del content  # hundreds of megabytes
+        check_below(root / name, found[0])
         if (len(categories), len(found[0])) != (classes, images):
             raise InputError(
                 f"{root / name}: {len(categories)} classes and {len(found[0])} images found, {classes} and {images} "
@@ -101,7 +103,7 @@ def _read_parts(
 def _json(file: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise InputError(f"{file}: damaged: {error}; unpack the archive again") from None
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from None

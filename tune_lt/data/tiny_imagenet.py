@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tune_lt.data.dataset import Dataset
 from tune_lt.data.decode import EXTENSIONS, decode
+from tune_lt.data.files import check_below
 from tune_lt.data.totals import Totals
 from tune_lt.errors import InputError
 
@@ -75,6 +76,7 @@ def _of_lists(root: Path, size: int, totals: Totals) -> Dataset:
             "name: image_folder"
         )
     wnids = sorted({line for _, (line, *_) in _lines(root / "wnids.txt")})
+    check_below(root / "wnids.txt", wnids)
     train = {wnid: _images(root / "train" / wnid / "images") for wnid in wnids}
     words = {wnid: rest[0].split(",")[0] for _, (wnid, *rest) in _lines(root / "words.txt") if rest}
     called = [words.get(wnid, wnid) for wnid in wnids]
@@ -91,6 +93,8 @@ def _annotated(val: Path, wnids: Sequence[str]) -> Classes:
         if not rest or rest[0] not in found:
             wnid = rest[0] if rest else None
             raise InputError(f"{file}: line {number}: found {wnid!r} where a wnid of wnids.txt was expected")
+        if "/" in name or name in ("", ".", ".."):
+            raise InputError(f"{file}: line {number}: found {name[:200]!r} where the name of a file was expected")
         found[rest[0]].append(val / "images" / name)
     return {wnid: sorted(set(files)) for wnid, files in found.items()}
 

@@ -137,7 +137,7 @@ def _pipes(texts: Sequence[str], widths: Sequence[int], left: int) -> str:
 
 
 def _markdown_escape(text: str) -> str:
-    return re.sub(r"([\\|*`<])", r"\\\1", text)
+    return re.sub(r"([\\|*`<]|(?<=\])\()", r"\\\1", text)  # ]( would make a link of a name
 
 
 def _ampersands(texts: Sequence[str]) -> str:

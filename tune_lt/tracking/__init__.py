@@ -10,12 +10,14 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import; 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we try again ourselves, and say so
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")  # we may not reach the server's own S3
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines and a request for each run's end
 
-from tune_lt.tracking.client import refused
+from tune_lt.errors import redacted
+from tune_lt.tracking.client import answered, refused
 from tune_lt.tracking.records import DAMAGED, DUPLICATE, TAG, CellRecord, Snapshot, own_tags
 from tune_lt.tracking.store import PAGE, TAG_CHARACTERS, Store
-from tune_lt.tracking.uri import exists, redacted, store_uri
+from tune_lt.tracking.uri import access_problem, exists, store_uri
 
 __all__ = [
     "DAMAGED",
@@ -26,6 +28,8 @@ __all__ = [
     "CellRecord",
     "Snapshot",
     "Store",
+    "access_problem",
+    "answered",
     "exists",
     "own_tags",
     "redacted",

@@ -5,8 +5,16 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+
+
+def answered(error: Exception) -> int:
+    """The HTTP status of a server's answer that raised ``error``, 0 where there was none."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:  # of the files' own interface
+        return error.response.status_code
+    return error.get_http_status_code() if isinstance(error, MlflowException) else 0
 
 
 def refused(error: Exception) -> bool:

@@ -17,11 +17,11 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 from sqlalchemy import Engine
 
-from tune_lt.errors import InputError
+from tune_lt.errors import InputError, redacted
 from tune_lt.tracking import records, sqlite
-from tune_lt.tracking.client import PatientClient
+from tune_lt.tracking.client import PatientClient, answered
 from tune_lt.tracking.records import TAG, CellRecord, Snapshot
-from tune_lt.tracking.uri import redacted, sqlite_folder, store_uri
+from tune_lt.tracking.uri import access_problem, sqlite_folder, store_uri, use_password_file
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -43,12 +43,15 @@ class Store:
         self.folder = sqlite_folder(self.uri)
         if self.folder and not self.folder.is_dir():
             raise InputError(f"tracking store {self.shown}: the folder {self.folder} does not exist")
+        use_password_file()
         try:
             self.client = PatientClient(MlflowClient(self.uri))
             self.client.search_experiments(max_results=1)
         except Exception as error:
+            if problem := access_problem(answered(error)):
+                raise InputError(f"tracking store {self.shown} {problem}") from None
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"tracking store {self.shown} cannot be used: {redacted(reason)}") from None
+            raise InputError(f"tracking store {self.shown} cannot be used: {redacted(reason, self.uri)}") from None
 
     @property
     def shown(self) -> str:
@@ -92,7 +95,9 @@ class Store:
                 tags = {f"{TAG}kind": "study", f"{TAG}study": study, "mlflow.runName": study}
                 run = self.client.create_run(self.experiment(study), tags=tags)
         except MlflowException as error:
-            raise InputError(f"tracking store {self.shown} cannot be written: {redacted(str(error))}") from None
+            raise InputError(
+                f"tracking store {self.shown} cannot be written: {redacted(str(error), self.uri)}"
+            ) from None
         return str(run.info.run_id)
 
     def begin(self, run_id: str, text: str, tags: Mapping[str, str]) -> None:
@@ -157,7 +162,9 @@ class Store:
                 raise self._unreadable(run_id, name, error) from None
 
     def _unreadable(self, run_id: str, name: str, error: Exception) -> InputError:
-        return InputError(f"tracking store {self.shown}: {name} of run {run_id} is not readable: {error}")
+        return InputError(
+            f"tracking store {self.shown}: {name} of run {run_id} is not readable: {redacted(str(error), self.uri)}"
+        )
 
     def history(self, run_id: str, metric: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """The epochs at which a run recorded a metric, rising, and its value at each."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
+
+from tune_lt.errors import InputError
 
 SQLITE = "sqlite:///"
 DEFAULT_URI = "sqlite:///mlflow.db"
+USER, PASSWORD, PASSWORD_FILE = (f"MLFLOW_TRACKING_{name}" for name in ("USERNAME", "PASSWORD", "PASSWORD_FILE"))
 
 
 def store_uri(option: str | None = None) -> str:
@@ -19,9 +21,30 @@ def store_uri(option: str | None = None) -> str:
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
 
 
-def redacted(text: str) -> str:
-    """``text`` without the passwords of the URIs in it."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
+def use_password_file() -> None:
+    """Let MLflow's client find the password in the file MLFLOW_TRACKING_PASSWORD_FILE, such as a mounted secret.
+
+    MLFLOW_TRACKING_PASSWORD comes first. Raises InputError if the file cannot be read.
+    """
+    file = os.environ.get(PASSWORD_FILE)
+    if not file or os.environ.get(PASSWORD):
+        return
+    try:
+        os.environ[PASSWORD] = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no text"
+        raise InputError(f"{PASSWORD_FILE}: found {file}, which cannot be read ({reason})") from None
+
+
+def access_problem(status: int) -> str:
+    """What an MLflow server means that answers with HTTP ``status``, in words: 401, 403; else nothing."""
+    user = os.environ.get(USER)
+    if status == 401:
+        found = f"refuses the user {user!r} or this password" if user else "asks for a user name and a password"
+        return f"{found}; valid: {USER}, and {PASSWORD} or a file {PASSWORD_FILE}"
+    return f"the user {user!r} may not do this; who made the study, or an administrator, can permit it" * (
+        status == 403
+    )
 
 
 def exists(option: str | None = None) -> bool:
