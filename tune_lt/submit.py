@@ -34,7 +34,6 @@ from tune_lt.errors import InputError
 from tune_lt.study import FULL
 from tune_lt.tracking import redacted
 
-SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 RAY_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's client would take these instead of ours
 LOCAL = ("localhost", "127.0.0.1", "::1")
 STUDY_LABEL, STORE_LABEL = "tune_lt.study", "tune_lt.store"  # in a job's metadata
@@ -242,7 +241,11 @@ class _Log:
 
 
 def _script(file: str, scale: str, folder: str, store: str) -> str:
-    """The job, for the head node's shell. Journal, checkpoints and reports go where they outlive the job's folder."""
+    """The job, for the head node's shell. Journal, checkpoints and reports go where they outlive the job's folder.
+
+    A driver that a signal ends (which is 128 and its number, to a shell) begins once more; to be stopped is no reason,
+    since that signal goes to the shell too.
+    """
     return f"""\
 found=$(python -m tune_lt.cli --version 2>/dev/null) || {{
   echo "error: tune-lt is not installed on the head node of this cluster; install tune-lt {__version__} on every node"
@@ -253,8 +256,18 @@ here=$PWD
 state=$HOME/tune_lt/{shlex.quote(folder)}
 mkdir -p "$state" && cd "$state" || exit 2
 echo "$found on $(hostname), in $state"
-exec python -m tune_lt.cli run "$here"/{shlex.quote(file)} --scale {shlex.quote(scale)} \\
-  --store {shlex.quote(store)} --reports reports
+run() {{
+  python -m tune_lt.cli run "$here"/{shlex.quote(file)} --scale {shlex.quote(scale)} \\
+    --store {shlex.quote(store)} --reports reports
+}}
+run
+code=$?
+if [ $code -gt 128 ] && [ $code -ne 130 ]; then
+  echo "warning: the study's driver died of signal $((code - 128)); it begins once more, and goes on"
+  run
+  code=$?
+fi
+exit $code
 """
 
 
@@ -272,7 +285,7 @@ def _check_store(store: str | None, address: str) -> str:
     if parts.username or parts.password:
         raise InputError(
             f"--store: found {redacted(uri)}; a job's command is shown to everyone on the cluster: put name and "
-            "password into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, which are passed on"
+            "password into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, here and where its head is started"
         )
     if parts.hostname in LOCAL and urlsplit(address).hostname not in LOCAL:
         raise InputError(
@@ -299,10 +312,7 @@ def _start(handover: Handover, client: Any, name: str) -> None:
         client.submit_job(
             entrypoint=f"sh {SCRIPT}",
             submission_id=name,
-            runtime_env={
-                "working_dir": folder,
-                "env_vars": {key: os.environ[key] for key in SECRETS if key in os.environ},
-            },
+            runtime_env={"working_dir": folder},  # no password: whoever sees the dashboard would see it
             metadata={STUDY_LABEL: handover.study, STORE_LABEL: handover.store},
         )
 

@@ -17,13 +17,14 @@ from urllib.parse import urlsplit
 PATIENCE_SECONDS = 180.0  # for Postgres and the object store to come up
 AUTH_CACHE_SECONDS = 60  # else every request hashes the password anew, for half a second
 TRACKING, USERS = "mlflow", "mlflow_auth"  # the databases
+CLUSTER = "ray"  # the user as whom the cluster's jobs write
 
 
 def main() -> None:
     """Environment: POSTGRES_HOST, POSTGRES_USER, ARTIFACTS (a folder or s3://bucket/path), S3_ENDPOINT, S3_REGION.
 
-    Files in SECRETS (/run/secrets): postgres_password, mlflow_admin_password, mlflow_flask_key, and for s3://
-    s3_access_key and s3_secret_key. MLflow itself reads MLFLOW_SERVER_ALLOWED_HOSTS.
+    Files in SECRETS (/run/secrets): postgres_password, mlflow_admin_password, mlflow_ray_password, mlflow_flask_key,
+    and for s3:// s3_access_key and s3_secret_key. MLflow itself reads MLFLOW_SERVER_ALLOWED_HOSTS.
     """
     host, user = os.environ.get("POSTGRES_HOST", "postgres"), os.environ.get("POSTGRES_USER", "mlflow")
     artifacts = os.environ.get("ARTIFACTS", "/artifacts")
@@ -38,6 +39,7 @@ def main() -> None:
         DO_NOT_TRACK="true",
     )
     _patiently(f"Postgres at {host}", lambda: _make_databases(host, user))
+    _make_user(_uri(user, host, USERS), CLUSTER, _secret("mlflow_ray_password"))
     if artifacts.startswith("s3://"):
         endpoint = os.environ.get("S3_ENDPOINT", "http://rustfs:9000")
         os.environ.update(
@@ -94,6 +96,18 @@ def _make_databases(host: str, user: str) -> None:
                 cursor.execute(f"CREATE DATABASE {USERS}")
     finally:
         connection.close()
+
+
+def _make_user(database: str, name: str, password: str) -> None:
+    """A user without rights over others; of one that is there, the password becomes this one."""
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+
+    users = SqlAlchemyStore()
+    users.init_db(database)
+    if not users.has_user(name):
+        users.create_user(name, password)
+    elif not users.authenticate_user(name, password):
+        users.update_user(name, password)
 
 
 def _make_bucket(endpoint: str, bucket: str) -> None:
