@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tune_lt import classifier, data
-from tune_lt.tracking import Store
+from tune_lt.tracking import Store, registry
 
 Call = Callable[..., tuple[int, str, str]]
 STUDY = """\
@@ -94,3 +94,24 @@ def test_a_network_that_was_not_kept_is_trained_again_and_is_the_same(ran: tuple
     assert len(_recorded(folder)[0].finished_cells()) == runs
     after = classifier.load(file).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_another_choice_is_another_version_and_leaves_the_first_as_it_was(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    store = Store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    store.folder = tmp_path
+    run = store.client.create_run(store.experiment("twice"), tags={}).info.run_id
+
+    def published(name: str, card: str) -> str:
+        folder = tmp_path / card
+        folder.mkdir(exist_ok=True)
+        (folder / "README.md").write_text(card)
+        return registry.register(store, run, "twice", folder, name, card * 6000)
+
+    assert [published("a", "x"), published("b", "y"), published("a", "x")] == ["1", "2", "1"]
+    versions = {one.version: one for one in store.client.search_model_versions("name = 'twice'")}
+    for version, card in (("1", "x"), ("2", "y")):
+        source = versions[int(version)].source if int(version) in versions else versions[version].source  # type: ignore[index]
+        assert (Path(source.removeprefix("file://")) / "README.md").read_text() == card
+    assert str(store.client.get_model_version_by_alias("twice", "recommended").version) == "1"
+    assert len(store.client.get_model_version("twice", "1").description) == registry.CHARACTERS

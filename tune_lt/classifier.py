@@ -16,7 +16,7 @@ from tune_lt.data.decode import Unreadable, cut, read
 from tune_lt.data.files import middle
 from tune_lt.errors import InputError
 
-FORMAT = 1
+FORMAT = "tune-lt classifier 1"
 
 
 class Classifier(nn.Module):
@@ -111,17 +111,24 @@ def load(path: str | Path) -> Classifier:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found, state = content.pop("format"), content.pop("state")
+        described = content if found == FORMAT else {}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:
         raise InputError(f"{path}: not a readable classifier ({type(error).__name__})") from None
-    if found != FORMAT:
-        raise InputError(f"{path}: a classifier of format {found!r}; this version reads {FORMAT}")
-    model = content["model"]
-    empty = {name: value for name, value in (("weights", None), ("pretrained", False)) if name in model}
-    network = models.build(**{**model, **empty}, classes=len(content["class_names"]), channels=content["shape"][0])
-    network.load_state_dict(state)
-    return Classifier(network, **content)
+    if not described:
+        raise InputError(f"{path}: found the format {found!r}; valid: {FORMAT!r}, a model.pt of tune-lt's")
+    model = described["model"]
+    no_download: dict[str, dict[str, Any]] = {"torchvision": {"weights": None}, "timm": {"pretrained": False}}
+    untrained = no_download.get(model["name"], {})
+    network = models.build(
+        **{**model, **untrained}, classes=len(described["class_names"]), channels=described["shape"][0]
+    )
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{path}: its state is not one of {model['name']!r}: {str(error).splitlines()[0]}") from None
+    return Classifier(network, **described)
 
 
 def to_onnx(classifier: Classifier, path: Path) -> None:

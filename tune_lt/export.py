@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
+from mlflow.exceptions import MlflowException
 
 from tune_lt import classifier, data, training
 from tune_lt.classifier import Classifier
@@ -35,6 +36,13 @@ def export(report: Report, model: Model, store: Store, folder: Path, say: Callab
     `README.md`; MLflow's description of them. ``say`` hears of what could not be done, which loses nothing that was
     trained.
     """
+    try:
+        _export(report, model, store, folder, say)
+    except (InputError, MlflowException, OSError, ValueError) as error:
+        say(f"the recommended network could not be written to {folder}: {error}")
+
+
+def _export(report: Report, model: Model, store: Store, folder: Path, say: Callable[[str], None]) -> None:
     planned = model.cell
     trained = training.trained(planned.cell, model.dataset, model.state)
     run = next((line for line in report.frame.to_dict("records") if _is(line, planned)), {})
@@ -103,7 +111,13 @@ def _card(report: Report, model: Model, trained: Classifier, run: Mapping[Any, A
         "## How good it is",
         formats.markdown(advice).strip(),
         f"The table is over seeds; this network is the run of seed {cell.init_seed}, not the best of them"
-        + (f": {100 * run['test/top1']:.2f} % of the sealed images." if run else "."),
+        + (f": {100 * run['test/top1']:.2f} % of the sealed images" if run else "")
+        + (", computed in bfloat16" if cell.recipe.precision == "bfloat16" else "")
+        + (
+            ". It was trained again to have its weights: the same up to rounding and its device."
+            if model.again
+            else "."
+        ),
         "## How to use it",
         f"Images are {channels} x {height} x {width}, as bytes; normalising is part of the network"
         + (", and so is the adjustment of its logits" if any(trained.described["offset"]) else "")

@@ -76,3 +76,19 @@ def test_a_study_none_of_whose_rows_is_what_was_found_recommends_none(recorded, 
     text = TEXT.replace("compare: {losses: [vs], trials: 2}\n", "")
     text = text.replace("rows: {softmax: {loss: {name: softmax}}}", own)
     assert _advice(recorded, make_trial, {}, text) is None
+
+
+def test_of_several_columns_the_one_the_search_was_judged_at_is_recommended(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
+    advice = _advice(recorded, make_trial, {}, TEXT + "cross: {imbalance: [100, 20]}\n")
+    assert advice is not None
+    assert {one.runs[0].init_seed for one in advice.behind.values() if one.runs} == {0}
+    content = recorded.store.read_json(recorded.store.parent("advice").info.run_id, "cells.json")
+    chosen = content["recommended"]
+    entry = next(one for one in content["rows"][chosen["row"]] if one["fingerprint"] == chosen["fingerprint"])
+    assert entry["imbalance"] == 20
+
+
+def test_losses_that_held_out_images_had_no_say_on_are_named(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
+    advice = _advice(recorded, make_trial, {})
+    assert advice is not None
+    assert "Not in that choice, because nothing of them was searched: softmax." in advice.notes

@@ -36,7 +36,7 @@ def terciles(frame: pd.DataFrame, reference: str, read: Read) -> Sheet | None:
     known = known[known["row"].map(lambda row: pairs[row] == wanted)]  # no mean over what is there
     if len(wanted) < 2 or len(known) > MOST_RUNS:
         return None
-    images = {run_id: read(run_id, "by_image.json") for run_id in dict.fromkeys(known["run_id"])}
+    images = {run_id: _arrays(read(run_id, "by_image.json")) for run_id in dict.fromkeys(known["run_id"])}
     if not all(images.values()):
         return None
     base = {_pair(line): images[line["run_id"]] for _, line in known[known["row"] == reference].iterrows()}
@@ -50,6 +50,12 @@ def terciles(frame: pd.DataFrame, reference: str, read: Read) -> Sheet | None:
         for name, part in zip(TERCILES, np.array_split(np.array(content["right"])[own][order], 3), strict=True):
             scored.setdefault((line["row"], name), {})[_pair(line)] = float(part.mean())
     return _terciles_sheet(scored, list(dict.fromkeys(known["row"])), reference)
+
+
+def _arrays(content: Mapping[str, Sequence[float]] | None) -> dict[str, np.ndarray]:
+    """An artifact in little memory; nothing where a run has none."""
+    kinds = {"label": np.int32, "right": np.bool_, "p": np.float32}
+    return {name: np.array(content[name], kind) for name, kind in kinds.items()} if content else {}
 
 
 def _pair(line: pd.Series) -> Pair:

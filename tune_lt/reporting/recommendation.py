@@ -16,6 +16,7 @@ from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble, runs_of
 
 NAME = "recommendation"
 TAIL = ("Few", "Rare")
+REFERENCE = "softmax"
 HONEST = (
     "Held-out training images made the choice and the sealed test had no part in it, so these differences are not "
     "flattered by having been chosen."
@@ -53,7 +54,7 @@ def sheet(
         bold=frozenset(),
         narrow={},
         behind={place: runs for place, runs in shown.behind.items() if place[1] < keep},
-        notes=(*_why(chosen["search"], searched), *_gains(table, own, row), HONEST),
+        notes=(*_why(chosen["search"], searched), *_no_choice(content, searched), *_gains(table, own, row), HONEST),
     )
 
 
@@ -80,11 +81,20 @@ def _why(search: str, searched: Sequence[Searched]) -> list[str]:
     ]
 
 
+def _no_choice(content: Mapping[str, Any], searched: Sequence[Searched]) -> list[str]:
+    """Which losses held-out images had no say on, since nothing of them was searched."""
+    names = {one.name for one in searched}
+    left = list(dict.fromkeys(loss for loss in content["losses"].values() if loss not in names))
+    return [f"Not in that choice, because nothing of them was searched: {', '.join(left)}."] if left else []
+
+
 def _gains(table: Table, frame: pd.DataFrame, row: str) -> list[str]:
     """The sealed test's answer: the tail, the head, and whether it is worth it."""
     reference = table.spec.reference
     if missing := sum(table.missing.values()):
         return [f"{missing} runs are missing: what it gains cannot be said yet."]
+    if len(table.spec.rows) == 1 and row == REFERENCE:
+        return ["That is plain cross-entropy itself, which the others are compared with."]
     if not table.differences or reference is None:
         return ["There is no row of plain cross-entropy to compare it with."]
     groups = [column for column in COLUMNS if column != "Overall" and not isnan(table.cells[row, column].mean)]

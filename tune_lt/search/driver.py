@@ -76,11 +76,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Model:
-    """The network of a ``cell`` that is trained to its end: its ``state``, from which `training.trained` makes it."""
+    """The network of a ``cell`` that is trained to its end: its ``state``, from which `training.trained` makes it.
+
+    ``again``: it was trained once more, after its cell had been recorded.
+    """
 
     cell: PlannedCell
     state: Path
     dataset: data.Dataset
+    again: bool
 
 
 def run_study(study: Study, store: Store, display: Display) -> Outcome:
@@ -127,8 +131,8 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
                 whole = runner.train(cells, found, chosen)
                 if chosen:
                     cell = next(cell for cell in cells if cell.fingerprint == chosen.fingerprint)
-                    state = runner.state(cell)
-                    model = Model(cell, state, dataset) if state else None
+                    kept = runner.state(cell)
+                    model = Model(cell, kept[0], dataset, kept[1]) if kept else None
             status = "FINISHED" if whole else "FAILED"
         except KeyboardInterrupt:
             status = "KILLED"

@@ -84,8 +84,8 @@ def recommended(
 ) -> Recommended | None:
     """The choice between the study's searches by their ``values``, the best means of each, which the test never enters.
 
-    None where nothing was searched, or no row was trained with the best configuration as it was found. ``cells``: of
-    the tables.
+    None where nothing was searched, or no row was trained with the best configuration as it was found, on such data.
+    ``cells``: of the tables.
     """
     if not study.searches:
         return None
@@ -96,11 +96,13 @@ def recommended(
 
     space = max(study.searches.values(), key=quality)
     wanted = trial_cells(study, space, found[space.name])[0]
-    for planned in cells:
-        cell = planned.cell
-        if (cell.loss, cell.model, cell.recipe) == (wanted.loss, wanted.model, wanted.recipe):
-            return Recommended(space.name, planned.row, planned.fingerprint)
-    return None
+    alike = [
+        planned
+        for planned in cells
+        if (planned.cell.loss, planned.cell.model, planned.cell.recipe) == (wanted.loss, wanted.model, wanted.recipe)
+        and planned.cell.data == wanted.data  # the imbalance that the search was judged at
+    ]
+    return Recommended(space.name, alike[0].row, alike[0].fingerprint) if alike else None
 
 
 def trial_cells(study: Study, space: Space, found: Mapping[str, Any]) -> list[CellConfig]:

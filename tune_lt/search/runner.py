@@ -212,16 +212,17 @@ class Runner:
             self.display.say(f"tables: {len(failures)} of {len(missing)} cells failed: {failures[0].reason}")
         return not (failed or failures)
 
-    def state(self, cell: PlannedCell) -> Path | None:
-        """The file with the state after a finished cell's last epoch; where none was kept it is trained once more.
+    def state(self, cell: PlannedCell) -> tuple[Path, bool] | None:
+        """The file with the state after a finished cell's last epoch, and whether it was trained once more for that.
 
-        None where that failed.
+        It is where none was kept. None where that failed.
         """
         if cell.fingerprint not in self.finished:
             return None
         path = checkpoint_path(self.checkpoints, cell.fingerprint)
         if checkpoint.epoch(path) == cell.cell.recipe.epochs:
-            return path
+            return path, False
+        path.unlink(missing_ok=True)
         study, resources = self.study, self.study.resources
         self.display.say(f"model: {cell.row} is trained once more, its network was not kept")
         alone = {"num_cpus": resources.cpus, "num_gpus": self.gpus} if resources.workers == 1 else {"num_cpus": 0}
@@ -233,7 +234,7 @@ class Runner:
         except ray.exceptions.RayError as error:
             self.display.say(f"model: {cell.row} could not be trained again: {str(error).strip().splitlines()[-1]}")
             return None
-        return path
+        return path, True
 
     def _train_cells(self, label: str, cells: Sequence[PlannedCell]) -> list[Ended]:
         planned = [self.planner.cell(cell, keep=cell.fingerprint == self.kept) for cell in cells]

@@ -58,6 +58,7 @@ def train_cell(
             continue
         state = checkpoint_path(checkpoints, unit["fingerprint"])
         results = _epochs(cell, state, dataset, plugins, folder, resources, gpus, score_test=cell.fold == "full")
+        ended = False
         try:
             for result in results:
                 content = report(result)
@@ -65,23 +66,32 @@ def train_cell(
                 steps = {"step": index * epochs + result.epoch, "unit_final": result.final}
                 steps |= {"final": result.final and last, "known": False}
                 tune.report(content | place | steps | means(so_far, watched))
-                if result.final and not planned.get("keep"):
+                ended = result.final
+                if ended and not planned.get("keep"):
                     break  # before the last state is saved: nobody will go on from it
-        except TrainingFailed as error:
-            reason = f"{type(error).__name__}: {error}"
-            tune.report({"epoch": 0, "final": True, "failed": reason, "retry": "no", **place})
-            return
-        except InputError as error:
-            if str(state) in str(error):  # a damaged one: the next attempt begins anew
-                state.unlink(missing_ok=True)
-                raise
-            # a damaged image would stop every attempt; once it is repaired the study goes on
-            tune.report({"epoch": 0, "final": True, "failed": str(error), "retry": "yes", **place})
-            return
+        except Exception as error:
+            if not ended:
+                _failed(error, state, place)
+                return
+            # its result is told already; who wants the state that could not be saved trains it again
         results.close()  # workers end here, not when somebody collects the garbage
         values.append({name: value for name, value in content.items() if name.startswith(("val/", "train/"))})
         memory.add(unit["fingerprint"], values[-1])
     memory.forget()
+
+
+def _failed(error: Exception, state: Path, place: Mapping[str, int]) -> None:
+    """Report what would only happen again as the trial's end; anything else is raised, for Tune to try again."""
+    if isinstance(error, TrainingFailed):
+        reason = f"{type(error).__name__}: {error}"
+        tune.report({"epoch": 0, "final": True, "failed": reason, "retry": "no", **place})
+    elif isinstance(error, InputError) and str(state) not in str(error):
+        # a damaged image would stop every attempt; once it is repaired the study goes on
+        tune.report({"epoch": 0, "final": True, "failed": str(error), "retry": "yes", **place})
+    else:
+        if isinstance(error, InputError):  # a damaged state: the next attempt begins anew
+            state.unlink(missing_ok=True)
+        raise error
 
 
 def train_again(

@@ -17,6 +17,7 @@ from tune_lt.tracking.records import TAG
 from tune_lt.tracking.store import Store
 
 FOLDER, ALIAS = "model", "recommended"
+CHARACTERS = 5000  # of a version's description, in a server's database
 
 
 def as_model(file: Path, folder: Path, shape: Sequence[int], classes: int) -> None:
@@ -41,21 +42,22 @@ def as_model(file: Path, folder: Path, shape: Sequence[int], classes: int) -> No
 def register(store: Store, run_id: str, name: str, folder: Path, fingerprint: str, card: str) -> str:
     """Record ``folder`` with a run and register it as the recommended version of the model ``name``; its version.
 
-    A version of the same ``fingerprint`` is not made twice.
+    A version of the same ``fingerprint`` is not made twice, and each has files of its own.
     """
-    client = store.client
+    client, card = store.client, card[:CHARACTERS]
     for version in client.search_model_versions(f"name = '{name}'"):
         if version.tags.get(f"{TAG}fingerprint") == fingerprint:
             client.update_model_version(name, version.version, card)
             client.set_registered_model_alias(name, ALIAS, version.version)
             return str(version.version)
-    client.log_artifacts(run_id, str(folder), FOLDER)
+    place = f"{FOLDER}/{fingerprint}"
+    client.log_artifacts(run_id, str(folder), place)
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
+    source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
     tags = {f"{TAG}fingerprint": fingerprint}
     made = client.create_model_version(name, source, run_id, tags=tags, description=card)
     client.set_registered_model_alias(name, ALIAS, made.version)
