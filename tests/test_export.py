@@ -49,7 +49,9 @@ def _recorded(folder: Path) -> tuple[Store, float]:
     return store, cell.metrics["test/top1"]
 
 
-def test_the_network_handed_out_scores_what_its_run_recorded(ran: tuple[Path, str]) -> None:
+def test_the_network_handed_out_scores_what_its_run_recorded(
+    ran: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, out = ran
     store, top1 = _recorded(folder)
     digits = data.build("digits")
@@ -58,7 +60,7 @@ def test_the_network_handed_out_scores_what_its_run_recorded(ran: tuple[Path, st
     with torch.no_grad():
         assert (model(images).argmax(1) == labels).float().mean().item() == pytest.approx(top1)
     assert "models:/pick@recommended (version 1)" in out
-    mlflow.set_tracking_uri(store.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     served = mlflow.pyfunc.load_model("models:/pick@recommended")
     logits = served.predict({"images": images.numpy()})["logits"]
     assert (np.asarray(logits).argmax(1) == labels.numpy()).mean() == pytest.approx(top1)

@@ -155,7 +155,13 @@ def test_the_parent_run_holds_the_study_file_the_tables_and_the_figure(ran: Ran)
         "study.yaml", "search.ghm_cwap.json", "cells.json", "report", *(["model"] if found_on else [])
     }  # fmt: skip
     reports = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "report")}
-    names = ["baselines", "search_ghm_cwap", "trials_ghm_cwap"]  # one row of the searched loss is no ablation
+    names = [
+        "baselines",
+        "search_ghm_cwap",
+        "trials_ghm_cwap",
+        "difficulty",
+        "precision",
+    ]  # one row of the searched loss is no ablation
     names += ["recommendation"] if found_on else []
     figures = ("accuracy_by_class_size", "curve_ghm_cwap")
     files = {f"{name}.{suffix}" for name in names for suffix in ("md", "tex", "csv")}
