@@ -157,14 +157,16 @@ def trial(config: dict[str, Any], **shared: Any) -> None:
         state: dict[str, Any] = {}
         if side == SIDES[1]:
             state = {"save_to": Path(shared["checkpoints"]) / f"{cell.init_seed}.pt"}
-            state |= {"save_seconds": shared["resources"].checkpoint_seconds}
+            state |= {"save_seconds": shared["setting"].resources.checkpoint_seconds}
         results = training.run_epochs(cell, dataset=shared["dataset"], device="cpu", score_test=True, **state)
         content = next(product.report(result) for result in results if result.final)
         took = time.perf_counter() - began
         results.close()
         steps = {"unit": 0, "units": 1, "step": cell.recipe.epochs, "unit_final": True, "final": True, "known": False}
         product.tune.report(content | steps | product.means([content], planned["watched"]))
-    Path(shared["folder"], f"{cell.init_seed}.json").write_text(json.dumps({"side": side, "took": took} | clock))
+    Path(shared["setting"].folder, f"{cell.init_seed}.json").write_text(
+        json.dumps({"side": side, "took": took} | clock)
+    )
 
 
 @contextlib.contextmanager

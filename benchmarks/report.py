@@ -61,7 +61,7 @@ def fill(folder: Path, runs: int) -> None:
     cells = planned_cells(study, {}, "content")
     parent = store.ensure_parent(study.name)
     store.begin(parent, text, _parent_tags(study, folder))
-    store.log_json(parent, "cells.json", _table_of_contents(study, cells, {}))
+    store.log_json(parent, "cells.json", _table_of_contents(study, cells, {}, None))
     planner = Planner(
         study, "content", {"git": "0" * 40, "device": "cpu", "versions": json.dumps(provenance.versions())}
     )

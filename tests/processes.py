@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tune_lt.tracking import CellRecord, Store
+
 # A shell that starts the tests in the background has SIGINT ignored, and so would be what they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -47,3 +49,17 @@ def wait_until(condition: Callable[[], bool], log: Path, seconds: float = 240) -
         if time.monotonic() > until:
             pytest.fail(f"not within {seconds:g} s:\n{log.read_text() if log.exists() else 'nothing was printed'}")
         time.sleep(0.1)
+
+
+def whole_study(store: Store, name: str, epochs: int) -> list[CellRecord]:
+    """The cells of a study of 5 trials and 6 cells, each checked to be one run, ended, with an unbroken curve."""
+    records = store.cells(name)
+    assert len({record.tags["key"] for record in records}) == len(records)
+    for record in records:
+        assert (record.status, record.tags["outcome"]) in (("FINISHED", "complete"), ("FINISHED", "pruned"))
+        history = store.client.get_metric_history(record.run_id, "train/loss")
+        assert [point.step for point in history] == list(range(1, len(history) + 1))
+        assert record.tags["outcome"] == "pruned" or len(history) == epochs
+    rows = [record.tags["row"] for record in records]
+    assert (rows.count("search"), rows.count("softmax"), len(rows)) == (5, 2, 11)
+    return records

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from processes import environment, wait_until
+from processes import environment, wait_until, whole_study
 
 from tune_lt.tracking import CellRecord, Store
 
@@ -66,17 +66,7 @@ def whole(running: Service, name: str, epochs: int, monkeypatch: pytest.MonkeyPa
     """The study's cells, each checked to be one run, ended, with an unbroken curve and its artifact."""
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", lab.ADA)
-    store = Store(running.store)
-    records = store.cells(name)
-    assert len({record.tags["key"] for record in records}) == len(records)
-    for record in records:
-        assert (record.status, record.tags["outcome"]) in (("FINISHED", "complete"), ("FINISHED", "pruned"))
-        history = store.client.get_metric_history(record.run_id, "train/loss")
-        assert [point.step for point in history] == list(range(1, len(history) + 1))
-        assert record.tags["outcome"] == "pruned" or len(history) == epochs
-    rows = [record.tags["row"] for record in records]
-    assert (rows.count("search"), rows.count("softmax"), len(rows)) == (5, 2, 11)
-    return records
+    return whole_study(Store(running.store), name, epochs)
 
 
 def driver(running: Service) -> list[psutil.Process]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import answers, environment, free_ports, wait_until
+from processes import answers, environment, free_ports, wait_until, whole_study
 
-from tune_lt.tracking import CellRecord, Store
+from tune_lt.tracking import Store
 
 pytestmark = pytest.mark.slow
 AWAY_SECONDS = 60
@@ -55,20 +55,6 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
             process.wait()
 
 
-def _whole(store: Store) -> list[CellRecord]:
-    """The study's cells, each checked to be one run, ended, with an unbroken curve."""
-    records = store.cells("tiny")
-    assert len({record.tags["key"] for record in records}) == len(records)
-    for record in records:
-        assert (record.status, record.tags["outcome"]) in (("FINISHED", "complete"), ("FINISHED", "pruned"))
-        history = store.client.get_metric_history(record.run_id, "train/loss")
-        assert [point.step for point in history] == list(range(1, len(history) + 1))
-        assert record.tags["outcome"] == "pruned" or len(history) == EPOCHS
-    rows = [record.tags["row"] for record in records]
-    assert (rows.count("search"), rows.count("softmax"), len(rows)) == (5, 2, 11)
-    return records
-
-
 def test_a_node_that_dies_gives_its_trials_to_the_others(
     tmp_path: Path, tiny_text: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +78,7 @@ def test_a_node_that_dies_gives_its_trials_to_the_others(
     resumed = [int(epoch) for epoch in re.findall(r"the trial goes on with epoch (\d+)", printed)]
     assert resumed
     assert all(epoch > 1 for epoch in resumed), printed  # from its checkpoint
-    _whole(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+    whole_study(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"), "tiny", EPOCHS)
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on(
@@ -109,7 +95,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on(
     workers[0].kill()
     assert process.wait(600) == 0, out.read_text()
     assert "a trial is tried again" in out.read_text()
-    _whole(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+    whole_study(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"), "tiny", EPOCHS)
 
 
 def test_a_worker_that_ray_kills_for_want_of_memory_is_a_failed_trial_that_is_tried_again(
@@ -134,7 +120,7 @@ def test_a_worker_that_ray_kills_for_want_of_memory_is_a_failed_trial_that_is_tr
         other.wait()
     assert process.wait(600) == 0, out.read_text()
     assert "a trial is tried again: RayActorError: out of memory" in out.read_text()
-    _whole(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+    whole_study(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"), "tiny", EPOCHS)
 
 
 @pytest.fixture
@@ -186,7 +172,7 @@ def test_a_tracking_server_that_is_away_for_a_minute_costs_no_metric(
     assert "the store does not answer; records wait in" in printed
     assert "the store answers again" in printed
     assert "Traceback" not in printed
-    _whole(Store(uri))
+    whole_study(Store(uri), "tiny", EPOCHS)
     assert not (tmp_path / ".tune_lt" / "tiny" / "journal.jsonl").exists()
 
 
@@ -201,4 +187,4 @@ def test_a_second_driver_of_the_same_study_is_turned_away(tmp_path: Path, tiny_t
     assert second.returncode == 2
     assert f"is being run by process {first.pid} on" in second.stderr
     assert first.wait(600) == 0, out.read_text()
-    _whole(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+    whole_study(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"), "tiny", EPOCHS)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_lt import models
-from tune_lt.data.decode import Unreadable, cut, read
-from tune_lt.data.files import middle
+from tune_lt.data.decode import Unreadable, cut, middle, read
 from tune_lt.errors import InputError
 
 FORMAT = "tune-lt classifier 1"

@@ -19,6 +19,7 @@ SECTIONS = ("loss", "model", "recipe")
 DESIGNS = ("factorial", "one_at_a_time", "leave_one_out")
 MOST_ROWS = 10_000
 BASE = "base"  # the row that has none of the factors
+REFERENCE = "softmax"  # plain cross-entropy, which everything is compared with: a loss, and the row that has it
 
 
 @dataclass(frozen=True)

@@ -160,8 +160,17 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
+def middle(width: int, height: int, *, size: int, resize: int) -> Box:
+    """The centre, ``size`` pixels wide once the shorter side of an image is scaled to ``resize``, in its own pixels.
+
+    In one step, so that a long thin image stays small in memory.
+    """
+    side = min(width, height) * size / resize
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
 def _square(image: Image.Image, size: int) -> Image.Image:
-    """Shorter side to ``size``, centre cut out; in one step, so that a long thin image stays small in memory."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    """Shorter side to ``size``, centre cut out."""
+    box = middle(*image.size, size=size, resize=size)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

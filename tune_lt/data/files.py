@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from tune_lt.data.decode import Box, Unreadable, cut
+from tune_lt.data.decode import Box, Unreadable, cut, middle
 from tune_lt.errors import InputError
 
 # ImageNet's, per channel: what every recipe for large images normalises with
@@ -126,16 +126,6 @@ class ImageFiles:
         for array in (self.names, self.ends, self.lengths):
             digest.update(np.ascontiguousarray(array).data)
         return digest.digest()
-
-
-def middle(width: int, height: int, *, size: int, resize: int) -> Box:
-    """The centre, ``size`` pixels wide once the shorter side of an image is scaled to ``resize``, in its own pixels.
-
-    In one step, so that a long thin image stays small in memory.
-    """
-    side = min(width, height) * size / resize
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
 
 
 def check_below(file: Path, paths: Iterable[str]) -> None:

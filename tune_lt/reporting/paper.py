@@ -15,10 +15,10 @@ from tune_lt.reporting.published import Column
 from tune_lt.reporting.recorded import provenance
 from tune_lt.reporting.sheets import NONE, TIED, TIES, Behind, Sheet, difference_text, marked, plus_minus
 from tune_lt.reporting.tables import COLUMNS, Scored, Summary, best, summarise
+from tune_lt.rows import REFERENCE
 from tune_lt.study import FULL, command_line, unscaled_name
 from tune_lt.tracking import CellRecord, Store, own_tags
 
-REFERENCE = "softmax"
 STUDIES = {  # the bundled study that fills a part of a table
     (1, "cifar10"): "table1_cifar10",
     (1, "cifar100"): "table1_cifar100",

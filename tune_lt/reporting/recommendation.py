@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from tune_lt.reporting.comparison import Difference, Pair, difference
+from tune_lt.reporting.comparison import Difference, difference
 from tune_lt.reporting.searches import Searched, error, listed
 from tune_lt.reporting.sheets import Sheet, difference_text, of_groups, plus_minus
-from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble, runs_of
+from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble, by_seeds
+from tune_lt.rows import REFERENCE
 
 NAME = "recommendation"
 TAIL = ("Few", "Rare")
-REFERENCE = "softmax"
 HONEST = (
     "Held-out training images made the choice and the sealed test had no part in it, so these differences are not "
     "flattered by having been chosen."
@@ -100,7 +100,7 @@ def _gains(table: Table, frame: pd.DataFrame, row: str) -> list[str]:
     groups = [column for column in COLUMNS if column != "Overall" and not isnan(table.cells[row, column].mean)]
     lower = [name for name in groups if name in TAIL] or groups[-1:]
     tail, head, whole = (
-        difference(_by_seeds(frame, row, metrics), _by_seeds(frame, reference, metrics))
+        difference(by_seeds(frame, row, metrics), by_seeds(frame, reference, metrics))
         for metrics in ([COLUMNS[name] for name in lower], [COLUMNS[groups[0]]], ["test/balanced"])
     )
     if isnan(tail.low):
@@ -117,16 +117,6 @@ def _gains(table: Table, frame: pd.DataFrame, row: str) -> list[str]:
             f"{reference} is the simpler choice."
         )
     return sentences
-
-
-def _by_seeds(frame: pd.DataFrame, row: str, metrics: Sequence[str]) -> dict[Pair, float]:
-    """The mean of some metrics of each run of a row."""
-    runs = runs_of(frame, row)
-    means = runs[list(metrics)].mean(axis=1)
-    return {
-        (int(data), int(init)): float(value)
-        for data, init, value in zip(runs["data_seed"], runs["init_seed"], means, strict=True)
-    }
 
 
 def _verdict(one: Difference) -> str:

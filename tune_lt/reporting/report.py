@@ -18,11 +18,10 @@ from tune_lt.reporting.recorded import Recorded, provenance, read, with_runs
 from tune_lt.reporting.searches import Searched
 from tune_lt.reporting.sheets import Sheet, marked, of_factors, of_groups
 from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble, with_classes
-from tune_lt.rows import BASE, ONE_SE
+from tune_lt.rows import BASE, ONE_SE, REFERENCE
 from tune_lt.study import FULL
 from tune_lt.tracking import CellRecord, Store, own_tags
 
-REFERENCE = "softmax"
 MOST_BY_CLASS = 300  # runs whose accuracies by class are read, an artifact each
 SWAPPED = (
     "margin is the paper's R and weight_ura its A^URA: the caption of its Table 3 calls R intra-category and A "

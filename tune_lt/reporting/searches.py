@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from tune_lt.reporting.comparison import difference
+from tune_lt.reporting.comparison import Pair, difference
 from tune_lt.reporting.sheets import NONE, Sheet, difference_text, plus_minus
 from tune_lt.rows import ONE_SE
 from tune_lt.search import selection
@@ -138,10 +138,9 @@ def trials_sheet(searched: Searched) -> Sheet:
     complete = [point for point in searched.points if point.outcome == "complete" and finite_units(point, metric)]
     complete.sort(key=lambda point: sign * point.value(metric))
     lines, data = [], []
+    best = _pairs(searched.best, metric)
     for point in complete:
-        units = dict(enumerate(point.units[metric]))
-        pairs = {(0, unit): value for unit, value in units.items() if math.isfinite(value)}
-        best = {(0, unit): value for unit, value in enumerate(searched.best.units[metric]) if math.isfinite(value)}
+        pairs = _pairs(point, metric)
         one = None if point is searched.best else difference(pairs, best)
         scores = plus_minus(100 * point.value(metric), 100 * error(point, metric))
         lines.append((listed(point.found), scores, difference_text(one), str(len(pairs))))
@@ -159,6 +158,11 @@ def trials_sheet(searched: Searched) -> Sheet:
             "really is, and so are the others' distances from it.",
         ),
     )
+
+
+def _pairs(trial: Ended, metric: str) -> dict[Pair, float]:
+    """A trial's values by unit, as `difference` pairs them."""
+    return {(0, unit): value for unit, value in enumerate(trial.units[metric]) if math.isfinite(value)}
 
 
 def listed(found: Mapping[str, Any]) -> str:

@@ -168,7 +168,7 @@ def _tied(
     for column, source in COLUMNS.items():
         top = best({row: cells[row, column].mean for row in whole})
         if top:
-            values = {row: _by_seeds(frame, row, source) for row in whole}
+            values = {row: by_seeds(frame, row, [source]) for row in whole}
             yield from ((row, column) for row in tied(values, top[0]) - set(top))
 
 
@@ -188,18 +188,20 @@ def _differences(frame: pd.DataFrame, spec: Spec, missing: Mapping[str, int]) ->
         return {}
     found: dict[tuple[str, str], Difference] = {}
     for column, source in COLUMNS.items():
-        values = {row: _by_seeds(frame, row, source) for row in whole}
+        values = {row: by_seeds(frame, row, [source]) for row in whole}
         base = values.pop(spec.reference)
         compared = {(row, column): difference(own, base) for row, own in values.items() if own.keys() == base.keys()}
         found |= corrected(compared)
     return found
 
 
-def _by_seeds(frame: pd.DataFrame, row: str, source: str) -> dict[Pair, float]:
+def by_seeds(frame: pd.DataFrame, row: str, metrics: Sequence[str]) -> dict[Pair, float]:
+    """The mean of some metrics of each run of a row."""
     runs = runs_of(frame, row)
+    means = runs[list(metrics)].mean(axis=1, skipna=False)
     return {
         (int(data), int(init)): float(value)
-        for data, init, value in zip(runs["data_seed"], runs["init_seed"], runs[source], strict=True)
+        for data, init, value in zip(runs["data_seed"], runs["init_seed"], means, strict=True)
     }
 
 

@@ -12,12 +12,10 @@ from typing import Any
 
 from tune_lt import ranges, studyfile
 from tune_lt.config import CellConfig
-from tune_lt.rows import ONE_SE
+from tune_lt.rows import ONE_SE, REFERENCE
 from tune_lt.search.trainable import averages
 from tune_lt.study import Space, Study, file_part, fingerprint, flattened, nested, overlay
 from tune_lt.tracking import Store
-
-REFERENCE = "softmax"  # what constraints compare with
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from tune_lt.search.schedulers import milestones, scheduler
 from tune_lt.search.searcher import CellSearch
 from tune_lt.search.selection import Ended
 from tune_lt.search.storage import checkpoint_folder
-from tune_lt.search.trainable import averages, checkpoint_path, train_again, train_cell
+from tune_lt.search.trainable import Setting, averages, checkpoint_path, train_again, train_cell
 from tune_lt.study import Resources, Space, Study
 from tune_lt.tracking import Snapshot, Store
 
@@ -64,6 +64,7 @@ class Runner:
         }
         gpus = study.resources.gpus
         self.gpus = gpus if gpus is not None else float(ray.cluster_resources().get("GPU", 0) >= 1)
+        self.setting = Setting(study.plugins, str(study.folder), study.resources, self.gpus)
         self.concurrent = _fit(study.resources, self.gpus)
         tags["device"] = str(training.pick_device("auto" if self.gpus else "cpu"))
         tags["workers"] = str(study.resources.workers)
@@ -223,14 +224,13 @@ class Runner:
         if checkpoint.epoch(path) == cell.cell.recipe.epochs:
             return path, False
         path.unlink(missing_ok=True)
-        study, resources = self.study, self.study.resources
+        resources = self.study.resources
         self.display.say(f"model: {cell.row} is trained once more, its network was not kept")
         alone = {"num_cpus": resources.cpus, "num_gpus": self.gpus} if resources.workers == 1 else {"num_cpus": 0}
         options: dict[str, Any] = {"max_retries": ATTEMPTS - 1, **alone}
         task = ray.remote(**options)(train_again)
-        arguments = (study.plugins, str(study.folder), resources, self.gpus)
         try:
-            ray.get(task.remote(cell.cell, path, self.dataset, *arguments))
+            ray.get(task.remote(cell.cell, path, self.dataset, self.setting))
         except ray.exceptions.RayError as error:
             self.display.say(f"model: {cell.row} could not be trained again: {str(error).strip().splitlines()[-1]}")
             return None
@@ -273,16 +273,10 @@ class Runner:
         self, label: str, recorder: Recorder, *, searcher: Any = None, trial_scheduler: Any = None, space: Any = None
     ) -> None:
         """Run trials until the searcher has no more, or the space is covered; each is recorded as it goes."""
-        study, resources = self.study, self.study.resources
+        resources = self.study.resources
         with tempfile.TemporaryDirectory(prefix="tune_lt_") as scratch:
             trainable = tune.with_parameters(
-                train_cell,
-                dataset=self.dataset,
-                plugins=study.plugins,
-                folder=str(study.folder),
-                checkpoints=str(self.checkpoints),
-                resources=resources,
-                gpus=self.gpus,
+                train_cell, dataset=self.dataset, checkpoints=str(self.checkpoints), setting=self.setting
             )
             alone = {"cpu": resources.cpus, "gpu": self.gpus}
             self.display.phase(label, len(recorder.ended))

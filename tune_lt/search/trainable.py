@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,36 @@ from tune_lt.study import Resources
 MEAN = "mean:"  # before a metric's name: its mean over the units a trial has had
 
 
-def train_cell(
-    config: dict[str, Any],
-    dataset: data.Dataset,
-    plugins: tuple[str, ...],
-    folder: str,
-    checkpoints: str,
-    resources: Resources,
-    gpus: float,
-) -> None:
+@dataclass(frozen=True)
+class Setting:
+    """What every trial of a study trains with; ``gpus``: of one trial, ``folder``: the study file's."""
+
+    plugins: tuple[str, ...]
+    folder: str
+    resources: Resources
+    gpus: float
+
+    def prepare(self) -> None:
+        """Set up this process."""
+        torch.set_num_threads(max(1, int(self.resources.cpus)))
+        studyfile.load_plugins(self.plugins, Path(self.folder))
+
+    def epochs(
+        self, cell: CellConfig, state: Path, dataset: data.Dataset, *, score_test: bool
+    ) -> Generator[training.EpochResult, None, None]:
+        """`training.run_epochs` in this process, or on as many workers as a trial has."""
+        resources = self.resources
+        options: dict[str, Any] = {"save_to": state, "save_seconds": resources.checkpoint_seconds}
+        options |= {"score_test": score_test, "loaders": resources.readers}
+        if resources.workers > 1:
+            options |= {"workers": resources.workers, "cpus": resources.cpus, "gpus": self.gpus}
+            options |= {"plugins": self.plugins, "folder": self.folder, "dataset_ref": ray.put(dataset)}
+            yield from epochs_on_workers(cell, **options)
+        else:
+            yield from training.run_epochs(cell, dataset=dataset, device="auto" if self.gpus else "cpu", **options)
+
+
+def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, setting: Setting) -> None:
     """Tune's function trainable: train the units of ``config["planned"]``, cells all, in sequence; report every epoch.
 
     A cell's state is kept under its fingerprint in ``checkpoints``, and one found there is continued; a unit that is
@@ -40,8 +62,7 @@ def train_cell(
     split, after their last epoch; with ``keep`` the state is saved after that one too. A loss that diverges would do so
     again and is reported as such, a damaged image until it is repaired; any other exception is Tune's to retry.
     """
-    torch.set_num_threads(max(1, int(resources.cpus)))
-    studyfile.load_plugins(plugins, Path(folder))
+    setting.prepare()
     planned = config["planned"]
     units, watched = planned["units"], planned["watched"]
     memory = _Memory(Path(checkpoints) / f"{planned['fingerprint']}.json", several=len(units) > 1)
@@ -57,7 +78,7 @@ def train_cell(
             tune.report(place | steps | known | means(values, watched) | {"known": True})
             continue
         state = checkpoint_path(checkpoints, unit["fingerprint"])
-        results = _epochs(cell, state, dataset, plugins, folder, resources, gpus, score_test=cell.fold == "full")
+        results = setting.epochs(cell, state, dataset, score_test=cell.fold == "full")
         ended = False
         try:
             for result in results:
@@ -94,42 +115,11 @@ def _failed(error: Exception, state: Path, place: Mapping[str, int]) -> None:
         raise error
 
 
-def train_again(
-    cell: CellConfig,
-    state: Path,
-    dataset: data.Dataset,
-    plugins: tuple[str, ...],
-    folder: str,
-    resources: Resources,
-    gpus: float,
-) -> None:
+def train_again(cell: CellConfig, state: Path, dataset: data.Dataset, setting: Setting) -> None:
     """Train a cell that is recorded already, for the state of its last epoch; one found at ``state`` is continued."""
-    torch.set_num_threads(max(1, int(resources.cpus)))
-    studyfile.load_plugins(plugins, Path(folder))
-    for _ in _epochs(cell, state, dataset, plugins, folder, resources, gpus, score_test=False):
+    setting.prepare()
+    for _ in setting.epochs(cell, state, dataset, score_test=False):
         pass
-
-
-def _epochs(
-    cell: CellConfig,
-    state: Path,
-    dataset: data.Dataset,
-    plugins: tuple[str, ...],
-    folder: str,
-    resources: Resources,
-    gpus: float,
-    *,
-    score_test: bool,
-) -> Generator[training.EpochResult, None, None]:
-    """`training.run_epochs` in this process, or on as many workers as a trial has."""
-    options: dict[str, Any] = {"save_to": state, "save_seconds": resources.checkpoint_seconds}
-    options |= {"score_test": score_test, "loaders": resources.readers}
-    if resources.workers > 1:
-        options |= {"workers": resources.workers, "cpus": resources.cpus, "gpus": gpus}
-        options |= {"plugins": plugins, "folder": folder, "dataset_ref": ray.put(dataset)}
-        yield from epochs_on_workers(cell, **options)
-    else:
-        yield from training.run_epochs(cell, dataset=dataset, device="auto" if gpus else "cpu", **options)
 
 
 def averages(values: Sequence[Mapping[str, float]], watched: Sequence[str]) -> dict[str, float]:
