@@ -239,6 +239,26 @@ def test_margin_with_raw_counts_is_the_mitigation_factor_of_seesaw(gamma: float)
     assert train(margin) == pytest.approx(train(seesaw), rel=1e-6)
 
 
+def test_tau_without_margin_and_weights_is_logit_adjustment() -> None:
+    expected = train(losses.build("logit_adjustment", class_counts=[50, 20, 7], tau=0.7))
+
+    assert train(build(tau=0.7, gamma=0.0, weight="none")) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", CHOICES["gradient_norm"])
+def test_tau_adds_the_scaled_log_counts_before_all_else(norm: str) -> None:
+    """So the loss of logits that have them already is the same, weights and gradient norms included."""
+    own, given = build(tau=0.7, gradient_norm=norm), build(gradient_norm=norm)
+    prior = 0.7 * torch.tensor([50.0, 20.0, 7.0]).log()
+    z, y = 2 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+    for _ in range(3):
+        assert own(z, y).item() == pytest.approx(given(z + prior, y).item(), rel=1e-5)
+        torch.testing.assert_close(own.gradient_norm(z, y), given.gradient_norm(z + prior, y))
+        for loss in (own, given):
+            loss.end_epoch()
+    torch.testing.assert_close(own.weights, given.weights)
+
+
 def test_margin_vanishes_when_classes_and_their_histograms_are_equal() -> None:
     loss = losses.build("ghm_cwap", class_counts=[10, 10], regions=4, weight="none")
     z = 2 * torch.randn(10, 2, generator=torch.Generator().manual_seed(0))

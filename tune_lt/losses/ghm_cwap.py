@@ -34,6 +34,8 @@ class GHMCWAP(Loss):
     - ``alpha``: smaller treats similar examples as more redundant: gentler margins, stronger weights. Above 1 favours
       the head under ``effective``.
     - ``gamma``: larger margins lift the tail at the head's cost; 0 has none.
+    - ``tau``: not the paper's: τ · log n_c is added to the logits z first, everywhere above, as logit adjustment does
+      (Menon et al. 2021, Eq. 10). With ``gamma`` 0 and ``weight`` none the loss is logit adjustment.
     - ``regions``: N; more are finer and noisier.
     - ``aura``: widths follow the last histogram, in classes with at least N images; else they stay equal.
     - ``weight``: ``effective`` v^(α−1); ``reciprocal`` S_c / v^α, Eq. 1 to the letter; ``none`` 1. A v below 1 counts
@@ -50,6 +52,7 @@ class GHMCWAP(Loss):
 
     adaptive: Tensor  # (C,) bool: whether the class's widths follow its histogram
     raw_size: Tensor  # (C,): max(n_c, 1)
+    prior: Tensor  # (C,): τ · log n_c, where τ is not 0
     weights: Tensor  # (C, N): W, in the units of ``frozen``
     log_size: Tensor  # (C,): log S
 
@@ -67,20 +70,26 @@ class GHMCWAP(Loss):
         gradient_norm: Literal["margin_softmax", "softmax"] = "margin_softmax",
         margin_counts: Literal["effective", "raw"] = "effective",
         size: Literal["counts", "density"] = "counts",
+        tau: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
         super().__init__(class_counts)
         self.alpha, self.gamma = alpha, gamma
         self.weight, self.normalization, self.weight_cap = weight, normalization, weight_cap
         self.norm_of, self.margin_counts, self.size = gradient_norm, margin_counts, size
+        self.tau = tau
         classes = len(self.class_counts)
         self.frozen = UnitRegions(classes, regions)
         self.live = UnitRegions(classes, regions)
         self.register_buffer("adaptive", (self.class_counts >= regions) & aura, persistent=False)
         self.register_constant("raw_size", sizes(self.class_counts))
+        if tau:
+            self.register_constant("prior", tau * self.raw_size.log())
         self.register_buffer("weights", torch.ones(classes, regions))
         self.register_buffer("log_size", self.raw_size.log())
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.tau:
+            logits = logits + self.prior
         adjusted = with_margin(logits, self.log_size, targets, self.gamma)
         cross_entropy = F.cross_entropy(adjusted, targets, reduction="none")
         with torch.no_grad():
@@ -95,6 +104,8 @@ class GHMCWAP(Loss):
 
     def gradient_norm(self, logits: Tensor, targets: Tensor) -> Tensor:
         """g as it is binned, (B,): of the margin's softmax, or of the plain one."""
+        if self.tau:
+            logits = logits + self.prior
         if self.norm_of == "margin_softmax":
             logits = with_margin(logits, self.log_size, targets, self.gamma)
         return super().gradient_norm(logits, targets)
