@@ -44,11 +44,11 @@ def call(running: Service, *arguments: str, cwd: Path, seconds: float = 240, **c
     return done.returncode, done.stdout
 
 
-def submitted(running: Service, file: Path, out: Path) -> subprocess.Popen[bytes]:
+def submitted(running: Service, file: Path, out: Path, **changed: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tune_lt.cli", "submit", str(file), "--address", running.address, "--follow"]
     with open(out, "w") as log:
         return subprocess.Popen(
-            [*command, "--store", running.store], cwd=file.parent, env=running.client(), stdout=log, stderr=log
+            [*command, "--store", running.store], cwd=file.parent, env=running.client(**changed), stdout=log, stderr=log
         )
 
 
@@ -167,6 +167,25 @@ def test_a_study_outlives_its_driver_and_shows_no_secret(
         if secret.encode() in seen[place]
     }
     assert not found
+
+
+def test_two_people_share_a_cluster(
+    running: Service, tmp_path: Path, tiny_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ben = {"MLFLOW_TRACKING_USERNAME": "ben", "MLFLOW_TRACKING_PASSWORD": "ben-s-own-password-9876543210"}
+    assert running.mlflow("POST", "users/create", username="ben", password=ben["MLFLOW_TRACKING_PASSWORD"]).ok
+    outs = {name: tmp_path / f"{name}.txt" for name in ("of-ada", "of-ben")}
+    processes = [
+        submitted(running, study(tmp_path, tiny_text, name, 12), out, **(ben if name == "of-ben" else {}))
+        for name, out in outs.items()
+    ]
+    for process, out in zip(processes, outs.values(), strict=True):
+        assert process.wait(240) == 0, out.read_text()
+    times = []
+    for name in outs:
+        runs = [Store(running.store).client.get_run(cell.run_id).info for cell in whole(running, name, 12, monkeypatch)]
+        times.append((min(run.start_time for run in runs), max(run.end_time for run in runs)))
+    assert max(began for began, _ in times) < min(ended for _, ended in times)  # not one behind the other
 
 
 def everybody(running: Service) -> list[int]:

@@ -57,6 +57,16 @@ def test_terciles_of_head_images_against_plain_loops(make_line: Line) -> None:
     assert sheet.lines[0][4:] == ("—", "—", "—")
 
 
+def test_equally_hard_images_are_not_shared_out_by_class(make_line: Line) -> None:
+    """The first class always right, the second never, all of one difficulty: each tercile about one half."""
+    frame, content = _study(make_line, {"softmax": 0.0}, 2)
+    for run in content:
+        content[run] = {"label": [1] * 300 + [2] * 300, "right": [1] * 300 + [0] * 300, "p": [1.0] * 600}
+    sheet = difficulty.terciles(frame, "softmax", lambda run, name: content[run])
+    assert sheet is not None
+    assert sheet.data["mean"].between(40, 60).all()
+
+
 def test_a_row_with_a_missing_run_is_left_out_and_one_reference_run_is_too_few(make_line: Line) -> None:
     frame, content = _study(make_line, {"softmax": 0.0, "other": 0.1}, 2)
     sheet = difficulty.terciles(frame.iloc[:3], "softmax", lambda run, name: content[run])

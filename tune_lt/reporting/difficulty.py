@@ -46,7 +46,9 @@ def terciles(frame: pd.DataFrame, reference: str, read: Read) -> Sheet | None:
         others = [one["p"] for pair, one in base.items() if pair != _pair(line)]
         head = metrics.groups(line["class_counts"])["many"]
         own = np.isin(content["label"], head)
-        order = np.argsort(-np.mean(others, axis=0)[own], kind="stable")
+        mean = np.mean(others, axis=0)[own]
+        drawn = np.random.default_rng(0).permutation(len(mean))  # images lie by class: ties must not
+        order = np.lexsort((drawn, -mean))
         for name, part in zip(TERCILES, np.array_split(np.array(content["right"])[own][order], 3), strict=True):
             scored.setdefault((line["row"], name), {})[_pair(line)] = float(part.mean())
     return _terciles_sheet(scored, list(dict.fromkeys(known["row"])), reference)
