@@ -16,7 +16,7 @@ LAYERS = (
     {"registry", "config", "provenance"},
     {"parallel"},
     {"losses", "models", "metrics", "data"},
-    {"checkpoint", "classifier", "norms", "steps"},
+    {"checkpoint", "classifier", "evaluation", "norms", "optimization", "steps"},
     {"training"},
     {"study", "starter"},
     {"strict"},

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from watch import Watch
 
-from tune_lt import data, losses, models, training
+from tune_lt import data, losses, models, optimization, training
 from tune_lt.config import CellConfig, Optimizer, Recipe
 from tune_lt.steps import RecordedStep, Step
 
@@ -24,7 +24,7 @@ def _step(name: str, optimizer: Optimizer = RECIPE.optimizer, lr: Tensor | None 
     torch.manual_seed(0)
     model = models.build("resnet8", classes=len(COUNTS), channels=1, width=4).train()
     loss = losses.build(name, class_counts=COUNTS, epochs=2, drw={"start": 0.5})
-    return Step(model, loss, training._optimizer(optimizer, model, lr), 2.0, torch.device("cpu"))
+    return Step(model, loss, optimization.optimizer(optimizer, model, lr), 2.0, torch.device("cpu"))
 
 
 def _batch(seed: int = 0) -> tuple[Tensor, Tensor, int]:

@@ -14,6 +14,8 @@ import torch
 from tune_lt import checkpoint, data, losses, training
 from tune_lt.config import Augment, CellConfig, Optimizer, Recipe, Schedule, fold_of
 from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.evaluation import Scores, evaluate
+from tune_lt.optimization import lr_factor
 
 RECIPE = Recipe(
     epochs=4, batch_size=64, optimizer=Optimizer(lr=0.05), augment=Augment(crop=1, flip=False), clip_norm=2.0
@@ -135,9 +137,8 @@ def test_the_sealed_test_is_scored_once_and_only_when_asked(
     digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    evaluate = training.evaluate
 
-    def counting(model: object, batches: data.Batches, *rest: object) -> training.Scores:
+    def counting(model: object, batches: data.Batches, *rest: object) -> Scores:
         seen.append(sum(len(y) for _, y in batches.epoch(0)) == len(digits.test_labels))
         return evaluate(model, batches, *rest)  # type: ignore[arg-type]
 
@@ -203,16 +204,16 @@ def test_every_option_of_the_recipe_changes_the_result(digits: data.Dataset) -> 
 
 def test_the_recipe_of_the_paper_in_fractions() -> None:
     """200 epochs: warm-up over 5, x 0.01 after 160, x 0.0001 after 180 (FIELD.md §3); the same shape over 20."""
-    factors = [training.lr_factor(Schedule(), epoch, 200) for epoch in range(200)]
+    factors = [lr_factor(Schedule(), epoch, 200) for epoch in range(200)]
     assert factors[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert (factors[159], factors[160], factors[179], factors[180], factors[199]) == (1.0, 0.01, 0.01, 0.0001, 0.0001)
-    short = [training.lr_factor(Schedule(warmup=0.1), epoch, 20) for epoch in range(20)]
+    short = [lr_factor(Schedule(warmup=0.1), epoch, 20) for epoch in range(20)]
     assert short[:3] == [0.5, 1.0, 1.0]
     assert (short[15], short[16], short[18]) == (1.0, 0.01, 0.0001)
 
 
 def test_cosine_falls_from_one_towards_zero() -> None:
-    factors = [training.lr_factor(Schedule(name="cosine", warmup=0.0), epoch, 10) for epoch in range(10)]
+    factors = [lr_factor(Schedule(name="cosine", warmup=0.0), epoch, 10) for epoch in range(10)]
     assert factors[0] == 1.0
     assert factors[5] == pytest.approx(0.5)
     assert all(earlier > later for earlier, later in itertools.pairwise(factors))
@@ -229,14 +230,14 @@ def test_posthoc_adjustment_subtracts_the_log_prior() -> None:
         model[1].weight.zero_()
         model[1].bias.copy_(torch.tensor([1.0, 0.0]))
     groups: dict[str, list[int]] = {"many": [0], "rare": [1]}
-    assert training.evaluate(model, batches, groups, 2, torch.zeros(2)).top1 == 0.0
-    scores = training.evaluate(model, batches, groups, 2, torch.tensor([3.0, 1.0]).log())
+    assert evaluate(model, batches, groups, 2, torch.zeros(2)).top1 == 0.0
+    scores = evaluate(model, batches, groups, 2, torch.tensor([3.0, 1.0]).log())
     assert scores.top1 == 1.0
     assert math.isnan(scores.groups["many"])
 
 
 def test_metrics_leave_empty_groups_out() -> None:
-    scores = training.Scores(0.5, 0.5, {"many": 0.5, "rare": math.nan}, (0.5,))
+    scores = Scores(0.5, 0.5, {"many": 0.5, "rare": math.nan}, (0.5,))
     result = training.EpochResult(epoch=1, epochs=1, lr=0.1, train_loss=1.0, seconds=1.0, test=scores)
     assert result.as_metrics() == {"train/loss": 1.0, "test/top1": 0.5, "test/balanced": 0.5, "test/many": 0.5}
     result = dataclasses.replace(result, val=scores, test=None)

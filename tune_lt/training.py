@@ -25,21 +25,13 @@ from torch import nn
 
 from tune_lt import checkpoint, data, losses, metrics, models, norms, parallel
 from tune_lt.classifier import Classifier
-from tune_lt.config import RESULT_VERSION, CellConfig, Optimizer, Schedule, determining, fold_of, long_tail
+from tune_lt.config import RESULT_VERSION, CellConfig, determining, fold_of, long_tail
 from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.evaluation import Scores, evaluate
+from tune_lt.optimization import lr_factor, optimizer
 from tune_lt.steps import RecordedStep, Step
 
 EVALUATION_BATCH = 1024
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Accuracies in [0, 1] over one set of images; NaN where a class or group has none."""
-
-    top1: float
-    balanced: float
-    groups: Mapping[str, float]
-    per_class: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -187,7 +179,7 @@ class _Run:
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
         """Made at its first use: the first one in a process loads a compiler, and a rehearsal needs none."""
-        return _optimizer(self.cell.recipe.optimizer, self.model, self._device_lr)
+        return optimizer(self.cell.recipe.optimizer, self.model, self._device_lr)
 
     @cached_property
     def step(self) -> Step | RecordedStep:
@@ -349,49 +341,6 @@ def build(
     return model.to(place).to(memory_format=torch.channels_last), loss.to(place)
 
 
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    batches: data.AnyBatches,
-    groups: Mapping[str, list[int]],
-    classes: int,
-    offset: torch.Tensor,
-    seen: metrics.ByImage | None = None,
-) -> Scores:
-    """Accuracies of ``model`` over ``batches``; ``offset`` (C,) is subtracted from the logits, ``seen`` told of each.
-
-    With ``offset`` = tau times the log of the training counts this is post-hoc logit adjustment (Menon et al. 2021,
-    Eq. 9).
-    """
-    model.eval()
-    table = torch.zeros(classes, 2, dtype=torch.int64, device=offset.device)
-    for share, (x, y) in zip(data.parts(batches.sizes), batches.epoch(0), strict=True):
-        if len(y):
-            logits = model(x) - offset
-            table += metrics.tally(logits.argmax(dim=1), y, classes)
-            if seen:
-                seen.add(share, logits, y)
-    table = parallel.total(table).cpu()  # the only read-back of the evaluation
-    whole = metrics.scores(table)
-    return Scores(
-        top1=whole["top1"],
-        balanced=whole["balanced"],
-        groups=metrics.group_scores(table, groups),
-        per_class=tuple(metrics.per_class(table)),
-    )
-
-
-def lr_factor(schedule: Schedule, epoch: int, epochs: int) -> float:
-    """The factor on the base learning rate in ``epoch`` (counted from 0) of ``epochs``."""
-    warmup = round(schedule.warmup * epochs)
-    if epoch < warmup:
-        return (epoch + 1) / warmup
-    if schedule.name == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup)))
-    passed = [factor for at, factor in zip(schedule.milestones, schedule.factors, strict=True) if epoch >= at * epochs]
-    return passed[-1] if passed else 1.0
-
-
 def pick_device(name: str) -> torch.device:
     """``auto`` is the first of CUDA, MPS, CPU that is there; raises InputError for one that is not."""
     if name == "auto":
@@ -409,13 +358,3 @@ def pick_device(name: str) -> torch.device:
         torch.backends.cudnn.deterministic = True  # equal cells give equal numbers
         torch.backends.cudnn.benchmark = False
     return place
-
-
-def _optimizer(config: Optimizer, model: nn.Module, device_lr: torch.Tensor | None) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if device_lr is not None:
-        options |= {"lr": device_lr, "fused": True}
-    if config.name == "sgd":
-        return torch.optim.SGD(model.parameters(), momentum=config.momentum, **options)
-    betas, recorded = (config.momentum, 0.999), device_lr is not None
-    return torch.optim.AdamW(model.parameters(), betas=betas, capturable=recorded, **options)
