@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from processes import environment
+from service import missing
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +33,11 @@ ROOT = Path(__file__).parents[1]
             "| resnet32 |",
         ),
         ("many_models.py --networks resnet8 --members 2 --repetitions 2 --steps 1 --batch 8", "| 2 | grouped |"),
+        pytest.param(
+            "load.py --clients 4 --minutes 0.1",
+            "| metrics lost or doubled | 0 of ",
+            marks=pytest.mark.skipif(bool(missing()), reason=f"several hosts need {', '.join(missing())}"),
+        ),
     ],
 )
 def test_a_benchmark_runs_to_its_end(command: str, found: str, tmp_path: Path) -> None:
