@@ -12,7 +12,7 @@ import pytest
 from mlflow.entities import Metric, Param
 
 from tune_lt import studyfile
-from tune_lt.search.planning import planned_cells, recommended
+from tune_lt.search.planning import Planner, planned_cells, recommended
 from tune_lt.search.selection import Ended
 from tune_lt.study import Study
 from tune_lt.tracking import TAG, Store
@@ -142,6 +142,7 @@ class Recorded:
         chosen = recommended(study, found, self.values, cells)
         self.store.log_json(parent, "cells.json", _table_of_contents(study, cells, found, chosen))
         experiment = self.store.experiment(study.name)
+        planner = Planner(study, "content", {"git": "0", "device": "cpu"})
         scored: set[str] = set()
         for planned in cells:
             cell = planned.cell
@@ -149,14 +150,9 @@ class Recorded:
             if value is None or planned.fingerprint in scored:
                 continue
             scored.add(planned.fingerprint)
-            own = {
-                "kind": "cell",
-                "fingerprint": planned.fingerprint,
-                "outcome": "complete",
-                "git": "0",
-                "device": "cpu",
-            }
-            run = self.store.client.create_run(experiment, tags={f"{TAG}{key}": text for key, text in own.items()})
+            record = planner.cell(planned)["record"]
+            own = {f"{TAG}{key}": text for key, text in (record["tags"] | {"outcome": "complete"}).items()}
+            run = self.store.client.create_run(experiment, tags=own, run_name=record["name"])
             names = ("top1", "balanced", "many", "medium", "few", "rare")
             self.store.client.log_batch(
                 run.info.run_id,

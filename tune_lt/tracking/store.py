@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import Engine
 
 from tune_lt.errors import InputError, redacted
-from tune_lt.tracking import records, sqlite
+from tune_lt.tracking import records, sqlite, views
 from tune_lt.tracking.client import PatientClient, answered
 from tune_lt.tracking.records import TAG, CellRecord, Snapshot
 from tune_lt.tracking.uri import access_problem, sqlite_folder, store_uri, use_password_file
@@ -64,7 +64,8 @@ class Store:
         if found is None:
             artifacts = (self.folder / "mlartifacts" / study).as_uri() if self.folder else None
             kind = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on training runs
-            return str(self.client.create_experiment(study, artifact_location=artifacts, tags=kind))
+            tags = kind | views.tags()
+            return str(self.client.create_experiment(study, artifact_location=artifacts, tags=tags))
         if found.lifecycle_stage != "active":
             raise InputError(f"tracking store: the experiment {study!r} was deleted; restore it or rename the study")
         return str(found.experiment_id)
