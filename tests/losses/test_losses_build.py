@@ -38,6 +38,7 @@ def test_ghm_cwap_has_the_papers_values_as_defaults() -> None:
     assert defaults == {
         "alpha": 0.9, "gamma": 0.8, "regions": 30, "aura": True, "weight": "effective", "normalization": "batch_mean",
         "weight_cap": None, "gradient_norm": "margin_softmax", "margin_counts": "effective", "size": "counts",
+        "tau": 0.0,
     }  # fmt: skip
 
 

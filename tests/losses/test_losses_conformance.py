@@ -266,6 +266,7 @@ OTHER_VALUES: dict[tuple[str, str], list[Any]] = {
     ("ghm_cwap", "gamma"): [0.4],
     ("ghm_cwap", "regions"): [3],
     ("ghm_cwap", "weight_cap"): [0.8],
+    ("ghm_cwap", "tau"): [0.5],
     ("logit_adjustment", "tau"): [0.5],
     ("ldam", "max_m"): [0.2],
     ("ldam", "s"): [10.0],
