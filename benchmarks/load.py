@@ -86,12 +86,12 @@ def main() -> None:
                     for one in json.loads(out)
                 ]
             after = {host: memory(running, host) for host in before}
-            lost = sum(missing(running.store, one) for one in seen)
+            lost = sum(missing(running.store, one) for one in seen if one["run"])
         finally:
             running.hosts.close()
     times = sorted(took for one in seen for took in one["times"])
     errors = [error for one in seen for error in one["errors"]]
-    rate = sum(len(one["times"]) / one["took"] for one in seen)
+    rate = sum(len(one["times"]) / one["took"] for one in seen if one["run"])
 
     def quantile(share: float) -> str:
         return f"{1000 * times[min(len(times) - 1, int(share * len(times)))]:.0f}"

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from mlflow.entities import Metric
@@ -20,26 +22,30 @@ NAMES = ("train/loss", *(f"val/{name}" for name in ("top1", "balanced", "many", 
 
 
 def client(uri: str, experiment: str, number: int, seconds: float) -> dict[str, Any]:
-    """One client's run, the seconds of each of its calls and what failed; it never waits less than it is behind."""
+    """One client's run, the seconds of each of its reports and what failed; it never waits less than it is behind."""
     mlflow = MlflowClient(uri)
-    run = mlflow.create_run(experiment, run_name=f"client {number}").info.run_id
-    times: list[float] = []
-    errors: list[str] = []
+    seen: dict[str, Any] = {"run": None, "times": [], "errors": [], "took": 0.0}
+
+    def call(name: str, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except Exception as error:
+            seen["errors"].append(f"client {number}, {name}: {str(error).splitlines()[0]}")
+
+    run = call("create_run", lambda: mlflow.create_run(experiment, run_name=f"client {number}"))
+    if run is None:
+        return seen
+    seen["run"] = run.info.run_id
     began = time.monotonic()
     while time.monotonic() < began + seconds:
-        step = len(times) + 1
-        at = int(1000 * time.time())
+        called, at, step = time.monotonic(), int(1000 * time.time()), len(seen["times"]) + 1
         metrics = [Metric(name, step / 1000, at, step) for name in NAMES]
-        called = time.monotonic()
-        try:
-            mlflow.log_batch(run, metrics=metrics)
-        except Exception as error:
-            errors.append(f"step {step}: {str(error).splitlines()[0]}")
-        times.append(time.monotonic() - called)
+        call(f"step {step}", partial(mlflow.log_batch, seen["run"], metrics=metrics))
+        seen["times"].append(time.monotonic() - called)
         time.sleep(max(0.0, called + 1 - time.monotonic()))
-    took = time.monotonic() - began
-    mlflow.set_terminated(run)
-    return {"run": run, "times": times, "errors": errors, "took": took}
+    seen["took"] = time.monotonic() - began
+    call("set_terminated", lambda: mlflow.set_terminated(seen["run"]))
+    return seen
 
 
 def main() -> None:

@@ -17,6 +17,9 @@ from urllib.parse import urlsplit
 PATIENCE_SECONDS = 180.0  # for Postgres and the object store to come up
 AUTH_CACHE_SECONDS = 60  # else every request hashes the password anew, for half a second
 TRACKING, USERS = "mlflow", "mlflow_auth"  # the databases
+# MLflow answers 40 requests at once, and a batch of metrics holds one connection while it asks for another: with fewer
+# than 41 they all wait for each other. Both databases' pools have this size; Postgres must allow twice as many.
+CONNECTIONS, MORE_CONNECTIONS = 20, 40
 CLUSTER = "ray"  # the user as whom the cluster's jobs write
 
 
@@ -35,6 +38,8 @@ def main() -> None:
         MLFLOW_AUTH_CONFIG_PATH=str(_auth_file(_uri(user, host, USERS))),
         MLFLOW_BACKEND_STORE_URI=_uri(user, host, TRACKING),
         MLFLOW_BASIC_AUTH_FAIL_CLOSED="true",
+        MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=str(CONNECTIONS),
+        MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW=str(MORE_CONNECTIONS),
         MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",  # two gigabytes of processes that nothing here uses
         DO_NOT_TRACK="true",
     )
