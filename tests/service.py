@@ -80,7 +80,16 @@ class Service:
 
     def start_database(self) -> None:
         server = [str(POSTGRES / "postgres"), "-D", str(self._database / "data"), "-k", str(self._database)]
-        command = ["runuser", "-u", "postgres", "--", *server, "-c", "listen_addresses=*", *COMPOSE["postgres"]["command"]]
+        command = [
+            "runuser",
+            "-u",
+            "postgres",
+            "--",
+            *server,
+            "-c",
+            "listen_addresses=*",
+            *COMPOSE["postgres"]["command"],
+        ]
         self.hosts.start("postgres", command, environment())
         self._wait("postgres", lambda: not self._ready())
 

@@ -7,6 +7,7 @@ import binascii
 import json
 import os
 import re
+import runpy
 import shutil
 import stat
 import subprocess
@@ -173,6 +174,18 @@ def test_every_secret_is_a_file_that_setup_makes_and_no_setting_holds_one() -> N
                 assert key.endswith(("_FILE", "_PATH")), key
                 assert value.removeprefix("/run/secrets/") in service["secrets"]
     assert not [key for key in settings() if re.search(r"PASSWORD|SECRET|TOKEN|KEY", key)]
+
+
+def test_mlflow_has_more_connections_than_threads_and_postgres_as_many_as_both_its_pools() -> None:
+    """A batch of metrics holds one connection while it asks for another: fewer than 41 stall (benchmarks/load.py)."""
+    serve = runpy.run_path(str(DOCKER / "mlflow" / "serve.py"))
+    pool = serve["CONNECTIONS"] + serve["MORE_CONNECTIONS"]
+    assert pool > 40
+    setting, allowed = SERVICES["postgres"]["command"][1].split("=")
+    assert setting == "max_connections"
+    assert int(allowed) >= 2 * pool
+    store = next(pod for pod in pods(documents("store.yaml")) if "postgres" in pod["containers"][0]["image"])
+    assert SERVICES["postgres"]["command"] == store["containers"][0]["args"]
 
 
 def test_ray_asks_for_the_token_on_every_node() -> None:
