@@ -78,13 +78,30 @@ def test_a_row_with_a_missing_run_is_left_out_and_one_reference_run_is_too_few(m
     assert difficulty.terciles(frame, "softmax", lambda run, name: None) is None  # runs of an older version
 
 
-def test_precision_by_group_of_classes() -> None:
-    norms = {
-        "softmax": {"counts": {}, "edges": None},
-        "aura": {"precision": {"equal": [0.4, 0.2, None, 0.1], "own": [0.3, 0.1, None, 0.5]}},
+def test_precision_by_group_of_classes_over_seeds_by_hand(make_line: Line) -> None:
+    """Counts 100, 50, 20, 5 make groups of one class each. Errors of two runs in the largest: equal 0.4 and 0.6 (mean
+    0.5, s = √(2 · 0.1²) = 0.141), own 0.3 and 0.4 (0.35, 0.071); own less equal −0.1 and −0.2: −0.15 ± t · 0.05.
+
+    t(0.975, 1) = 12.706: [−0.785, +0.485].
+    """
+    counts = [100, 50, 20, 5]
+    rows = ("softmax", "aura", "short")
+    frame = pd.DataFrame(
+        [make_line(row, seed, (0.9, 0.8, 0.7, 0.6, 0.8), class_counts=counts) for row in rows for seed in (0, 1)]
+    ).iloc[:5]
+    content: dict[str, dict[str, Any]] = {
+        "aura-0": {"precision": {"equal": [0.4, 0.2, None, 0.1], "own": [0.3, 0.1, None, 0.5]}},
+        "aura-1": {"precision": {"equal": [0.6, 0.2, None, 0.1], "own": [0.4, 0.3, None, 0.5]}},
+        "short-0": {"precision": {"equal": [0.6, 0.2, None, 0.1], "own": [0.4, 0.3, None, 0.5]}},
     }
-    sheet = difficulty.precision(norms, [100, 50, 20, 5])
+    without: dict[str, Any] = {"counts": {}, "edges": None}  # softmax has no regions
+    sheet = difficulty.precision(frame, lambda run, name: content.get(run, without))
     assert sheet is not None
-    assert sheet.header[1:5] == ("many equal", "many own", "medium equal", "medium own")
-    assert sheet.lines == (("aura", "0.40", "0.30", "0.20", "0.10", "—", "—", "0.10", "0.50"),)
-    assert difficulty.precision({"softmax": norms["softmax"]}, [3, 2]) is None
+    assert sheet.header[1:5] == ("many equal", "many own", "many Δ [95 % CI]", "medium equal")
+    ((row, *texts),) = sheet.lines  # short lacks a run
+    assert row == "aura"
+    assert texts[:3] == ["0.50 ± 0.14", "0.35 ± 0.07", "−0.15 [−0.79, +0.49]"]
+    assert texts[3:5] == ["0.20 ± 0.00", "0.20 ± 0.14"]
+    assert texts[6:] == ["—", "—", "—", "0.10 ± 0.00", "0.50 ± 0.00", "+0.40 [+0.40, +0.40]"]
+    assert difficulty.precision(frame, lambda run, name: without) is None
+    assert difficulty.precision(frame, lambda run, name: None) is None  # runs of an older version

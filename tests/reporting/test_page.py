@@ -110,7 +110,7 @@ def norms(
 
 def test_every_number_of_a_table_is_on_the_page_and_sorts_by_itself(found: Report) -> None:
     parsed = Page(page.html(found))
-    assert list(parsed.tables) == [sheet.name for sheet in found.tables]
+    assert list(parsed.tables) == [sheet.name for sheet in (*found.tables, *found.details)]
     for sheet in found.tables:
         header, *lines = parsed.tables[sheet.name]
         assert [text for text, _ in header] == list(sheet.header)

@@ -164,7 +164,7 @@ def test_a_base_row_is_the_reference_where_there_is_no_softmax(recorded: Recorde
     recorded.rows(study, {}, lambda row, factor, data, init: 0.5 + 0.01 * data + (0.1 if row == "ghm_cwap" else 0.0))
     sheets = named(report.collect(recorded.store, "rows"))
     assert "Δ Overall vs base [95 % CI]" in sheets["ablation"].header
-    assert not any("Δ" in name for name in sheets["baselines"].header)  # focal and ghm_cwap: nothing to compare with
+    assert "Δ Overall vs focal [95 % CI]" in sheets["baselines"].header  # the first of those that are there
 
 
 def test_several_searches_are_compared_and_each_has_files_of_its_own(
@@ -198,3 +198,46 @@ seeds: [0]
         printed = console.file.getvalue()  # type: ignore[attr-defined]
         assert "…" not in printed
         assert "nan" not in printed + formats.markdown(sheet) + formats.latex(sheet)
+
+
+def test_every_two_rows_against_plain_loops(recorded: Recorded, three_rows: str) -> None:
+    study = recorded.study(three_rows + CROSSED)
+    score = scores(1)
+    recorded.rows(study, {}, lambda row, factor, data, init: score[row, factor or 0, data])
+    sheets = named(report.collect(recorded.store, "rows"))
+    for factor in (10.0, 100.0):
+        sheet = sheets[f"pairs_{factor:g}"]
+        data = sheet.data.set_index(["row", "less", "column"])
+        assert [line[:2] for line in sheet.lines] == [
+            ("focal", "softmax"),
+            ("ghm_cwap", "softmax"),
+            ("ghm_cwap", "focal"),
+        ]
+        for row, less, *texts in sheet.lines:
+            gains = [100 * (score[row, factor, seed] - score[less, factor, seed]) for seed in range(5)]
+            mean = sum(gains) / 5
+            half = 2.776445 * sqrt(sum((one - mean) ** 2 for one in gains) / 4) / sqrt(5)  # t(0.975, 4)
+            assert data.loc[(row, less, "Rare"), "mean"] == pytest.approx(mean)
+            assert data.loc[(row, less, "Rare"), "high"] == pytest.approx(mean + half, rel=1e-5)
+            expected = f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]".replace("-", "−")
+            assert texts == [expected] * 5  # all groups have one score here
+
+
+def test_an_incomplete_row_is_in_no_pair(recorded: Recorded, three_rows: str) -> None:
+    study = recorded.study(three_rows)
+    recorded.rows(study, {}, lambda row, factor, data, init: None if (row, data) == ("focal", 4) else 0.5 + data / 100)
+    pairs = named(report.collect(recorded.store, "rows"))["pairs"]
+    assert [line[:2] for line in pairs.lines] == [("ghm_cwap", "softmax")]
+    assert pairs.lines[0][2] == "+0.00 [+0.00, +0.00]"
+
+
+def test_without_plain_cross_entropy_the_first_row_is_what_the_others_are_compared_with(
+    recorded: Recorded, three_rows: str
+) -> None:
+    study = recorded.study(three_rows.replace("softmax: {loss: {name: softmax}}", "seesaw: {loss: {name: seesaw}}"))
+    gain = {"seesaw": 0.5, "focal": 0.52, "ghm_cwap": 0.6}
+    recorded.rows(study, {}, lambda row, factor, data, init: gain[row])
+    (baselines,) = [one for one in report.collect(recorded.store, "rows").tables if one.name == "baselines"]
+    assert "Δ Overall vs seesaw [95 % CI]" in baselines.header
+    assert lines(baselines)["ghm_cwap"][6].startswith("+10.00 [+10.00, +10.00], p < 0.001")
+    assert lines(baselines)["seesaw"][6] == "—"

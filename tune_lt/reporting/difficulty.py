@@ -8,7 +8,7 @@ chance would else be said to fail at images that are hard because it failed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isnan, nan
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 
 from tune_lt import metrics
 from tune_lt.reporting.comparison import Difference, Pair, corrected, difference
-from tune_lt.reporting.sheets import Sheet, difference_text, mean_std, plus_minus
+from tune_lt.reporting.sheets import Sheet, difference_text, mean_std
 from tune_lt.reporting.tables import summarise
 
 TERCILES = ("easy", "middle", "hard")
@@ -98,38 +98,51 @@ def _terciles_sheet(
     )
 
 
-def precision(norms: Mapping[str, Mapping[str, Any]], counts: Sequence[int]) -> Sheet | None:
+def precision(frame: pd.DataFrame, read: Read) -> Sheet | None:
     """How well unit regions follow the density of gradient norms, by group of classes; None where no row has any.
 
-    ``norms``: by row, what a run recorded (`tune_lt.norms`); ``counts``: training images of each class.
+    ``frame``: as `terciles` has it. A row is there if all its runs recorded their norms (`tune_lt.norms`).
     """
-    groups = {name: labels for name, labels in metrics.groups(counts).items() if labels}
+    known = frame[frame["class_counts"].notna()]
+    if known.empty or len(known) > MOST_RUNS:
+        return None
+    content = {run_id: read(run_id, "norms.json") for run_id in dict.fromkeys(known["run_id"])}
+    groups = {name: labels for name, labels in metrics.groups(known.iloc[0]["class_counts"]).items() if labels}
+    most = known.groupby("row").size().max()
     lines, data = [], []
-    for row, content in norms.items():
-        found = content.get("precision")
-        if not found:
+    for row, own in known.groupby("row", sort=False):
+        found = {_pair(line): (content[line["run_id"]] or {}).get("precision") or {} for _, line in own.iterrows()}
+        if len(found) < most or not all(found.values()):  # no mean over what is there
             continue
-        texts = []
+        texts: list[str] = []
         for name, labels in groups.items():
-            values = {kind: [found[kind][label] for label in labels] for kind in ("equal", "own")}
-            known = {kind: [one for one in some if one is not None] for kind, some in values.items()}
-            means = {kind: sum(some) / len(some) if some else nan for kind, some in known.items()}
-            texts += [_short(means["equal"]), _short(means["own"])]
-            data.append({"row": row, "group": name, "equal regions": means["equal"], "own regions": means["own"]})
-        lines.append((row, *texts))
+            errors = {
+                kind: {pair: _mean(one[kind], labels) / 100 for pair, one in found.items()}  # a summary has percent
+                for kind in ("equal", "own")
+            }
+            gain = difference(errors["own"], errors["equal"])
+            texts += [*(mean_std(summarise(errors[kind].values())) for kind in ("equal", "own")), difference_text(gain)]
+            means = {kind: 100 * float(np.mean(list(some.values()))) for kind, some in errors.items()}
+            extra = {"difference": gain.mean, "low": gain.low, "high": gain.high, "runs": gain.pairs}
+            data.append({"row": row, "group": name, **means, **extra})
+        lines.append((str(row), *texts))
     if not lines:
         return None
-    header = tuple(f"{name} {kind}" for name in groups for kind in ("equal", "own"))
+    header = tuple(f"{name} {what}" for name in groups for what in ("equal", "own", "Δ [95 % CI]"))
     notes = (
         "Mean over images and classes of |log density of the unit region − log density in bins of 1/1000| of the "
-        "gradient norms of the training images after the last epoch, run of the first seed: smaller is more precise.",
-        "equal: N regions of one width (URA); own: those of the loss (AURA, where it is on). Bins of small classes "
-        "hold an image or none, so what is measured there is their noise more than the regions.",
+        "gradient norms of the training images after the last epoch, mean ± standard deviation over runs: smaller is "
+        "more precise.",
+        "equal: N regions of one width (URA); own: those of the loss (AURA, where it is on); Δ: own less equal, run by "
+        "run. Bins of small classes hold an image or none, so what is measured there is their noise more than the "
+        "regions.",
     )
     return Sheet(
         "precision", "Precision of the unit regions", ("Method", *header), tuple(lines), pd.DataFrame(data), notes
     )
 
 
-def _short(value: float) -> str:
-    return "—" if isnan(value) else plus_minus(value, nan)
+def _mean(errors: Sequence[float | None], labels: Sequence[int]) -> float:
+    """The mean error over those classes that have images; NaN where none has."""
+    known = [errors[label] for label in labels if errors[label] is not None]
+    return float(np.mean(known)) if known else nan  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from tune_lt.reporting.comparison import Difference, difference
 from tune_lt.reporting.searches import Searched, error, listed
 from tune_lt.reporting.sheets import Sheet, difference_text, of_groups, plus_minus
 from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble, by_seeds
-from tune_lt.rows import REFERENCE
+from tune_lt.rows import BASE, REFERENCE
 
 NAME = "recommendation"
 TAIL = ("Few", "Rare")
@@ -23,10 +23,8 @@ HONEST = (
 )
 
 
-def sheet(
-    content: Mapping[str, Any], searched: Sequence[Searched], frame: pd.DataFrame, reference: str | None
-) -> Sheet | None:
-    """The recommended row beside the ``reference``, and what follows, in sentences; None if the study has none.
+def sheet(content: Mapping[str, Any], searched: Sequence[Searched], frame: pd.DataFrame) -> Sheet | None:
+    """The recommended row beside plain cross-entropy, and what follows, in sentences; None if the study has none.
 
     ``content``: of the study's tables (``cells.json``); ``frame``: of their finished cells, as `tables` has it.
     """
@@ -37,6 +35,7 @@ def sheet(
     first = next(entry for entry in content["rows"][row] if entry["fingerprint"] == chosen["fingerprint"])
     entries = [entry for entry in content["rows"][row] if entry["imbalance"] == first["imbalance"]]
     own = frame[frame["imbalance"].isna() if first["imbalance"] is None else frame["imbalance"] == first["imbalance"]]
+    reference = next((name for name in (REFERENCE, BASE) if name in content["rows"]), None)
     rows = (row,) if reference in (None, row) else (str(reference), row)
     compared = reference if len(rows) == 2 else None
     table = assemble(own, Spec(NAME, f"Recommendation: {row}", rows, len(entries), (), compared))

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tune_lt.errors import InputError
-from tune_lt.reporting import difficulty, formats, page, paper, recommendation, search_figures, searches
+from tune_lt.reporting import difficulty, formats, page, pairs, paper, recommendation, search_figures, searches
 from tune_lt.reporting.figures import accuracy_by_class_size
 from tune_lt.reporting.recorded import Recorded, provenance, read, with_runs
 from tune_lt.reporting.searches import Searched
@@ -84,11 +84,11 @@ def collect(store: Store, study: str) -> Report:
         return Report(study, pd.DataFrame(), sheets, figures, recorded, more, tuple(searched))
     records = store.finished_cells()
     frame = _frame(store, content["rows"], records)
-    tables, figure, shown = _of_rows(study, content, frame, records)
+    tables, every_two, figure, shown = _of_rows(study, content, frame, records)
     beside = paper.sheets_of(tags, content, records)
     recorded = read(store, parent, frame, records.values())
-    measured = _measured(store, frame, _hardest(content["columns"]), _reference(content["rows"]), recorded)
-    advice = recommendation.sheet(content, searched, frame, _reference(content["rows"]))
+    measured = every_two + _measured(store, frame, _hardest(content["columns"]), _reference(content["rows"]))
+    advice = recommendation.sheet(content, searched, frame)
     last = [advice] if advice else []
     return Report(
         study,
@@ -131,10 +131,11 @@ def write_sheets(sheets: Iterable[Sheet], folder: Path) -> list[Path]:
 
 def _of_rows(
     study: str, content: Mapping[str, Any], frame: pd.DataFrame, records: Mapping[str, CellRecord]
-) -> tuple[list[Sheet], Figure, list[str]]:
-    """The tables and the figure of a study that has rows, and the rows in the figure."""
+) -> tuple[list[Sheet], list[Sheet], Figure, list[str]]:
+    """The tables of a study that has rows, all pairs of its rows, the figure, and the rows in the figure."""
     columns, rows = content["columns"], tuple(content["rows"])
     sheets: list[Sheet] = []
+    compared: list[Sheet | None] = []
     overall: dict[str, Table] = {}
     for column in columns:
         part = {
@@ -149,6 +150,8 @@ def _of_rows(
         label = "as it is" if column is None else f"{column:g}"
         spec = Spec("by_imbalance", study, rows, len(entries), tuple(_crossed(entries)), _reference(rows))
         overall[label] = assemble(own, spec)
+        suffix, end = _at(several)
+        compared.append(pairs.sheet(own, overall[label], f"pairs{suffix}", f"{study}: every two rows{end}"))
     if len(columns) > 1:
         title = f"{study}: accuracy by imbalance factor"
         sheets.insert(0, of_factors(overall, "by_imbalance", title, "imbalance"))
@@ -157,20 +160,17 @@ def _of_rows(
     title = f"{study}: accuracy by class size" + (f", imbalance {hardest:g}" if len(columns) > 1 else "")
     shown = _figure_rows(content, own)
     own = with_classes(own)
-    return sheets, accuracy_by_class_size(own, shown, title), shown
+    pairwise = [sheet for sheet in compared if sheet is not None]
+    return sheets, pairwise, accuracy_by_class_size(own, shown, title), shown
 
 
-def _measured(
-    store: Store, frame: pd.DataFrame, factor: float | None, reference: str | None, recorded: Recorded
-) -> list[Sheet]:
+def _measured(store: Store, frame: pd.DataFrame, factor: float | None, reference: str | None) -> list[Sheet]:
     """The paper's two claims, measured at one imbalance factor, as far as the runs recorded what that takes."""
     if frame.empty:
         return []
     own = frame[_of_column(frame, factor)]
     sheets = [difficulty.terciles(own, reference, store.read_json)] if reference == REFERENCE else []
-    known = with_classes(own)
-    if len(known):
-        sheets.append(difficulty.precision(recorded.norms.get(factor, {}), known.iloc[0]["class_counts"]))
+    sheets.append(difficulty.precision(own, store.read_json))
     return [sheet for sheet in sheets if sheet is not None]
 
 
@@ -179,9 +179,14 @@ def _hardest(columns: Iterable[float | None]) -> float | None:
 
 
 def _reference(rows: Iterable[str]) -> str | None:
-    """The row that the others are compared with: plain cross-entropy, else the base of an ablation."""
-    have = set(rows)
-    return next((name for name in (REFERENCE, BASE) if name in have), None)
+    """The row that the others are compared with: plain cross-entropy, else the base of an ablation, else the first."""
+    have = list(rows)
+    return next((name for name in (REFERENCE, BASE, *have[:1]) if name in have), None)
+
+
+def _at(imbalance: float | None) -> tuple[str, str]:
+    """What the name and the title of a table end with where there are tables for several imbalance factors."""
+    return ("", "") if imbalance is None else (f"_{imbalance:g}", f", imbalance {imbalance:g}")
 
 
 def _frame(store: Store, rows: Mapping[str, list[dict[str, Any]]], records: Mapping[str, CellRecord]) -> pd.DataFrame:
@@ -240,7 +245,7 @@ def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord], imbala
     expected = len(entries)
     own = [row for row in rows if losses[row] == searched]
     others = [row for row in rows if losses[row] != searched]
-    reference = [row for row in others if row == REFERENCE]
+    reference = [row for row in others if row == _reference(rows)]
     table_3 = (SWAPPED,) if {"margin", "weight_ura"} <= set(own) else ()
     notes = _found(content["found"]) + _crossed(entries)
     used = [
@@ -259,7 +264,7 @@ def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord], imbala
         return []
     alone = {_search(name) for name in content["found"]} == {searched}
     only = (f"Only {searched} was searched; the other losses run as the study file has them.",) if alone else ()
-    suffix, end = ("", "") if imbalance is None else (f"_{imbalance:g}", f", imbalance {imbalance:g}")
+    suffix, end = _at(imbalance)
     ablated, compared = (*reference, *own), (*others, *own[-1:])
     ablation = Spec(
         f"ablation{suffix}",
@@ -300,7 +305,7 @@ def _figure_rows(content: Mapping[str, Any], frame: pd.DataFrame) -> list[str]:
     """The reference, the full method, and of the other losses the one with the best overall mean."""
     present = list(dict.fromkeys(frame["row"])) if not frame.empty else []
     full = [row for row in present if content["losses"][row] == content["searched"]][-1:]
-    chosen = [row for row in present if row == REFERENCE]
+    chosen = [row for row in present if row == _reference(content["rows"])]
     rest = [row for row in present if row not in chosen and content["losses"][row] != content["searched"]]
     if rest:
         means = frame[frame["row"].isin(rest)].groupby("row")["test/top1"].mean()
