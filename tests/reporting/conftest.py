@@ -133,12 +133,13 @@ class Recorded:
         top1: Callable[[str, float | None, int, int], float | None],
     ) -> None:
         """The study's cells: ``top1`` of row, imbalance factor and seeds, None where a cell is missing."""
-        from tune_lt.search.driver import _parent_tags
+        from tune_lt.search.driver import _parent_tags, _show
         from tune_lt.search.runner import _table_of_contents
 
         cells = planned_cells(study, found, "content")
         parent = self.store.ensure_parent(study.name)
         self.store.tag(parent, _parent_tags(study, self.folder))
+        _show(self.store, study)
         chosen = recommended(study, found, self.values, cells)
         self.store.log_json(parent, "cells.json", _table_of_contents(study, cells, found, chosen))
         experiment = self.store.experiment(study.name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
+from mlflow.entities import Metric, Param
 from processes import answers, environment, free_ports, wait_until
 
 from tune_lt.search.selection import Ended
@@ -99,13 +100,13 @@ def test_the_view_of_the_tables_has_a_line_for_each_row(see: See, recorded_once:
 def test_the_view_of_the_search_has_the_best_trial_first(see: See, recorded_once: Recorded) -> None:
     client, experiment = recorded_once.store.client, _experiment(recorded_once, "study-07")
     for alpha in (0.31, 0.93, 0.62):
-        tags = {f"{TAG}row": "search", f"{TAG}kind": "cell", f"{TAG}found": json.dumps({"loss/alpha": alpha})}
-        run = client.create_run(experiment, tags=tags, run_name=f"trial at {alpha}").info.run_id
-        client.log_metric(run, "val/balanced", alpha)
+        run = client.create_run(experiment, tags={f"{TAG}row": "search", f"{TAG}kind": "cell"}, run_name=f"at {alpha}")
+        params = [Param("loss/name", "ghm_cwap"), Param("loss/alpha", f"{alpha}1")]
+        client.log_batch(run.info.run_id, [Metric("val/balanced", alpha, 0, 0)], params)
     text = see(f"/experiments/{experiment}/runs?viewStateShareKey=search", "search")
-    assert "the highest balanced accuracy first" in text
-    assert re.findall(r"trial at (0\.\d+)", text) == ["0.93", "0.62", "0.31"], text[-3000:]
-    assert '{"loss/alpha": 0.93}' in text
+    assert "Search: trials by val/balanced, the best first" in text
+    assert re.findall(r"\bat (0\.\d+)", text) == ["0.93", "0.62", "0.31"], text[-3000:]
+    assert re.findall(r"0\.\d\d1\b", text) == ["0.931", "0.621", "0.311"], text[-3000:]  # a column of the parameter
 
 
 def test_runs_are_filtered_by_their_row(see: See, recorded_once: Recorded) -> None:

@@ -22,7 +22,7 @@ from tune_lt.search.lease import Lease
 from tune_lt.search.planning import PlannedCell, planned_cells, recommended, trial_cells
 from tune_lt.search.runner import Runner
 from tune_lt.search.storage import check_shared, checkpoint_folder
-from tune_lt.study import Study
+from tune_lt.study import Search, Study
 from tune_lt.tracking import TAG, Store
 
 OBJECT_STORE_BYTES = 200 * 2**20  # beside the images
@@ -121,6 +121,7 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
             if orphans:
                 display.say(f"{orphans} runs of a driver that died are taken up again where they are still wanted")
             store.begin(parent, study.text, _parent_tags(study, checkpoints))
+            _show(store, study)
             with _ray_session(display, dataset, checkpoints):
                 runner = Runner(study, store, display, dataset, parent, journal, lease, before)
                 found = {
@@ -158,6 +159,14 @@ def _parent_tags(study: Study, checkpoints: Path) -> dict[str, str]:
     tags = {"dataset": str(study.data["name"]), "git": provenance.git_commit(), "checkpoints": str(checkpoints)}
     tags |= {"scale": study.scale} | ({"table": str(study.table)} if study.table else {})
     return {f"{TAG}{name}": value for name, value in tags.items()}
+
+
+def _show(store: Store, study: Study) -> None:
+    """What is searched now as columns of the study's trials in MLflow's UI, sorted by the first search's objective."""
+    spaces = list(study.searches.values())
+    search = spaces[0].search if spaces else Search()
+    searched = dict.fromkeys(path for space in spaces for path in space.space)
+    store.show(study.name, list(searched), search.objectives[0], search.mode)
 
 
 def _some(names: Sequence[str]) -> str:

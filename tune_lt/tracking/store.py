@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,7 @@ class Store:
         if found is None:
             artifacts = (self.folder / "mlartifacts" / study).as_uri() if self.folder else None
             kind = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on training runs
-            tags = kind | views.tags()
-            return str(self.client.create_experiment(study, artifact_location=artifacts, tags=tags))
+            return str(self.client.create_experiment(study, artifact_location=artifacts, tags=kind))
         if found.lifecycle_stage != "active":
             raise InputError(f"tracking store: the experiment {study!r} was deleted; restore it or rename the study")
         return str(found.experiment_id)
@@ -106,6 +105,12 @@ class Store:
         self.client.update_run(run_id, status="RUNNING")
         self.tag(run_id, tags)
         self.client.log_text(run_id, text, "study.yaml")
+
+    def show(self, study: str, searched: Sequence[str], metric: str, mode: str) -> None:
+        """Leave the views of the study's rows and trials in MLflow's UI (`views.tags`)."""
+        experiment = self.experiment(study)
+        for name, content in views.tags(searched, metric, mode).items():
+            self.client.set_experiment_tag(experiment, name, content)
 
     def interrupt_running(self, study: str) -> int:
         """Mark the cells of the study that claim to run as interrupted; how many. For the holder of the lease alone."""

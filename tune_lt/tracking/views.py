@@ -14,20 +14,25 @@ from tune_lt.metrics import GROUPS
 from tune_lt.tracking.records import TAG
 
 _KEY = "mlflow.sharedViewState."  # and the view's name in addresses: ?viewStateShareKey=tables
-_ROW, _FOUND = f"{TAG}row", f"{TAG}found"
+_ROW = f"{TAG}row"
 
 
-def tags() -> dict[str, str]:
-    """The tags of an experiment that has the views."""
+def tags(searched: Sequence[str], metric: str, mode: str) -> dict[str, str]:
+    """The tags of an experiment that has the views.
+
+    ``searched``: paths of the searched parameters, a column of the trials each; ``metric`` and ``mode`` (max, min) say
+    what the trials are sorted by. Without a search there is no view of its trials.
+    """
     accuracies = [f"metrics.`test/{name}`" for name in ("top1", *GROUPS)]
     rows = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": _ROW}]}
     tables = _state(f"tags.`{TAG}fold` = 'full'", "attributes.start_time", accuracies, ascending=True, groupBy=rows)
-    columns = [f"tags.`{_FOUND}`", "metrics.`val/balanced`"]
-    trials = _state(f"tags.`{_ROW}` = 'search'", "metrics.`val/balanced`", columns, ascending=False)
-    return {
-        f"{_KEY}tables": _view("Tables: rows, means over seeds", tables),
-        f"{_KEY}search": _view("Search: trials, the highest balanced accuracy first", trials),
-    }
+    found = {f"{_KEY}tables": _view("Tables: rows, means over seeds", tables)}
+    if not searched:
+        return found
+    by = f"metrics.`{metric}`"
+    columns = [*(f"params.`{path}`" for path in ("loss/name", *searched)), by]
+    trials = _state(f"tags.`{_ROW}` = 'search'", by, columns, ascending=mode == "min")
+    return found | {f"{_KEY}search": _view(f"Search: trials by {metric}, the best first", trials)}
 
 
 def _state(search: str, order: str, columns: Sequence[str], *, ascending: bool, **more: Any) -> dict[str, Any]:
