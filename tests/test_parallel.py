@@ -44,7 +44,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "softmax": {"name": "softmax"},
     "class_balanced": {"name": "class_balanced"},
     "ghm_cwap": {"name": "ghm_cwap", "regions": 10},
-    "ghm_cwap, class mean": {"name": "ghm_cwap", "normalization": "class_mean", "drw": {"start": 0.3}},
+    "ghm_cwap, no mean": {"name": "ghm_cwap", "normalization": "none", "drw": {"start": 0.3}},
     "ghm": {"name": "ghm"},
     "seesaw online": {"name": "seesaw", "online": True},
     "equalization": {"name": "equalization"},

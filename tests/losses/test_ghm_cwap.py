@@ -23,9 +23,7 @@ N = 6
 COUNTS = [40, 12, 5, 3, 0, 4]  # 2, 3 and 5 have fewer than N images; 4 has none, 5 has some but is never met
 CHOICES: dict[str, tuple[Any, ...]] = {
     "weight": ("effective", "reciprocal", "none"),
-    "normalization": ("batch_mean", "class_mean", "none"),
-    "weight_cap": (None, 0.6),
-    "gradient_norm": ("margin_softmax", "softmax"),
+    "normalization": ("batch_mean", "none"),
     "margin_counts": ("effective", "raw"),
     "size": ("counts", "density"),
     "aura": (True, False),
@@ -70,7 +68,9 @@ class Reference:
             s_m, s_n = self.effective_size(m), self.effective_size(n)
         return self.gamma * math.log(min(1, s_n / s_m))
 
-    def bare_weight(self, c: int, i: int) -> float:
+    def weight(self, c: int, i: int) -> float:
+        if self.frozen[c] is None:
+            return 1.0
         v = max(self.v(c, i), 1)
         if self.options["weight"] == "effective":
             return v ** (self.alpha - 1)
@@ -78,23 +78,13 @@ class Reference:
             return self.effective_size(c) / v**self.alpha
         return 1.0
 
-    def weight(self, c: int, i: int) -> float:
-        if self.frozen[c] is None:
-            return 1.0
-        w = self.bare_weight(c, i)
-        if self.options["normalization"] == "class_mean":
-            counts = self.frozen[c][1]  # type: ignore[index]
-            w /= sum(counts[j] * self.bare_weight(c, j) for j in range(self.regions)) / sum(counts)
-        return w if self.options["weight_cap"] is None else min(w, self.options["weight_cap"])
-
     def step(self, logits: list[list[float]], targets: list[int]) -> tuple[float, list[list[float]]]:
         """The batch's loss and its gradient; counts the examples."""
         found = []
         for z, y in zip(logits, targets, strict=True):
             adjusted = [z[n] + self.margin(y, n) for n in range(len(z))]
             p = softmax(adjusted)
-            p_for_g = p if self.options["gradient_norm"] == "margin_softmax" else softmax(z)
-            g = sum(p_for_g[n] for n in range(len(z)) if n != y)
+            g = sum(p[n] for n in range(len(z)) if n != y)
             w = 1.0 if self.frozen[y] is None else self.weight(y, self.region(self.frozen[y][0], g))
             self.live_counts[y][self.region(self.live_edges[y], g)] += 1
             found.append((w, -math.log(p[y]), [p[n] - (n == y) for n in range(len(z))]))
@@ -245,10 +235,9 @@ def test_tau_without_margin_and_weights_is_logit_adjustment() -> None:
     assert train(build(tau=0.7, gamma=0.0, weight="none")) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("norm", CHOICES["gradient_norm"])
-def test_tau_adds_the_scaled_log_counts_before_all_else(norm: str) -> None:
+def test_tau_adds_the_scaled_log_counts_before_all_else() -> None:
     """So the loss of logits that have them already is the same, weights and gradient norms included."""
-    own, given = build(tau=0.7, gradient_norm=norm), build(gradient_norm=norm)
+    own, given = build(tau=0.7), build()
     prior = 0.7 * torch.tensor([50.0, 20.0, 7.0]).log()
     z, y = 2 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
     for _ in range(3):
@@ -267,14 +256,6 @@ def test_margin_vanishes_when_classes_and_their_histograms_are_equal() -> None:
     loss.end_epoch()
 
     torch.testing.assert_close(loss(*batch), F.cross_entropy(*batch))
-
-
-def test_under_class_mean_the_weights_of_each_class_average_to_one_over_its_last_epoch() -> None:
-    for weight in ("effective", "reciprocal"):
-        loss = build(normalization="class_mean", weight=weight)
-        train(loss)
-        counts = loss.frozen.counts
-        torch.testing.assert_close((loss.weights * counts).sum(1) / counts.sum(1), torch.ones(3))
 
 
 def test_small_classes_keep_equal_widths_and_large_ones_do_not() -> None:
@@ -335,10 +316,9 @@ def test_a_copy_goes_its_own_way() -> None:
     assert train(loss) == train(copy.deepcopy(build()))
 
 
-@pytest.mark.parametrize("norm", CHOICES["gradient_norm"])
-def test_gradient_norms_lie_in_the_regions_that_were_counted(norm: str) -> None:
+def test_gradient_norms_lie_in_the_regions_that_were_counted() -> None:
     """They are recorded from log-odds, and binned from the cross-entropy."""
-    loss = build(gradient_norm=norm)
+    loss = build()
     z, y = 2 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
     expected = [[0] * 5 for _ in range(3)]
     for g, label in zip(loss.gradient_norm(z, y).tolist(), y.tolist(), strict=True):

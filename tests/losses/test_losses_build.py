@@ -37,8 +37,7 @@ def test_ghm_cwap_has_the_papers_values_as_defaults() -> None:
 
     assert defaults == {
         "alpha": 0.9, "gamma": 0.8, "regions": 30, "aura": True, "weight": "effective", "normalization": "batch_mean",
-        "weight_cap": None, "gradient_norm": "margin_softmax", "margin_counts": "effective", "size": "counts",
-        "tau": 0.0,
+        "margin_counts": "effective", "size": "counts", "tau": 0.0,
     }  # fmt: skip
 
 
@@ -133,7 +132,7 @@ def test_drw_multiplies_into_the_weights_of_its_loss() -> None:
 
 
 def test_drw_multiplies_into_the_weights_of_ghm_cwap() -> None:
-    params = {"class_counts": COUNTS, "regions": 3, "alpha": 0.3, "weight_cap": 0.9}
+    params = {"class_counts": COUNTS, "regions": 3, "alpha": 0.3}
     plain = losses.build("ghm_cwap", **params)
     loss = losses.build("ghm_cwap", **params, epochs=2, drw={"start": 0.5, "beta": 0.9})
     for each in (plain, loss):

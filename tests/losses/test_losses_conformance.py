@@ -21,8 +21,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("focal", {"gamma": 0.5}),
     ("seesaw", {"online": False}),
     ("ghm", {"momentum": 0.0, "divide_by_classes": True}),
-    ("ghm_cwap", {"aura": False, "weight": "reciprocal", "normalization": "class_mean", "weight_cap": 2.0}),
-    ("ghm_cwap", {"normalization": "none", "gradient_norm": "softmax", "size": "density", "regions": 5}),
+    ("ghm_cwap", {"aura": False, "weight": "reciprocal"}),
+    ("ghm_cwap", {"normalization": "none", "size": "density", "regions": 5}),
 ]
 CASES = [
     pytest.param(name, {**params, **({"drw": {"start": 0.0}, "epochs": 1} if drw else {})},
@@ -265,7 +265,6 @@ OTHER_VALUES: dict[tuple[str, str], list[Any]] = {
     ("ghm_cwap", "alpha"): [0.5],
     ("ghm_cwap", "gamma"): [0.4],
     ("ghm_cwap", "regions"): [3],
-    ("ghm_cwap", "weight_cap"): [0.8],
     ("ghm_cwap", "tau"): [0.5],
     ("logit_adjustment", "tau"): [0.5],
     ("ldam", "max_m"): [0.2],

@@ -40,10 +40,7 @@ class GHMCWAP(Loss):
     - ``aura``: widths follow the last histogram, in classes with at least N images; else they stay equal.
     - ``weight``: ``effective`` v^(α−1); ``reciprocal`` S_c / v^α, Eq. 1 to the letter; ``none`` 1. A v below 1 counts
       as 1 here.
-    - ``normalization``: ``batch_mean`` divides by the batch's mean weight; ``class_mean`` gives each class's examples
-      of the last epoch the mean weight 1; ``none``.
-    - ``weight_cap``: the largest weight, after the class mean and before the batch mean.
-    - ``gradient_norm``: ``margin_softmax`` as above; ``softmax`` 1 − softmax(z)_y.
+    - ``normalization``: ``batch_mean`` divides by the batch's mean weight; ``none``, Eq. 3 to the letter.
     - ``margin_counts``: the margin from ``effective`` S_c or ``raw`` n_c.
     - ``size``: S_c from ``counts``, v · N · width, which widths do not warp; ``density`` from v, Alg. 1 to the letter.
 
@@ -65,18 +62,15 @@ class GHMCWAP(Loss):
         regions: Annotated[int, Ge(2), Knob("choice", (10, 20, 30))] = 30,
         aura: Annotated[bool, Knob("choice", (True, False))] = True,
         weight: Literal["effective", "reciprocal", "none"] = "effective",
-        normalization: Literal["batch_mean", "class_mean", "none"] = "batch_mean",
-        weight_cap: Annotated[float, Gt(0)] | None = None,
-        gradient_norm: Literal["margin_softmax", "softmax"] = "margin_softmax",
+        normalization: Literal["batch_mean", "none"] = "batch_mean",
         margin_counts: Literal["effective", "raw"] = "effective",
         size: Literal["counts", "density"] = "counts",
         tau: Annotated[float, Ge(0)] = 0.0,
     ) -> None:
         super().__init__(class_counts)
         self.alpha, self.gamma = alpha, gamma
-        self.weight, self.normalization, self.weight_cap = weight, normalization, weight_cap
-        self.norm_of, self.margin_counts, self.size = gradient_norm, margin_counts, size
-        self.tau = tau
+        self.weight, self.normalization = weight, normalization
+        self.margin_counts, self.size, self.tau = margin_counts, size, tau
         classes = len(self.class_counts)
         self.frozen = UnitRegions(classes, regions)
         self.live = UnitRegions(classes, regions)
@@ -93,8 +87,7 @@ class GHMCWAP(Loss):
         adjusted = with_margin(logits, self.log_size, targets, self.gamma)
         cross_entropy = F.cross_entropy(adjusted, targets, reduction="none")
         with torch.no_grad():
-            margin = self.norm_of == "margin_softmax"
-            g = one_minus_p(cross_entropy if margin else F.cross_entropy(logits, targets, reduction="none"))
+            g = one_minus_p(cross_entropy)
             weights = self.weights[targets, self.frozen.find(g, targets)]
             if self.training:
                 self.live.count(g, targets)
@@ -103,12 +96,10 @@ class GHMCWAP(Loss):
         return weights * cross_entropy, None
 
     def gradient_norm(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """g as it is binned, (B,): of the margin's softmax, or of the plain one."""
+        """g as it is binned, (B,): of the softmax with the margin."""
         if self.tau:
             logits = logits + self.prior
-        if self.norm_of == "margin_softmax":
-            logits = with_margin(logits, self.log_size, targets, self.gamma)
-        return super().gradient_norm(logits, targets)
+        return super().gradient_norm(with_margin(logits, self.log_size, targets, self.gamma), targets)
 
     def unit_regions(self) -> Tensor:
         """The edges (C, N + 1) of the last complete epoch, by which weights are looked up."""
@@ -141,15 +132,10 @@ class GHMCWAP(Loss):
         return (mass**self.alpha).sum(1)
 
     def _weights(self, size: Tensor) -> Tensor:
-        """W[c, i], (C, N), after the class mean and the cap."""
+        """W[c, i], (C, N)."""
         v = self.frozen.values.clamp(min=1)
         if self.weight == "effective":
-            weights = v ** (self.alpha - 1)
-        elif self.weight == "reciprocal":
-            weights = size.unsqueeze(1) / v**self.alpha
-        else:
-            weights = torch.ones_like(v)
-        if self.normalization == "class_mean":
-            counts = self.frozen.counts
-            weights = weights * counts.sum(1, keepdim=True) / (weights * counts).sum(1, keepdim=True)
-        return weights if self.weight_cap is None else weights.clamp(max=self.weight_cap)
+            return v ** (self.alpha - 1)
+        if self.weight == "reciprocal":
+            return size.unsqueeze(1) / v**self.alpha
+        return torch.ones_like(v)
