@@ -25,7 +25,7 @@ class Hosts:
         self._names, self._folder = names, folder
         self._log = 0
         self.processes: dict[str, list[subprocess.Popen[bytes]]] = {name: [] for name in names}
-        switch = self._space("switch")
+        switch = self.space("switch")
         _clear()
         try:
             _ip("netns", "add", switch)
@@ -36,7 +36,7 @@ class Hosts:
             _ip("addr", "add", f"{PREFIX}.1/24", "dev", self._mark)
             _ip("link", "set", self._mark, "up")
             for name in names:
-                space = self._space(name)
+                space = self.space(name)
                 _ip("netns", "add", space)
                 _ip("-n", space, "link", "add", "eth0", "type", "veth", "peer", "name", name, "netns", switch)
                 _ip("-n", switch, "link", "set", name, "master", "br0", "up")
@@ -61,7 +61,7 @@ class Hosts:
         """Start a process there. ``binds``: folders seen at other paths; its shared memory is its own."""
         mounts = "".join(f"mount --bind '{source}' '{target}' && " for source, target in (binds or {}).items())
         shell = f'mount -t tmpfs tmpfs /dev/shm && {mounts}exec "$@"'
-        inside = ["ip", "netns", "exec", self._space(name), "sh", "-c", shell, "sh", *command]
+        inside = ["ip", "netns", "exec", self.space(name), "sh", "-c", shell, "sh", *command]
         with open(self.log(name), "ab") as log:
             process = subprocess.Popen(
                 inside, cwd=self._folder, env=dict(env), stdout=log, stderr=log, start_new_session=True
@@ -71,11 +71,11 @@ class Hosts:
 
     def cut(self, name: str) -> None:
         """Pull a host's cable out: its processes go on, and nobody hears of them."""
-        _ip("-n", self._space("switch"), "link", "set", name, "down")
+        _ip("-n", self.space("switch"), "link", "set", name, "down")
 
     def join(self, name: str) -> None:
         """Put it in again."""
-        _ip("-n", self._space("switch"), "link", "set", name, "up")
+        _ip("-n", self.space("switch"), "link", "set", name, "up")
 
     def stop(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
         """End every process of a host, and wait for it."""
@@ -97,7 +97,7 @@ class Hosts:
 
     def running(self, name: str) -> list[int]:
         """The ids of the processes on a host."""
-        told = subprocess.run(["ip", "netns", "pids", self._space(name)], capture_output=True, text=True)
+        told = subprocess.run(["ip", "netns", "pids", self.space(name)], capture_output=True, text=True)
         return [int(pid) for pid in told.stdout.split()]
 
     def close(self) -> None:
@@ -106,9 +106,10 @@ class Hosts:
             self.stop(name)
         subprocess.run(["ip", "link", "del", self._mark], capture_output=True)
         for name in (*self._names, "switch"):
-            subprocess.run(["ip", "netns", "del", self._space(name)], capture_output=True)
+            subprocess.run(["ip", "netns", "del", self.space(name)], capture_output=True)
 
-    def _space(self, name: str) -> str:
+    def space(self, name: str) -> str:
+        """What Linux calls the network namespace of a host."""
         return f"{self._mark}-{name}"
 
 

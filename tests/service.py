@@ -13,19 +13,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import boto3
 import requests
-import yaml
+from compose import COMPOSE, DOCKER
 from hosts import Hosts
 from processes import environment, wait_until
 
-DOCKER = Path(__file__).parents[1] / "docker"
-COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+SERVICES = COMPOSE["services"]
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
 NAMES = ("postgres", "rustfs", "mlflow", "ray-head", "worker1", "worker2")
 ADA = "ada-s-own-password-0123456789"
@@ -88,7 +87,7 @@ class Service:
             *server,
             "-c",
             "listen_addresses=*",
-            *COMPOSE["postgres"]["command"],
+            *SERVICES["postgres"]["command"],
         ]
         self.hosts.start("postgres", command, environment())
         self._wait("postgres", lambda: not self._ready())
@@ -96,7 +95,7 @@ class Service:
     def stop_database(self) -> None:
         """As `docker stop` does."""
         pid = int((self._database / "data" / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGTERM if COMPOSE["postgres"].get("stop_signal") == "SIGTERM" else signal.SIGINT)
+        os.kill(pid, signal.SIGTERM if SERVICES["postgres"].get("stop_signal") == "SIGTERM" else signal.SIGINT)
         self.hosts.processes["postgres"][-1].wait(30)
 
     def query(self, text: str, database: str = "mlflow") -> list[Any]:
@@ -127,6 +126,7 @@ class Service:
         for name, value in (("s3_access_key", key["AccessKeyId"]), ("s3_secret_key", key["SecretAccessKey"])):
             (self.secrets / name).chmod(0o600)
             (self.secrets / name).write_text(value)
+            (self.secrets / name).chmod(0o444)
 
     def objects(self, secret: str | None = None) -> Any:
         """A client of the object store."""
@@ -152,7 +152,7 @@ class Service:
     def start_ray(self, name: str) -> None:
         """A node with its own temporary folder; the home folder, where studies keep their state, is everybody's."""
         at = self.hosts.at(name)
-        service = COMPOSE["ray-head" if name == "ray-head" else "ray-worker"]
+        service = SERVICES["ray-head" if name == "ray-head" else "ray-worker"]
         words = {"--address=ray-head:6379": f"--address={self.hosts.at('ray-head')}:6379"}
         words |= {"--num-cpus=${WORKER_CPUS:-2}": "--num-cpus=1"}
         command = [words.get(word, word) for word in service["command"]]
@@ -205,21 +205,28 @@ class Service:
 
 
 @contextmanager
-def service(folder: Path) -> Iterator[Service]:
-    """The whole deployment, with two workers of one CPU each and the user ada; all of it is gone afterwards."""
+def service(
+    folder: Path,
+    kind: type[Service] = Service,
+    names: tuple[str, ...] = NAMES,
+    prepare: Callable[[Any], None] = lambda running: None,
+) -> Iterator[Service]:
+    """The whole deployment, with a worker for each name of one and the user ada; all of it is gone afterwards."""
     database = Path(tempfile.mkdtemp(prefix="tlpg"))  # Postgres, as its own user, must reach it
-    hosts = Hosts(NAMES, folder)
+    hosts = Hosts(names, folder)
+    workers = [name for name in names if name.startswith("worker")]
     try:
-        running = Service(hosts, folder, database)
+        running = kind(hosts, folder, database)
+        prepare(running)
         running.start_objects()
         running.start_ray("ray-head")  # all at once: each waits for what it needs
         running.make_database()
         running.start_mlflow()
         wait_until(lambda: _listens(running), hosts.log("ray-head"), 120)
-        for name in ("worker1", "worker2"):
+        for name in workers:
             running.start_ray(name)
         running.wait_for_mlflow()
-        running.wait_for_ray(3)
+        running.wait_for_ray(1 + len(workers))
         assert running.mlflow("POST", "users/create", username="ada", password=ADA).ok
         yield running
     finally:

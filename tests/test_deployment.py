@@ -174,15 +174,16 @@ def test_two_people_share_a_cluster(
 ) -> None:
     ben = {"MLFLOW_TRACKING_USERNAME": "ben", "MLFLOW_TRACKING_PASSWORD": "ben-s-own-password-9876543210"}
     assert running.mlflow("POST", "users/create", username="ben", password=ben["MLFLOW_TRACKING_PASSWORD"]).ok
-    epochs = 60  # so many that what one begins later than the other is nothing beside it
-    outs, processes, times = {name: tmp_path / f"{name}.txt" for name in ("of-ada", "of-ben")}, {}, {}
+    # so many that what one begins later is nothing beside it, and other ones than any study here: no cell is shared
+    epochs = {"of-ada": 70, "of-ben": 71}
+    outs, processes, times = {name: tmp_path / f"{name}.txt" for name in epochs}, {}, {}
     for name, who in (("of-ada", {}), ("of-ben", ben)):
-        file = study(tmp_path, tiny_text, name, epochs)
+        file = study(tmp_path, tiny_text, name, epochs[name])
         file.write_text(file.read_text().replace("concurrent: 2", "concurrent: 1"))  # a processor for each of them
         processes[name] = submitted(running, file, outs[name], **who)
     for name, process in processes.items():
         assert process.wait(240) == 0, outs[name].read_text()
-        cells = whole(running, name, epochs, monkeypatch)
+        cells = whole(running, name, epochs[name], monkeypatch)
         runs = [Store(running.store).client.get_run(cell.run_id).info for cell in cells]
         times[name] = (min(run.start_time for run in runs), max(run.end_time for run in runs))
     print({name: [(at - times["of-ada"][0]) / 1000 for at in both] for name, both in times.items()})

@@ -20,18 +20,15 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from compose import COMPOSE, DOCKER, REPOSITORY, VARIABLE, interpolated
 from jsonschema import Draft7Validator
 
 from tune_lt import __version__
 
-REPOSITORY = Path(__file__).parents[1]
-DOCKER = REPOSITORY / "docker"
 SCHEMAS = Path(os.environ.get("TUNE_LT_SCHEMAS", REPOSITORY.parent / "shared" / "schemas"))
-COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 CLIENT = "tune-lt"  # the one service that is a command
 CONDITIONS = {"service_started", "service_healthy", "service_completed_successfully"}
-VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:[-?]([^}]*))?\}")
 MANIFESTS = sorted(set(DOCKER.glob("kuberay/*.yaml")) - {DOCKER / "kuberay" / "kustomization.yaml"})
 TEMPLATE = "secrets.template.yaml"
 
@@ -47,10 +44,6 @@ def named(name: str, kind: str) -> dict[str, Any]:
 def settings() -> dict[str, str]:
     lines = [line for line in (DOCKER / ".env.example").read_text().splitlines() if line and line[0] != "#"]
     return dict(line.split("=", 1) for line in lines)
-
-
-def interpolated(text: str, given: dict[str, str]) -> str:
-    return VARIABLE.sub(lambda match: given.get(match[1]) or match[3] or "", text)
 
 
 def pods(spec: Any) -> list[dict[str, Any]]:

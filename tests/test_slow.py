@@ -173,7 +173,7 @@ def _kill_somewhere(process: subprocess.Popen[bytes], folder: Path, out: Path, t
     return kind
 
 
-@pytest.mark.parametrize(("kills", "changes"), [(20, HOLDOUT), (4, FOLDS)], ids=["holdout-asha", "folds-racing"])
+@pytest.mark.parametrize(("kills", "changes"), [(12, HOLDOUT), (4, FOLDS)], ids=["holdout-asha", "folds-racing"])
 def test_a_driver_killed_at_many_moments_loses_and_repeats_nothing(
     tmp_path: Path, tiny_text: str, kills: int, changes: tuple[tuple[str, str], ...]
 ) -> None:
