@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check schema wheel clean
+.PHONY: help install demo test test-slow test-images check schema wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,8 +17,11 @@ demo: $(VENV)/.installed ## search, ablation and baselines on handwritten digits
 test: $(VENV)/.developer ## the tests, under 10 minutes on 2 cores
 	$(BIN)/pytest
 
-test-slow: $(VENV)/.developer ## whole demos, in a fresh environment too
+test-slow: $(VENV)/.developer ## kills, outages, browsers, whole demos: about 45 minutes
 	$(BIN)/pytest -m slow
+
+test-images: $(VENV)/.developer ## docker/'s images built and run, as root: about 8 minutes, 9 GB of disk
+	$(BIN)/pytest -m images
 
 check: $(VENV)/.developer ## formatting, lint, types
 	$(BIN)/ruff format --check .

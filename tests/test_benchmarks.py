@@ -32,7 +32,6 @@ ROOT = Path(__file__).parents[1]
             "--part check --part steps --part packed --part roofline",
             "| resnet32 |",
         ),
-        ("many_models.py --networks resnet8 --members 2 --repetitions 2 --steps 1 --batch 8", "| 2 | grouped |"),
         pytest.param(
             "load.py --clients 4 --minutes 0.1",
             "| metrics lost or doubled | 0 of ",

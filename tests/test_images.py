@@ -19,7 +19,7 @@ from images import Contained, Engine
 from tune_lt.tracking import Store
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.images,
     pytest.mark.skipif(bool(images.missing()), reason=f"images need {', '.join(images.missing())}"),
 ]
 USER = 10001

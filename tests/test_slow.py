@@ -94,7 +94,7 @@ def test_ctrl_c_leaves_nothing_running_and_the_same_command_goes_on(
     tmp_path: Path, tiny_text: str, moment: str
 ) -> None:
     study = tmp_path / "tiny.yaml"
-    study.write_text(tiny_text.replace("epochs: 4", "epochs: 100").replace("trials: 5", "trials: 8"))
+    study.write_text(tiny_text.replace("epochs: 4", "epochs: 60").replace("trials: 5", "trials: 8"))
     command = [sys.executable, "-m", "tune_lt.cli", "run", str(study)]
     out = tmp_path / "out.txt"
     with open(out, "w") as file:
@@ -173,7 +173,7 @@ def _kill_somewhere(process: subprocess.Popen[bytes], folder: Path, out: Path, t
     return kind
 
 
-@pytest.mark.parametrize(("kills", "changes"), [(12, HOLDOUT), (4, FOLDS)], ids=["holdout-asha", "folds-racing"])
+@pytest.mark.parametrize(("kills", "changes"), [(8, HOLDOUT), (4, FOLDS)], ids=["holdout-asha", "folds-racing"])
 def test_a_driver_killed_at_many_moments_loses_and_repeats_nothing(
     tmp_path: Path, tiny_text: str, kills: int, changes: tuple[tuple[str, str], ...]
 ) -> None:
