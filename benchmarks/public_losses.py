@@ -134,7 +134,7 @@ def vs(counts: Tensor, gamma: float = 0.3, tau: float = 1.0) -> Formula:
 class GHMCWAP:
     """The paper's Eq. 1-3 and Algorithm 1, with the readings that are the product's defaults."""
 
-    def __init__(self, counts: Tensor, alpha: float = 0.9, gamma: float = 0.8, regions: int = 30) -> None:
+    def __init__(self, counts: Tensor, alpha: float = 0.6, gamma: float = 1.2, regions: int = 30) -> None:
         self.alpha, self.gamma, self.regions, self.n = alpha, gamma, regions, counts
         equal = torch.arange(regions + 1, device=counts.device) / regions
         self.edges = self.next_edges = equal.repeat(len(counts), 1)

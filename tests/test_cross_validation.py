@@ -180,7 +180,7 @@ def test_weights_that_are_absent_are_not_searched(two: Ran) -> None:
         if "loss/weight" in found:
             assert ("loss/alpha" in found) == (found["loss/weight"] == "effective")
             if "loss/alpha" not in found:
-                assert trial.params["loss/alpha"] == "0.9"  # the default
+                assert trial.params["loss/alpha"] == "0.6"  # the default
 
 
 def test_the_tables_are_crossed_with_the_imbalance(two: Ran) -> None:

@@ -176,7 +176,7 @@ def test_a_dimension_can_wait_for_another(tmp_path: Path) -> None:
     space = study.searches["ghm_cwap"]
     assert list(space.space) == ["loss/weight", "loss/alpha"]  # the condition comes first
     assert space.space["loss/alpha"] == Dimension("uniform", (0.3, 1.0), {"loss/weight": ("effective",)})
-    assert space.complete({"loss/weight": "none"}) == {"loss/alpha": 0.9, "loss/weight": "none"}  # the default
+    assert space.complete({"loss/weight": "none"}) == {"loss/alpha": 0.6, "loss/weight": "none"}  # the default
     assert space.complete({"loss/weight": "effective", "loss/alpha": 0.4})["loss/alpha"] == 0.4
 
 

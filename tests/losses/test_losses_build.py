@@ -32,11 +32,11 @@ def test_the_registry_is_exactly_this() -> None:
     ]  # fmt: skip
 
 
-def test_ghm_cwap_has_the_papers_values_as_defaults() -> None:
+def test_ghm_cwap_has_the_method_studys_choices_as_defaults() -> None:
     defaults = {name: default for name, (_, default) in registry.parameters(losses.LOSSES["ghm_cwap"]).items()}
 
     assert defaults == {
-        "alpha": 0.9, "gamma": 0.8, "regions": 30, "aura": True, "weight": "effective", "normalization": "batch_mean",
+        "alpha": 0.6, "gamma": 1.2, "regions": 30, "aura": True, "weight": "effective", "normalization": "batch_mean",
         "margin_counts": "effective", "size": "counts", "tau": 0.0,
     }  # fmt: skip
 
