@@ -159,6 +159,7 @@ def test_the_parent_run_holds_the_study_file_the_tables_and_the_figure(ran: Ran)
         "baselines",
         "search_ghm_cwap",
         "trials_ghm_cwap",
+        "pairs",
         "difficulty",
         "precision",
     ]  # one row of the searched loss is no ablation
