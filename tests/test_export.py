@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,3 +119,64 @@ def test_another_choice_is_another_version_and_leaves_the_first_as_it_was(tmp_pa
         assert (Path(source.removeprefix("file://")) / "README.md").read_text() == card
     assert str(store.client.get_model_version_by_alias("twice", "recommended").version) == "1"
     assert len(store.client.get_model_version("twice", "1").description) == registry.CHARACTERS
+
+
+REFUSED = """
+import re, sys
+from importlib import metadata
+from importlib.machinery import PathFinder
+
+def named(lines):
+    return {re.split(r"[^A-Za-z0-9._-]", line)[0].lower().replace("_", "-") for line in lines}
+
+def closure(names):
+    found, left = set(), list(names)
+    while left:
+        name = left.pop()
+        try:
+            needed = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        left += named(one for one in needed if "extra ==" not in one) - found
+    return found
+
+class Others(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if {one.lower().replace("_", "-") for one in owners.get(name, ())} & refused:
+            return None
+        return super().find_spec(name, path, target)
+
+wanted = metadata.requires("tune-lt")
+extra = named(one for one in wanted if "extra ==" in one)
+refused = extra - closure(named(one for one in wanted if "extra ==" not in one))
+owners = metadata.packages_distributions()
+sys.meta_path = [Others if finder is PathFinder else finder for finder in sys.meta_path]
+"""
+WITHOUT = (
+    REFUSED
+    + """
+from pathlib import Path
+from tune_lt import classifier
+from tune_lt.tracking import registry
+trained = classifier.load(Path(sys.argv[1]))
+classifier.to_onnx(trained, Path(sys.argv[2], "model.onnx"))
+registry.as_model(Path(sys.argv[2], "model.onnx"), Path(sys.argv[2], "model"), trained.shape, len(trained.class_names))
+print("written")
+"""
+)
+
+
+def test_a_network_is_handed_out_with_nothing_but_the_packages_dependencies(
+    ran: tuple[Path, str], tmp_path: Path
+) -> None:
+    """As `make demo` has it; the environment of the tests has more, which is refused here."""
+    state = ran[0] / "reports" / "pick" / "model" / "model.pt"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(state), str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "written"
+    refused = [sys.executable, "-c", REFUSED + "import pytest"]
+    assert "No module named 'pytest'" in subprocess.run(refused, capture_output=True, text=True).stderr
