@@ -67,9 +67,13 @@ class Engine:
             TMPDIR=str(folder),
         )
 
-    def __call__(self, *command: str, seconds: float = 120) -> str:
-        """What a command of buildah's or podman's prints; fails with all it said if it fails."""
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=seconds, cwd=REPOSITORY)
+    def __call__(self, *command: str, seconds: float = 120, tries: int = 1) -> str:
+        """What a command of buildah's or podman's prints; fails with all it said if it fails ``tries`` times."""
+        options = {"env": self.env, "capture_output": True, "text": True, "cwd": REPOSITORY, "timeout": seconds}
+        for _ in range(tries):
+            done: subprocess.CompletedProcess[str] = subprocess.run(command, **options)  # type: ignore[call-overload]
+            if done.returncode == 0:
+                break
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
         return done.stdout
 
@@ -85,6 +89,7 @@ class Engine:
             str(root),
             str(_mirror()),
             seconds=600,
+            tries=2,
         )
         self("tar", "-C", str(root), "--exclude=./proc/*", "--exclude=./sys/*", "-cf", str(archive), ".")
         (name,) = set(re.findall(r"^FROM (\S+:\S+)", "\n".join(file.read_text() for file in _dockerfiles()), re.M))
@@ -103,7 +108,8 @@ class Engine:
             arguments["PIP_CERT"] = "/host-ca.crt"
         for key, value in arguments.items():
             options += ["--build-arg", f"{key}={value}"]
-        self("buildah", "bud", *options, "-f", f"docker/{_dockerfile(built)}", "-t", image, ".", seconds=1500)
+        file = f"docker/{_dockerfile(built)}"  # gigabytes come from a registry, which may fail once
+        self("buildah", "bud", *options, "-f", file, "-t", image, ".", seconds=1500, tries=2)
         return image
 
     def close(self) -> None:
