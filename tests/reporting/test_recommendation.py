@@ -48,6 +48,22 @@ def test_held_out_images_choose_even_where_the_test_says_otherwise(recorded, mak
     assert [line[0] for line in advice.lines] == ["softmax", "vs (searched)", "Δ vs softmax [95 % CI]"]
 
 
+def test_a_tail_that_the_head_pays_for_is_called_that(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
+    """The tail 20 points up, the head 20 down, the mean over classes where it was, give or take the seed."""
+    gains = {"vs (searched)": [0.01, -0.01, 0.0, 0.01, -0.01]}
+    assert _advice(recorded, make_trial, gains) is not None
+    client = recorded.store.client
+    for cell in recorded.store.cells("advice"):
+        if cell.tags["row"] == "vs (searched)":
+            for group, value in (("many", 0.3), ("few", 0.7), ("rare", 0.7)):
+                client.log_metric(cell.run_id, f"test/{group}", value + 0.001 * int(cell.tags["init_seed"]), step=1)
+    advice = {one.name: one for one in report.collect(recorded.store, "advice").tables}["recommendation"]
+    assert any("the tail (Few and Rare, each group alike) gains +20.20 points [" in note for note in advice.notes)
+    assert any(note.startswith("The head (Many) loses −19.80 points [") for note in advice.notes)
+    assert any(note.startswith("The head pays for the tail: over all classes alike") for note in advice.notes)
+    assert not any("is the simpler choice" in note for note in advice.notes)
+
+
 def test_a_gain_beyond_chance_is_one(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
     advice = _advice(recorded, make_trial, {"vs (searched)": [0.1, 0.11, 0.1, 0.11, 0.1]})
     assert advice is not None

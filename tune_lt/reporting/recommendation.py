@@ -115,6 +115,10 @@ def _gains(table: Table, frame: pd.DataFrame, row: str) -> list[str]:
             f"Nothing here shows that it is better than {reference}: more seeds narrow these intervals; until they do, "
             f"{reference} is the simpler choice."
         )
+    elif head.high < 0 and whole.low <= 0:
+        sentences.append(
+            f"The head pays for the tail: over all classes alike nothing here shows that it is better than {reference}."
+        )
     return sentences
 
 
