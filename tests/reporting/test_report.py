@@ -241,3 +241,10 @@ def test_without_plain_cross_entropy_the_first_row_is_what_the_others_are_compar
     assert "Δ Overall vs seesaw [95 % CI]" in baselines.header
     assert lines(baselines)["ghm_cwap"][6].startswith("+10.00 [+10.00, +10.00], p < 0.001")
     assert lines(baselines)["seesaw"][6] == "—"
+
+
+def test_a_first_row_that_is_the_searched_loss_is_drawn_once(recorded: Recorded, three_rows: str) -> None:
+    rows = "  ghm_cwap: {}\n  focal: {loss: {name: focal}}\n"
+    study = recorded.study(three_rows[: three_rows.index("  softmax:")] + rows + "seeds: [0, 1]\n")
+    recorded.rows(study, {}, lambda row, factor, data, init: 0.5)
+    assert report.collect(recorded.store, "rows").shown == ("ghm_cwap", "focal")

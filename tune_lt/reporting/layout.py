@@ -153,7 +153,7 @@ def _figure_rows(content: Mapping[str, Any], frame: pd.DataFrame) -> list[str]:
     if rest:
         means = frame[frame["row"].isin(rest)].groupby("row")["test/top1"].mean()
         chosen.append(str(means.idxmax()))
-    return chosen + full
+    return list(dict.fromkeys(chosen + full))
 
 
 def _found(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
