@@ -17,10 +17,10 @@ demo: $(VENV)/.installed ## search, ablation and baselines on handwritten digits
 test: $(VENV)/.developer ## the tests, under 10 minutes on 2 cores
 	$(BIN)/pytest
 
-test-slow: $(VENV)/.developer ## kills, outages, browsers, whole demos: about 45 minutes
+test-slow: $(VENV)/.developer ## kills, outages, browsers, whole demos: about an hour
 	$(BIN)/pytest -m slow
 
-test-images: $(VENV)/.developer ## docker/'s images built and run, as root: about 8 minutes, 9 GB of disk
+test-images: $(VENV)/.developer ## docker/'s images built and run, as root: a quarter of an hour, 9 GB of disk
 	$(BIN)/pytest -m images
 
 check: $(VENV)/.developer ## formatting, lint, types

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,6 +80,11 @@ def designed(raw: Any) -> dict[str, Row]:
             raise Problems(f"ablation.factors: two rows are called {name!r}; name the levels differently")
         rows[name] = row
     return rows
+
+
+def plain_row(rows: Collection[str]) -> str | None:
+    """The row of plain cross-entropy, else the base of an ablation, if one of them is there."""
+    return next((name for name in (REFERENCE, BASE) if name in rows), None)
 
 
 def check_name(field: str, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,7 @@ from tune_lt.reporting.figures import accuracy_by_class_size
 from tune_lt.reporting.recorded import provenance
 from tune_lt.reporting.sheets import Sheet, of_factors, of_groups
 from tune_lt.reporting.tables import Spec, Table, assemble, with_classes
-from tune_lt.rows import BASE, ONE_SE, REFERENCE
+from tune_lt.rows import ONE_SE, plain_row
 from tune_lt.tracking import CellRecord
 
 SWAPPED = (
@@ -62,10 +62,9 @@ def hardest(columns: Iterable[float | None]) -> float | None:
     return max(columns, key=lambda column: column or 0.0, default=None)
 
 
-def reference_of(rows: Iterable[str]) -> str | None:
+def reference_of(rows: Collection[str]) -> str | None:
     """The row that the others are compared with: plain cross-entropy, else the base of an ablation, else the first."""
-    have = list(rows)
-    return next((name for name in (REFERENCE, BASE, *have[:1]) if name in have), None)
+    return plain_row(rows) or next(iter(rows), None)
 
 
 def _at(imbalance: float | None) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from tune_lt.reporting.comparison import Difference, difference
 from tune_lt.reporting.searches import Searched, error, listed
 from tune_lt.reporting.sheets import Sheet, difference_text, of_groups, plus_minus
 from tune_lt.reporting.tables import COLUMNS, Spec, Table, assemble, by_seeds
-from tune_lt.rows import BASE, REFERENCE
+from tune_lt.rows import REFERENCE, plain_row
 
 NAME = "recommendation"
 TAIL = ("Few", "Rare")
@@ -35,7 +35,7 @@ def sheet(content: Mapping[str, Any], searched: Sequence[Searched], frame: pd.Da
     first = next(entry for entry in content["rows"][row] if entry["fingerprint"] == chosen["fingerprint"])
     entries = [entry for entry in content["rows"][row] if entry["imbalance"] == first["imbalance"]]
     own = frame[frame["imbalance"].isna() if first["imbalance"] is None else frame["imbalance"] == first["imbalance"]]
-    reference = next((name for name in (REFERENCE, BASE) if name in content["rows"]), None)
+    reference = plain_row(content["rows"])
     rows = (row,) if reference in (None, row) else (str(reference), row)
     compared = reference if len(rows) == 2 else None
     table = assemble(own, Spec(NAME, f"Recommendation: {row}", rows, len(entries), (), compared))
