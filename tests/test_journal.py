@@ -386,6 +386,23 @@ def test_a_line_cut_short_by_a_crash_is_dropped(store: Store, tmp_path: Path) ->
     assert said == [f"a damaged record in {folder / 'journal.jsonl'} is left out"]
 
 
+def test_what_is_recorded_after_a_torn_line_survives_another_crash(store: Store, tmp_path: Path) -> None:
+    """The torn line is cut off the file too: else the next record would be written onto its end and be lost with it."""
+    folder = tmp_path / "j"
+    folder.mkdir()
+    (folder / "journal.jsonl").write_text('{"op": "sta')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "_work", lambda self: None)  # killed before it sends
+        journal = _open(store, folder)
+        _cell(journal, "f1")
+        with pytest.raises(InputError, match="5 records could not be sent"):
+            journal.close()
+    said: list[str] = []
+    _open(store, folder, say=said.append).close()
+    assert said == []
+    assert list(store.finished_cells()) == ["f1"]
+
+
 def test_a_record_the_store_refuses_is_told_and_does_not_hold_up_the_others(store: Store, tmp_path: Path) -> None:
     journal = _open(store, tmp_path / "j")
     journal.start("bad", "name", {"a name that MLflow refuses!": 1}, {"kind": "cell", "fingerprint": "bad"})

@@ -54,6 +54,22 @@ def test_one_standard_error_takes_the_plainest_that_is_as_good() -> None:
     assert selection.one_standard_error([_trial(0.5, [0.7])], ONE, {}, SPACE, neutral) is None  # no error known
 
 
+def test_of_equally_plain_trials_the_better_one_is_taken() -> None:
+    """0.8 and 1.2 are as far from alpha 1; the order they ended in does not decide."""
+    best, lower, higher = _trial(0.4, [0.6, 0.8]), _trial(0.8, [0.64, 0.72]), _trial(1.2, [0.65, 0.73])
+    for order in itertools.permutations((best, lower, higher)):
+        assert selection.one_standard_error(order, ONE, {}, SPACE, {"loss/alpha": 1.0}) is higher
+
+
+def test_there_is_no_standard_error_of_two_metrics() -> None:
+    units = {"val/top1": [0.5, 0.6], "val/rare": [0.1, 0.2]}
+    trials = [
+        Ended({"loss/alpha": alpha}, "complete", {"val/top1": 0.55, "val/rare": 0.15}, "", units)
+        for alpha in (0.3, 0.9)
+    ]
+    assert selection.one_standard_error(trials, TWO, {}, SPACE, {"loss/alpha": 1.0}) is None
+
+
 def test_the_distance_to_plain_is_in_units_of_each_range() -> None:
     """0.3 of alpha's range of 1 is further than 0.4 of gamma's range of 2."""
     units = [0.5, 0.7]

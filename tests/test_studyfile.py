@@ -17,7 +17,7 @@ from tune_lt.config import Recipe
 from tune_lt.errors import InputError
 from tune_lt.losses import LOSSES
 from tune_lt.schema import schema
-from tune_lt.study import Dimension, Study, fingerprint, flattened, nested, overlay
+from tune_lt.study import Dimension, Study, flattened, nested, overlay
 
 OWN = "ghm_cwap"
 
@@ -178,93 +178,6 @@ def test_a_cell_survives_being_a_dictionary(tiny: Study) -> None:
     cell = studyfile.cell(studyfile.row_config(tiny, "ldam+drw", {}), data_seed=1, init_seed=2, holdout=0.3)
     through_json = json.loads(json.dumps(dataclasses.asdict(cell)))
     assert studyfile.from_dict(through_json) == cell
-
-
-CHANGES = [
-    ("gamma: {uniform: [0.0, 1.5]}", "gamma: 0.7"),
-    ("epochs: 4", "epochs: 5"),
-    ("imbalance: 20", "imbalance: 10"),
-    ("imbalance: 20", "imbalance: 20, head: 60"),
-    ("width: 4", "width: 8"),
-    ("clip_norm: 2.0", "clip_norm: 2.0, posthoc_tau: 1.0"),
-    ("clip_norm: 2.0", "clip_norm: 2.0, optimizer: {lr: 0.2}"),
-]
-NO_CHANGES = [
-    ("name: tiny", "name: another"),
-    ("concurrent: 2", "concurrent: 1"),
-    ("seeds: [0, 1]", "seeds: [0, 1]  # a comment"),
-    ("epochs: 4", "epochs: 4, optimizer: {lr: 0.1}"),
-    ("trials: 5", "trials: 50"),
-    ("imbalance: 20", "imbalance: 20, profile: exponential, head: null"),
-    ("softmax: {loss: {name: softmax}}", "other: {loss: {name: softmax}}"),
-]
-
-
-def _print(
-    text: str, folder: Path, *, seed: int = 0, content: str = "images", sources: dict[str, str] | None = None
-) -> str:
-    study = studyfile.parse(text, folder)
-    cell = studyfile.cell(studyfile.row_config(study, "margin+weight_aura", {}), data_seed=seed, init_seed=seed)
-    return fingerprint(cell, content, sources or {})
-
-
-@pytest.mark.parametrize(("old", "new"), CHANGES)
-def test_what_determines_the_result_changes_the_fingerprint(tmp_path: Path, tiny_text: str, old: str, new: str) -> None:
-    assert _print(tiny_text.replace(old, new, 1), tmp_path) != _print(tiny_text, tmp_path)
-
-
-@pytest.mark.parametrize(("old", "new"), NO_CHANGES)
-def test_what_does_not_leaves_the_fingerprint(tmp_path: Path, tiny_text: str, old: str, new: str) -> None:
-    assert old in tiny_text
-    assert _print(tiny_text.replace(old, new, 1), tmp_path) == _print(tiny_text, tmp_path)
-
-
-def test_seed_images_and_plugin_code_change_the_fingerprint(tmp_path: Path, tiny_text: str) -> None:
-    prints = {
-        _print(tiny_text, tmp_path),
-        _print(tiny_text, tmp_path, seed=1),
-        _print(tiny_text, tmp_path, content="other images"),
-        _print(tiny_text, tmp_path, sources={"mine": "hash"}),
-    }
-    assert len(prints) == 4
-
-
-def test_where_the_images_lie_does_not_change_the_fingerprint(tiny: Study) -> None:
-    config = studyfile.row_config(tiny, "softmax", {})
-    cells = [
-        studyfile.cell({**config, "data": {**config["data"], "root": root}}, data_seed=0, init_seed=0)
-        for root in ("/here", "/there")
-    ]
-    assert fingerprint(cells[0], "images", {}) == fingerprint(cells[1], "images", {})
-
-
-PLUGIN = """\
-import torch.nn.functional as F
-from tune_lt import losses
-
-@losses.register("plain_{n}")
-class Plain(losses.Loss):
-    def __init__(self, class_counts, *, scale: float = {scale}):
-        super().__init__(class_counts)
-        self.scale = scale
-
-    def terms(self, logits, targets):
-        return self.scale * F.cross_entropy(logits, targets, reduction="none"), None
-"""
-
-
-def test_a_plugins_loss_is_usable_and_hashed(tmp_path: Path, tiny_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LOSSES, "plain_a", None)  # so that it is taken away again
-    del LOSSES["plain_a"]
-    (tmp_path / "my_losses_a.py").write_text(PLUGIN.format(n="a", scale=1.0))
-    text = f"plugins: [my_losses_a]\n{tiny_text}".replace(
-        "softmax: {loss: {name: softmax}}", "x: {loss: {name: plain_a}}"
-    )
-    study = studyfile.parse(text, tmp_path)
-    assert studyfile.row_config(study, "x", {})["loss"] == {"name": "plain_a", "scale": 1.0, "drw": None}
-    before = study.sources["my_losses_a"]
-    (tmp_path / "my_losses_a.py").write_text(PLUGIN.format(n="a", scale=2.0))
-    assert studyfile.parse(text, tmp_path).sources["my_losses_a"] != before
 
 
 def test_every_bundled_study_is_valid_and_matches_the_schema() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tune_lt.reporting.comparison import Difference, corrected, difference, holm
+from tune_lt.reporting.comparison import Difference, corrected, difference, holm, tied
 from tune_lt.reporting.tables import Spec, assemble
 
 
@@ -85,6 +85,28 @@ def test_only_what_was_tested_is_corrected_for() -> None:
     both = corrected({"a": tested, "b": untested, "c": tested})
     assert both["a"].holm == both["c"].holm == pytest.approx(0.04)
     assert isnan(both["b"].holm)
+
+
+def test_rows_are_marked_as_tied_by_the_corrected_p() -> None:
+    """Differences 0, 2, 3, 4, 6 points: mean 3, s = √(20 / 4), error 1, t = 3, two-sided p of 4 degrees 0.0399.
+
+    One such row can be told from the best; two cannot, since Holm doubles their p to 0.08.
+    """
+    best, behind = by_seed(*[0.5] * 5), by_seed(0.5, 0.48, 0.47, 0.46, 0.44)
+    assert difference(best, behind).p == pytest.approx(0.0399, abs=1e-4)
+    assert tied({"best": best, "a": behind}, "best") == set()
+    assert tied({"best": best, "a": behind, "b": behind}, "best") == {"a", "b"}
+    assert tied({"best": by_seed(0.5, 0.5), "a": by_seed(0.5, 0.4)}, "best") == set()  # nothing was tested
+
+
+def test_a_row_of_other_seeds_than_the_references_is_not_compared(make_line: Callable[..., dict[str, Any]]) -> None:
+    """Both are complete, but only four of their five seeds are the same: no pairs for the whole of either mean."""
+    lines = [make_line("softmax", seed, (0.5,) * 5) for seed in range(5)]
+    lines += [make_line("a", seed, (0.6,) * 5) for seed in range(1, 6)]
+    lines += [make_line("b", seed, (0.6,) * 5) for seed in range(5)]
+    table = assemble(pd.DataFrame(lines), Spec("t", "T", ("softmax", "a", "b"), 5, reference="softmax"))
+    assert {row for row, _ in table.differences} == {"b"}
+    assert table.cells["a", "Overall"].mean == pytest.approx(60)
 
 
 def test_a_tables_rows_are_compared_column_by_column(make_line: Callable[..., dict[str, Any]]) -> None:

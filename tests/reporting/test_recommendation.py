@@ -51,17 +51,41 @@ def test_held_out_images_choose_even_where_the_test_says_otherwise(recorded, mak
 def test_a_tail_that_the_head_pays_for_is_called_that(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
     """The tail 20 points up, the head 20 down, the mean over classes where it was, give or take the seed."""
     gains = {"vs (searched)": [0.01, -0.01, 0.0, 0.01, -0.01]}
-    assert _advice(recorded, make_trial, gains) is not None
-    client = recorded.store.client
-    for cell in recorded.store.cells("advice"):
-        if cell.tags["row"] == "vs (searched)":
-            for group, value in (("many", 0.3), ("few", 0.7), ("rare", 0.7)):
-                client.log_metric(cell.run_id, f"test/{group}", value + 0.001 * int(cell.tags["init_seed"]), step=1)
-    advice = {one.name: one for one in report.collect(recorded.store, "advice").tables}["recommendation"]
+    down, up = ([value + 0.001 * seed for seed in range(5)] for value in (0.3, 0.7))
+    advice = _with_groups(recorded, make_trial, gains, many=down, few=up, rare=up)
     assert any("the tail (Few and Rare, each group alike) gains +20.20 points [" in note for note in advice.notes)
     assert any(note.startswith("The head (Many) loses −19.80 points [") for note in advice.notes)
     assert any(note.startswith("The head pays for the tail: over all classes alike") for note in advice.notes)
     assert not any("is the simpler choice" in note for note in advice.notes)
+
+
+def _with_groups(recorded, make_trial: Trial, gains: dict[str, list[float]], **groups: list[float]) -> Sheet:  # type: ignore[no-untyped-def]
+    """The advice where the recommended row gains ``gains`` over all classes, and has these accuracies in groups."""
+    assert _advice(recorded, make_trial, gains) is not None
+    for cell in recorded.store.cells("advice"):
+        if cell.tags["row"] == "vs (searched)":
+            for group, values in groups.items():
+                seed = int(cell.tags["init_seed"])
+                recorded.store.client.log_metric(cell.run_id, f"test/{group}", values[seed], step=1)
+    return {one.name: one for one in report.collect(recorded.store, "advice").tables}["recommendation"]
+
+
+GAIN = {"vs (searched)": [0.1, 0.11, 0.1, 0.11, 0.1]}  # over all classes alike
+
+
+def test_a_gain_over_all_classes_counts_where_the_tail_shows_none(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
+    noise = [0.3, 0.7, 0.4, 0.6, 0.5]
+    advice = _with_groups(recorded, make_trial, GAIN, few=noise, rare=noise)
+    assert any("the tail (Few and Rare, each group alike) shows no difference" in note for note in advice.notes)
+    assert any(note.startswith("The mean over classes gains +10.40 points") for note in advice.notes)
+    assert not any("Nothing here" in note or "nothing here" in note for note in advice.notes)
+
+
+def test_a_head_that_loses_pays_for_nothing_where_all_classes_alike_gain(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
+    up, down = [0.9, 0.91, 0.9, 0.91, 0.9], [0.4, 0.41, 0.4, 0.41, 0.4]
+    advice = _with_groups(recorded, make_trial, GAIN, many=down, few=up, rare=up)
+    assert any(note.startswith("The head (Many) loses −9.60 points") for note in advice.notes)
+    assert not any("The head pays" in note for note in advice.notes)
 
 
 def test_a_gain_beyond_chance_is_one(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
