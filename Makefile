@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo quick test test-shuffled smoke test-slow test-images check schema wheel clean
+.PHONY: help install demo quick test test-shuffled smoke test-slow test-images mutations check schema wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ test-slow: $(VENV)/.developer ## many kills, outages, hosts, Slurm, load: half a
 
 test-images: $(VENV)/.developer ## docker/'s images built and run, as root: a quarter of an hour, 9 GB of disk
 	$(BIN)/pytest -m images
+
+mutations: $(VENV)/.developer ## known mistakes put into a copy of the code one by one: which test notices each
+	$(BIN)/python tests/mutations.py
 
 check: $(VENV)/.developer ## formatting, lint, types
 	$(BIN)/ruff format --check .

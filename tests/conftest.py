@@ -18,7 +18,7 @@ from tune_lt import studyfile
 from tune_lt.study import Study
 
 if TYPE_CHECKING:
-    from recorded import Ran  # brings MLflow, which most tests do without
+    from ran import Ran  # brings MLflow, which most tests do without
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -128,7 +128,7 @@ def on_ray(cli: Call) -> Iterator[Call]:
 def ran(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, on_ray: Call) -> Ran:
     """A whole study, run once by the command line: a search, what it found as a row, a plugin's loss, a row that
     diverges. Tests read it; one that adds to it takes a `Ran.copy`."""
-    from recorded import PLUGIN, ROWS, Ran
+    from ran import PLUGIN, ROWS, Ran
 
     folder = tmp_path_factory.mktemp("study")
     shutil.copy(empty_store, folder / "mlflow.db")

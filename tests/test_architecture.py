@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1] / "tune_lt"
 # a module may import from its own layer's package and from the layers before it
 LAYERS = (

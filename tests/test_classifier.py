@@ -15,6 +15,8 @@ from tune_lt.classifier import Classifier
 from tune_lt.config import CellConfig, Recipe
 from tune_lt.errors import InputError
 
+pytestmark = pytest.mark.long
+
 
 def _folder(root: Path) -> Path:
     """Two classes of noise, brighter or darker, 12 and 6 files to train on and 5 to test on, not square."""

@@ -7,13 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
-from processes import environment, free_ports
+from processes import answers, environment, free_ports, wait_until
 
 from tune_lt.cli import app
 from tune_lt.cli.arguments import study_path
@@ -134,6 +134,7 @@ def test_every_command_has_a_line_of_help() -> None:
         assert command.callback.__doc__
 
 
+@pytest.mark.long
 def test_the_ui_serves_the_store(tmp_path: Path, empty_store: Path, cli: Call) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     (port,) = free_ports(1)
@@ -147,18 +148,14 @@ def test_the_ui_serves_the_store(tmp_path: Path, empty_store: Path, cli: Call) -
         start_new_session=True,
     )
     try:
-        for _ in range(120):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-                    assert answer.status == 200
-                    break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail("the MLflow UI did not answer within a minute")
+        wait_until(lambda: answers(port), tmp_path / "none")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60) as answer:
+            assert answer.status == 200
         code, _, err = cli("ui", "--port", str(port), cwd=tmp_path)
         assert code == 2
         assert f"port {port}" in err
+        started = [" ".join(child.cmdline()) for child in psutil.Process(server.pid).children(recursive=True)]
+        assert not [command for command in started if "mlflow.server.jobs" in command]
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from recorded import Ran
+from ran import Ran
 
 from tune_lt.search.planning import artifact
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from processes import environment, wait_until, whole_study
+from processes import HELD, environment, progress, wait_until, whole_study
 
 from tune_lt.tracking import CellRecord, Store
 
@@ -27,7 +27,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(lab.missing()), reason=f"several hosts need {', '.join(lab.missing())}"),
 ]
-AWAY_SECONDS = 60
+AWAY_SECONDS = 30
+GRID_EPOCHS = 30
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,12 @@ def study(folder: Path, text: str, name: str, epochs: int) -> Path:
         .replace("concurrent: 2", "concurrent: 2, checkpoint_seconds: 0")
     )
     return file
+
+
+def reached(running: Service, name: str) -> tuple[int, int]:
+    """What `progress` says of a study that was submitted."""
+    folders = list(running.home.glob(f"tune_lt/{name}-*"))
+    return progress(folders[0], name) if folders else (0, 0)
 
 
 def whole(running: Service, name: str, epochs: int, monkeypatch: pytest.MonkeyPatch) -> list[CellRecord]:
@@ -120,22 +127,27 @@ def test_every_door_is_closed_to_strangers(running: Service) -> None:
         running.objects("wrong").list_buckets()
 
 
-def test_a_study_outlives_its_driver_and_shows_no_secret(
-    running: Service, tmp_path: Path, tiny_text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, out = study(tmp_path, tiny_text, "grid", 60), tmp_path / "out.txt"
+@pytest.fixture(scope="module")
+def grid(running: Service, tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> Path:
+    """The folder of a study that was submitted and whose driver was killed, with what was printed as ``out.txt``."""
+    folder = tmp_path_factory.mktemp("grid")
+    file, out = study(folder, tiny_text, "grid", GRID_EPOCHS), folder / "out.txt"
     process = submitted(running, file, out)
-    wait_until(lambda: "search: 1 of 5" in out.read_text() or "2 running" in out.read_text(), out)
+    wait_until(lambda: reached(running, "grid")[1] > 0, out)
     (first,) = driver(running)
-    checkpoints = running.home / "tune_lt"
-    wait_until(lambda: bool(list(checkpoints.glob("grid-*/.tune_lt/grid/checkpoints/*.pt"))), out)
     first.kill()
     assert process.wait(240) == 0, out.read_text()
-    printed = out.read_text()
+    return folder
+
+
+def test_a_study_outlives_its_driver_and_shows_no_secret(
+    running: Service, grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = (grid / "out.txt").read_text()
     assert printed.count("the study's driver died of signal 9; it begins once more") == 1
     assert "SUCCEEDED" in printed
     assert "Traceback" not in printed
-    assert len(whole(running, "grid", 60, monkeypatch)) == 11
+    assert len(whole(running, "grid", GRID_EPOCHS, monkeypatch)) == 11
 
     # on a laptop: what Ada may read, and the report that the job has left in the object store
     code, told = call(running, "status", "grid", "--store", running.store, cwd=tmp_path)
@@ -148,14 +160,14 @@ def test_a_study_outlives_its_driver_and_shows_no_secret(
     assert [key["Key"] for key in bucket if key["Key"].endswith("/report/report.html")]
 
     # nowhere a secret: what nodes and servers printed, Ray's sessions, checkpoints, artifacts, the database, the jobs
-    code, plan = call(running, "plan", str(file), "--store", running.store, cwd=tmp_path)
+    code, plan = call(running, "plan", str(grid / "grid.yaml"), "--store", running.store, cwd=tmp_path)
     assert code == 0, plan
     token = {"Authorization": f"Bearer {running.secret('ray_token')}"}
     jobs = requests.get(f"{running.address}/api/jobs/", headers=token, timeout=20).text
     assert "tune_lt-grid-" in jobs
     seen = {"plan": plan.encode(), "jobs": jobs.encode(), "printed": printed.encode(), "dump": dump(running)}
     seen |= {key["Key"]: running.objects().get_object(Bucket="mlflow", Key=key["Key"])["Body"].read() for key in bucket}
-    for place in (running.folder, tmp_path):
+    for place in (running.folder, grid, tmp_path):
         files = [path for path in place.rglob("*") if path.is_file() and running.secrets not in path.parents]
         seen |= {str(path): path.read_bytes() for path in files}
     seen |= {f"process {pid}": b" ".join(map(str.encode, psutil.Process(pid).cmdline())) for pid in everybody(running)}
@@ -174,20 +186,20 @@ def test_two_people_share_a_cluster(
 ) -> None:
     ben = {"MLFLOW_TRACKING_USERNAME": "ben", "MLFLOW_TRACKING_PASSWORD": "ben-s-own-password-9876543210"}
     assert running.mlflow("POST", "users/create", username="ben", password=ben["MLFLOW_TRACKING_PASSWORD"]).ok
-    # so many that what one begins later is nothing beside it, and other ones than any study here: no cell is shared
-    epochs = {"of-ada": 70, "of-ben": 71}
-    outs, processes, times = {name: tmp_path / f"{name}.txt" for name in epochs}, {}, {}
+    epochs = {"of-ada": 6, "of-ben": 7}  # other ones than any study here: no cell is shared
+    let_go = tmp_path / "let_go"
+    (tmp_path / "held.py").write_text(HELD.format(file=str(let_go)))
+    outs, processes = {name: tmp_path / f"{name}.txt" for name in epochs}, {}
     for name, who in (("of-ada", {}), ("of-ben", ben)):
-        file = study(tmp_path, tiny_text, name, epochs[name])
+        file = study(tmp_path, f"plugins: [held]\n{tiny_text}", name, epochs[name])
         file.write_text(file.read_text().replace("concurrent: 2", "concurrent: 1"))  # a processor for each of them
         processes[name] = submitted(running, file, outs[name], **who)
+    for out in outs.values():
+        wait_until(lambda out=out: "1 running" in out.read_text(), out)  # side by side
+    let_go.touch()
     for name, process in processes.items():
         assert process.wait(240) == 0, outs[name].read_text()
-        cells = whole(running, name, epochs[name], monkeypatch)
-        runs = [Store(running.store).client.get_run(cell.run_id).info for cell in cells]
-        times[name] = (min(run.start_time for run in runs), max(run.end_time for run in runs))
-    print({name: [(at - times["of-ada"][0]) / 1000 for at in both] for name, both in times.items()})
-    assert max(began for began, _ in times.values()) < min(ended for _, ended in times.values())  # side by side
+        whole(running, name, epochs[name], monkeypatch)
 
 
 def everybody(running: Service) -> list[int]:
@@ -216,9 +228,7 @@ def test_what_fails_under_a_study_costs_no_cell_and_no_metric(
         wait_until(lambda: out.read_text().count(words) > before or process.poll() is not None, out)
         return time.monotonic() - asked
 
-    wait_until(lambda: "2 running" in out.read_text(), out)
-    checkpoints = running.home / "tune_lt"
-    wait_until(lambda: len(list(checkpoints.glob("faults-*/.tune_lt/faults/checkpoints/*.pt"))) == 2, out)
+    wait_until(lambda: reached(running, "faults")[1] == 2, out)
     figures = {"both trials are under way": time.monotonic() - began}
     running.hosts.cut("worker1")
     figures["a worker's host is cut off; its trial goes on elsewhere"] = after("the trial goes on with epoch")
@@ -234,6 +244,8 @@ def test_what_fails_under_a_study_costs_no_cell_and_no_metric(
     running.start_database()
     figures["the database is stopped and started, five seconds later"] = time.monotonic() - began
     running.hosts.cut("rustfs")
+    ended = reached(running, "faults")[0]
+    wait_until(lambda: reached(running, "faults")[0] > ended, out)  # its scores belong into the object store
     time.sleep(AWAY_SECONDS)
     assert process.poll() is None, "the study ended before the object store was back"
     running.hosts.join("rustfs")
@@ -247,9 +259,10 @@ def test_what_fails_under_a_study_costs_no_cell_and_no_metric(
     assert resumed
     assert all(epoch > 1 for epoch in resumed), printed
     whole(running, "faults", epochs, monkeypatch)
-    assert not list(checkpoints.glob("faults-*/.tune_lt/faults/journal.jsonl"))
+    assert not list(running.home.glob("tune_lt/faults-*/.tune_lt/faults/journal.jsonl"))
 
 
+@pytest.mark.usefixtures("grid")
 def test_a_backup_is_restored_as_the_readme_says(running: Service, tmp_path: Path) -> None:
     _, before = call(running, "report", "grid", "--store", running.store, cwd=tmp_path)
     (tmp_path / "store.sql.gz").write_bytes(gzip.compress(dump(running)))

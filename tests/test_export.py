@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 from processes import environment, wait_until
-from recorded import Ran
+from ran import Ran
 
 from tune_lt import classifier, data
 from tune_lt.tracking import Store, registry

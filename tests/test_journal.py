@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,12 +227,14 @@ def test_the_lease_is_kept_while_much_is_being_sent(
 
 def test_a_beat_that_is_refused_costs_no_record(store: Store, tmp_path: Path) -> None:
     """The study's own run was deleted in the UI, say."""
+    asked = threading.Event()
 
     def beat() -> None:
+        asked.set()
         raise ValueError("no such run")
 
     journal = _open(store, tmp_path / "j", beat=beat)
-    time.sleep(2 * journal_module.IDLE_SECONDS)
+    assert asked.wait(60)
     _cell(journal, "f1")
     with pytest.raises(InputError, match="no such run"):
         journal.close()
@@ -305,9 +308,10 @@ def test_a_driver_that_dies_at_any_write_leaves_all_to_the_next_one(store: Store
     parent = store.ensure_parent("s")
     with pytest.MonkeyPatch.context() as patch:
         _dies_after(patch, calls)
-        journal = Journal(store, "s", parent, tmp_path / "j", say=lambda text: None)
+        told = threading.Event()
+        journal = Journal(store, "s", parent, tmp_path / "j", say=lambda text: told.set())
         _cell(journal, "f1")
-        time.sleep(0.3)
+        assert told.wait(60)  # that the store does not answer
         with pytest.raises(InputError, match="could not be sent"):
             journal.close(patience=0.1)
     journal = Journal(store, "s", parent, tmp_path / "j")
@@ -320,13 +324,19 @@ def test_a_driver_that_dies_at_any_write_leaves_all_to_the_next_one(store: Store
 
 def test_a_store_that_is_away_for_a_while_costs_nothing(store: Store, tmp_path: Path) -> None:
     said: list[str] = []
-    journal = _open(store, tmp_path / "j", say=said.append)
+    told = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        told.set()
+
+    journal = _open(store, tmp_path / "j", say=say)
     journal.drain()
     with pytest.MonkeyPatch.context() as patch:
         _dies_after(patch, 2)
         _cell(journal, "f1")
         _start(journal, "f2")
-        time.sleep(1.0)
+        assert told.wait(60)
     journal.epoch("f2", 1, {"train/loss": 1.0})
     journal.close()
     assert "does not answer" in said[0]
@@ -338,11 +348,16 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(store: Store, tmp_path: 
 def test_a_store_that_is_slow_is_not_one_that_is_away(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sending takes longer than the patience in all, but never longer without anything arriving."""
-    real = MlflowClient.create_run
+    """Sending takes longer than the patience in all, but never longer without anything arriving.
+
+    By a clock that moves on when a run is made, and stands still otherwise.
+    """
+    real, clock = MlflowClient.create_run, [0.0]
+    stopped = SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep, time=time.time)
+    monkeypatch.setattr(journal_module, "time", stopped)
 
     def slow(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
-        time.sleep(0.3)
+        clock[0] += 1.5
         return real(self, *args, **kwargs)
 
     journal = _open(store, tmp_path / "j")
@@ -368,6 +383,20 @@ def test_epochs_that_a_resumed_trial_repeats_are_sent_once(store: Store, tmp_pat
     (record,) = store.cells("s")
     assert record.status == "FINISHED"
     assert _history(store, record.run_id) == CURVE
+
+
+def test_a_metric_has_the_time_at_which_it_was_recorded_however_late_it_is_sent(store: Store, tmp_path: Path) -> None:
+    """Else what is sent twice would be two points of a curve, and what waited for the store would look instant."""
+    (tmp_path / "j").mkdir()
+    start = {"op": "start", "key": "f1", "name": "n", "params": {}, "tags": {"kind": "cell"}, "at": 1000}
+    epochs = [
+        {"op": "epoch", "key": "f1", "epoch": n, "metrics": {"train/loss": 1 / n}, "at": 2000 + n} for n in (1, 2)
+    ]
+    (tmp_path / "j" / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in (start, *epochs)))
+    _open(store, tmp_path / "j").close()
+    (record,) = store.cells("s")
+    points = store.client.get_metric_history(record.run_id, "train/loss")
+    assert [(point.step, point.timestamp) for point in points] == [(1, 2001), (2, 2002)]
 
 
 def test_a_line_cut_short_by_a_crash_is_dropped(store: Store, tmp_path: Path) -> None:

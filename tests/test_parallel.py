@@ -26,7 +26,10 @@ from tune_lt import data, losses, models, parallel, training
 from tune_lt.config import Augment, CellConfig, Optimizer, Recipe
 from tune_lt.errors import InputError, TrainingFailed
 
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package"),
+]
 
 BATCH = 54  # of 325 images leaves one for the last batch: a share for one rank, none for the others
 RECIPE = Recipe(

@@ -261,6 +261,7 @@ def test_the_answer_depends_on_what_is_recorded_and_not_on_the_order() -> None:
                 assert found.p == pytest.approx(wanted.p, rel=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("difficulty", [0.0, 3.0])
 @pytest.mark.parametrize("complete", [True, False])
 def test_error_control(difficulty: float, complete: bool) -> None:

@@ -21,6 +21,8 @@ from tune_lt.repair import examine_study, fix
 from tune_lt.search import history
 from tune_lt.tracking import Store
 
+pytestmark = pytest.mark.long
+
 Call = Callable[..., tuple[int, str, str]]
 FULL = {"train/loss": 0.5, "test/top1": 0.9, "test/balanced": 0.8}
 HELD_OUT = {"train/loss": 0.5, "val/top1": 0.9, "val/balanced": 0.8}

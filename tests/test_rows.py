@@ -273,6 +273,18 @@ def test_a_grid_leaves_out_what_a_condition_excludes(tmp_path: Path) -> None:
     assert space.search.budget == 4
 
 
+def test_of_several_conditions_all_must_hold(tmp_path: Path) -> None:
+    loss = (
+        "aura: {choice: [true, false]}, weight: {choice: [effective, none]}, "
+        "regions: {choice: [10, 20], when: {loss.aura: true, loss.weight: effective}}"
+    )
+    study = studyfile.parse(_searching(loss, "search: {sampler: grid}\n"), tmp_path)
+    with_regions = [point for point in grid(study.searches["ghm_cwap"].space) if "loss/regions" in point]
+    assert with_regions == [
+        {"loss/aura": True, "loss/weight": "effective", "loss/regions": regions} for regions in (10, 20)
+    ]
+
+
 def test_the_norm_that_gradients_are_clipped_at_can_be_searched(tmp_path: Path) -> None:
     text = _searching("alpha: 0.5", "recipe: {clip_norm: {choice: [2.0, null]}}\nsearch: {sampler: grid}\n")
     study = studyfile.parse(text, tmp_path)

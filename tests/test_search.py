@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from recorded import Ran
+from ran import Ran
 
 from tune_lt import data, provenance, studyfile
 from tune_lt.study import flattened

@@ -381,6 +381,28 @@ def test_racing_starts_again_with_what_the_store_has() -> None:
         assert _unit(before, "mine", unit, value) == _unit(after, "mine", unit, value)
 
 
+def test_a_trial_in_flight_brings_no_unit_to_a_race_that_starts_again() -> None:
+    """Its run has the mean of what it has had so far, which is the value of no unit."""
+    flying = Past(1, {}, "mine", "running", units={"val/balanced": [0.1]})
+    done = [Past(0, {}, "first", "complete", units={"val/balanced": GOOD})]
+    for past in (done, [*done, flying]):
+        racing = _racing(past)
+        assert racing._race.compare("mine") is None
+        assert _unit(racing, "mine", 1, 0.80) == "CONTINUE"
+
+
+def test_what_failed_by_an_accident_is_tried_again_under_another_number() -> None:
+    """Two values: once both have failed with an error of the machine, the next number tries one of them again."""
+    searcher = CellSearch(_space(SMALL, trials=6), _plan)
+    begun = []
+    for number in range(6):
+        begun.append(searcher.suggest(str(number))["planned"]["fingerprint"])
+        searcher.on_trial_complete(str(number), None, error=True)
+    assert len(begun) == 6
+    assert len(set(begun)) == 2
+    assert searcher.exhausted
+
+
 def test_asha_leaves_what_comes_after_the_first_unit_alone() -> None:
     asha = _asha([Past(0, {}, "good", "complete", rungs={10: 0.9, 20: 0.9})])
     trial = _Trial("t", "t")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import driver
 
 from tune_lt.tracking import CellRecord, Store
 
@@ -18,10 +16,8 @@ def _cells(folder: Path, text: str) -> dict[str, CellRecord]:
     """Key of each cell -> its record, of the study run in a folder of its own."""
     folder.mkdir()
     (folder / "tiny.yaml").write_text(text)
-    command = [sys.executable, "-m", "tune_lt.cli", "run", "tiny.yaml"]
-    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
+    with driver(folder / "tiny.yaml", folder / "out.txt") as process:
+        assert process.wait(600) == 0, (folder / "out.txt").read_text()
     return {record.tags["key"]: record for record in Store(f"sqlite:///{folder / 'mlflow.db'}").cells("tiny")}
 
 

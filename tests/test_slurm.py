@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from processes import free_ports, wait_until
+from processes import answers, free_ports, progress, tiny_study, wait_until, whole_study
 
 from tune_lt.tracking import Store
 
@@ -55,13 +55,16 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     folder = tmp_path / "slurm"
     (folder / "state").mkdir(parents=True)
     configuration, key = folder / "slurm.conf", folder / "munge.key"
-    configuration.write_text(CONFIGURATION.format(host=socket.gethostname(), folder=folder, ports=free_ports(3)))
+    ports = free_ports(3)
+    configuration.write_text(CONFIGURATION.format(host=socket.gethostname(), folder=folder, ports=ports))
     key.write_bytes(os.urandom(64))
     key.chmod(0o600)
     munge = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder / 'munge.socket'}"]
     munge += [f"--{name}={folder / f'munged.{name[:4]}'}" for name in ("log-file", "pid-file", "seed-file")]
-    daemons = [munge, ["slurmctld", "-D", "-f", str(configuration)]]
+    daemons = [["slurmctld", "-D", "-f", str(configuration)]]
     daemons += [["slurmd", "-D", "-N", name, "-f", str(configuration)] for name in ("n1", "n2")]
+    ready: list[tuple[list[str], Callable[[], bool]]] = [(munge, (folder / "munge.socket").exists)]
+    ready += [(daemon, partial(answers, port)) for daemon, port in zip(daemons, ports, strict=True)]
     monkeypatch.setenv("SLURM_CONF", str(configuration))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     running = []
@@ -70,10 +73,10 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, cwd=tmp_path).stdout
 
     try:
-        for command in daemons:
+        for command, is_up in ready:
             with open(folder / "daemons.txt", "a") as log:
                 running.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
-            time.sleep(1)
+            wait_until(is_up, folder / "daemons.txt", 60)
         wait_until(lambda: call("sinfo", "-h", "-o", "%t").split() == ["idle"], folder / "daemons.txt", 60)
         yield call
     finally:
@@ -86,8 +89,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 @pytest.mark.slow
 @pytest.mark.skipif(bool(missing) or os.getuid() != 0, reason=f"needs to be root, and {', '.join(NEEDED)}")
 def test_a_study_outlives_the_time_of_its_allocation(tmp_path: Path, tiny_text: str, slurm: Callable[..., str]) -> None:
-    study = tmp_path / "tiny.yaml"
-    study.write_text(tiny_text.replace("epochs: 4", "epochs: 120").replace("concurrent: 2", "concurrent: 4"))
+    epochs = 40
+    study = tiny_study(tmp_path, tiny_text, epochs, ("concurrent: 2", "concurrent: 4"))
     job = slurm("sbatch", "--parsable", "--cpus-per-task=2", str(SCRIPT), study.name).strip()
     out = tmp_path / f"tune_lt-{job}.out"
 
@@ -95,17 +98,16 @@ def test_a_study_outlives_the_time_of_its_allocation(tmp_path: Path, tiny_text: 
         return lambda: out.exists() and text in out.read_text()
 
     wait_until(printed("resources: 4 CPUs, 0 GPUs"), out)
-    wait_until(printed("epochs/s"), out)
+    wait_until(lambda: progress(tmp_path)[1] > 0, out)
     slurm("scancel", "--batch", "--signal=USR1", job)  # as --signal does when the time is almost up
     wait_until(printed("the job is queued again, and goes on from what is finished"), out)
     assert "stopped; what is finished is kept" in out.read_text()
     wait_until(lambda: slurm("squeue", "-h", "-o", "%t").split() == ["PD"], out)
     # instead of two minutes later; a start in the second of the requeue would be taken for a launch of the killed one
     slurm("scontrol", "update", f"JobId={job}", "StartTime=now+15")
-    wait_until(lambda: not slurm("squeue", "-h"), out)
+    wait_until(lambda: not slurm("squeue", "-h"), out, 480)
     assert "restarts 1" in out.read_text(), (tmp_path / "slurm" / "daemons.txt").read_text()[-3000:]
     assert "JobState=COMPLETED" in slurm("scontrol", "show", "job", job), out.read_text()
     assert (tmp_path / "reports" / "tiny").is_dir()
-    cells = Store(f"sqlite:///{tmp_path / 'mlflow.db'}").cells("tiny")
-    assert len({cell.tags["key"] for cell in cells}) == len(cells) == 11
+    whole_study(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"), "tiny", epochs)
     assert list(Path("/tmp").glob(f"tune_lt-{job}-*")) == []

@@ -80,6 +80,19 @@ def test_the_total_is_the_sum_of_the_losses_of_all_images() -> None:
     assert step.total.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_gradients_are_clipped_by_their_norm_all_together() -> None:
+    """A step of plain descent with rate 1 is the gradient, shortened to the length allowed, in its own direction."""
+    plain, clipped = (_step("softmax", Optimizer(lr=1.0, momentum=0.0, weight_decay=0.0)) for _ in range(2))
+    plain.clip_norm, clipped.clip_norm = None, 0.01
+    moved = []
+    for step in (plain, clipped):
+        before = nn.utils.parameters_to_vector(step.model.parameters()).detach().clone()
+        step(*_batch())
+        moved.append(before - nn.utils.parameters_to_vector(step.model.parameters()).detach())
+    assert moved[0].norm() > 0.1
+    torch.testing.assert_close(moved[1], 0.01 * moved[0] / moved[0].norm(), rtol=1e-2, atol=1e-6)
+
+
 def test_a_state_saved_with_other_optimizer_options_is_taken_over() -> None:
     """As when a training that began on a GPU goes on without one."""
     digits = data.build("digits")

@@ -74,9 +74,8 @@ def test_nodes_that_do_not_share_the_folder_are_named(tmp_path: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         ray.init(cluster.address, log_to_driver=False)
-        began = time.monotonic()
         check_shared(folder)
-        assert time.monotonic() - began < 1  # one node: nobody is asked
+        assert not folder.exists()  # one node: nobody is asked
         cluster.add_node(num_cpus=1)
         _wait_for(2, log)
         check_shared(folder)

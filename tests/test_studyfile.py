@@ -188,6 +188,7 @@ def test_every_bundled_study_is_valid_and_matches_the_schema() -> None:
         validator.validate(yaml.safe_load(file.read_text()))
 
 
+@pytest.mark.long
 def test_the_schema_for_editors_is_current() -> None:
     command = [sys.executable, "-m", "tune_lt.schema"]  # in a process where no test has registered a plugin
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -143,6 +143,16 @@ def test_a_snapshot_says_what_the_store_says_and_reads_each_run_once(
         assert [cell.tags["trial"] for cell in taken.trials("sig")] == ["0", "1", "2", "3", "4"]
 
 
+def test_of_two_runs_of_a_cell_the_one_that_finished_first_counts(store: Store) -> None:
+    """Not the one that began first: it may have ended long after others had used the result of the other."""
+    late, early = (store.client.create_run(store.experiment("s"), start_time=at).info.run_id for at in (100, 200))
+    for run_id, end in ((late, 900), (early, 800)):
+        tags = {"kind": "cell", "fingerprint": "f", "outcome": "complete"}
+        store.tag(run_id, {f"tune_lt.{tag}": text for tag, text in tags.items()})
+        store.client.set_terminated(run_id, "FINISHED", end_time=end)
+    assert store.finished_cells()["f"].run_id == store.snapshot("s").finished["f"].run_id == early
+
+
 def test_a_store_is_read_page_by_page(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     _filled(store)
     whole = store.snapshot("s")
@@ -267,6 +277,7 @@ def test_while_another_reads_the_file_the_log_stays(store: Store, monkeypatch: p
     assert store.ensure_parent("s") == parent
 
 
+@pytest.mark.long
 def test_what_a_killed_driver_committed_is_there(store: Store) -> None:
     code = f"""
 import os

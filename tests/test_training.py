@@ -108,6 +108,16 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path, digits
         _results(CELL, digits, save_to=state)
 
 
+def test_a_checkpoint_of_other_images_is_refused(tmp_path: Path, digits: data.Dataset) -> None:
+    cell = dataclasses.replace(CELL, data=CELL.data | {"head": 40})
+    _results(cell, digits, save_to=tmp_path / "state.pt")
+    other = data.Dataset.of(
+        255 - digits.train_images, digits.train_labels, digits.test_images, digits.test_labels, digits.class_names
+    )
+    with pytest.raises(InputError, match="another configuration"):
+        _results(cell, other, save_to=tmp_path / "state.pt")
+
+
 def test_a_checkpoint_never_runs_pickled_code(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[object, ...]:
@@ -153,6 +163,7 @@ def test_the_sealed_test_is_scored_once_and_only_when_asked(
     assert [bool(result.test) for result in results] == [False, False, False, True]
 
 
+@pytest.mark.long
 def test_it_learns(digits: data.Dataset) -> None:
     cell = dataclasses.replace(
         CELL,
@@ -166,6 +177,25 @@ def test_it_learns(digits: data.Dataset) -> None:
     assert results[-1].train_loss < 0.5 * results[0].train_loss
     assert results[-1].test is not None
     assert results[-1].test.top1 > 0.8
+
+
+def test_the_training_loss_is_the_mean_over_images_whatever_the_batches(digits: data.Dataset) -> None:
+    """Of a loss that is an example's label: Σ c · n_c / Σ n_c, the last batch being a short one."""
+
+    class Label(losses.Loss):
+        def terms(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return targets + 0 * logits.sum(1), None
+
+    counts = data.exponential(40, 20, 10)
+    expected = sum(label * count for label, count in enumerate(counts)) / sum(counts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(losses.LOSSES, "label", Label)
+        for size in (50, 64):
+            assert sum(counts) % size
+            recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=size)
+            cell = dataclasses.replace(CELL, data=CELL.data | {"head": 40}, loss={"name": "label"}, recipe=recipe)
+            (result,) = _results(dataclasses.replace(cell, fold="full", holdout=None), digits)
+            assert result.train_loss == pytest.approx(expected)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_reason(digits: data.Dataset) -> None:
@@ -194,6 +224,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.long
 def test_every_option_of_the_recipe_changes_the_result(digits: data.Dataset) -> None:
     plain = _numbers(_results(CELL, digits))
     for name, change in VARIANTS.items():
@@ -217,6 +248,12 @@ def test_cosine_falls_from_one_towards_zero() -> None:
     assert factors[0] == 1.0
     assert factors[5] == pytest.approx(0.5)
     assert all(earlier > later for earlier, later in itertools.pairwise(factors))
+
+
+def test_cosine_begins_after_the_warm_up() -> None:
+    """10 epochs, 2 of them warming up: ½, 1, then half a cosine over the other 8, which begins at 1."""
+    factors = [lr_factor(Schedule(name="cosine", warmup=0.2), epoch, 10) for epoch in range(10)]
+    assert factors == pytest.approx([0.5, 1.0, *((1 + math.cos(math.pi * k / 8)) / 2 for k in range(8))])
 
 
 def test_posthoc_adjustment_subtracts_the_log_prior() -> None:
@@ -308,6 +345,29 @@ def test_a_fold_trains_on_the_others_and_scores_its_own_images(digits: data.Data
     assert torch.equal(trained, 2 * torch.tensor(full.class_counts))  # each image is left out of one training in three
 
 
+def test_groups_are_of_the_whole_long_tail_and_so_the_same_in_every_fold(digits: data.Dataset) -> None:
+    """Five classes of 100 and five of 33 images: a fold leaves 66 or 67 of a large one, but that orders nothing."""
+    cell = dataclasses.replace(
+        CELL, data={"name": "digits", "imbalance": 3.0, "profile": "step", "head": 100}, holdout=None
+    )
+    runs = [
+        training._Run(dataclasses.replace(cell, fold=fold), digits, torch.device("cpu"))
+        for fold in ("1/3", "2/3", "3/3")
+    ]
+    assert len({run.class_counts for run in runs}) == 3
+    expected = {"many": [0, 1, 2], "medium": [3, 4, 5], "few": [6, 7], "rare": [8, 9]}
+    assert [run.groups for run in runs] == [expected] * 3
+
+
+def test_the_posthoc_prior_is_of_the_images_that_were_trained_on(digits: data.Dataset) -> None:
+    """Of six images of the rarest class two are held out at 0.3, a third and not 0.3: the prior is not the whole's."""
+    recipe = dataclasses.replace(RECIPE, posthoc_tau=0.5)
+    run = training._Run(dataclasses.replace(CELL, recipe=recipe), digits, torch.device("cpu"))
+    counts = torch.bincount(digits.train_labels[run.split.train_index], minlength=10)
+    assert counts.tolist() != run.split.split_counts
+    assert run.offset.tolist() == pytest.approx([0.5 * math.log(n) for n in counts.tolist()])
+
+
 def test_folds_are_spelled_in_one_way() -> None:
     assert [fold_of(text) for text in ("full", "holdout", "1/2", "2/5", "10/10")] == [
         None,
@@ -345,6 +405,7 @@ def test_folds_that_make_no_sense_are_said_before_training(digits: data.Dataset)
     assert all("too many folds" in message for message in said)
 
 
+@pytest.mark.long
 def test_every_loss_and_model_trains_an_epoch(digits: data.Dataset) -> None:
     for model in ("resnet8", "resnet32"):  # torchvision's take three channels
         for loss in losses.LOSSES:

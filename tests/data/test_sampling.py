@@ -197,13 +197,13 @@ def test_a_smaller_head_only_takes_images_away(imbalance: float | None) -> None:
 
 
 def test_subsample_is_uniform_over_the_images() -> None:
-    """Each of 20 images is among the 5 kept in a quarter of 2,000 seeds; 6 standard deviations are allowed."""
+    """Each of 20 images is among the 5 kept in a quarter of 400 seeds; 6 standard deviations are allowed."""
     dataset = _dataset([20, 20])
     hits = np.zeros(40)
-    for seed in range(2000):
+    for seed in range(400):
         hits[_cell(dataset, imbalance=4, data_seed=seed).train_index] += 1
     tail = hits[dataset.train_labels.numpy() == 1]
-    assert np.abs(tail - 500).max() < 6 * math.sqrt(2000 * 0.25 * 0.75)
+    assert np.abs(tail - 100).max() < 6 * math.sqrt(400 * 0.25 * 0.75)
 
 
 def test_global_generators_are_neither_read_nor_moved(digits: Dataset) -> None:
@@ -288,12 +288,12 @@ def test_a_class_smaller_than_the_folds_changes_folds_with_the_seed(digits: Data
 
 
 def test_each_image_is_in_each_fold_equally_often() -> None:
-    """2,000 seeds, 3 folds: an image is in the first in a third of them; 6 standard deviations are allowed."""
+    """400 seeds, 3 folds: an image is in the first in a third of them; 6 standard deviations are allowed."""
     dataset = _dataset([7, 5])
     hits = np.zeros(12)
-    for seed in range(2000):
+    for seed in range(400):
         hits[_cell(dataset, imbalance=None, data_seed=seed, fold=(1, 3)).val_index] += 1
-    assert np.abs(hits - 2000 / 3).max() < 6 * math.sqrt(2000 * (1 / 3) * (2 / 3))
+    assert np.abs(hits - 400 / 3).max() < 6 * math.sqrt(400 * (1 / 3) * (2 / 3))
 
 
 def test_folds_have_a_stream_of_their_own(digits: Dataset) -> None:

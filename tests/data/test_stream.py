@@ -90,6 +90,12 @@ def test_what_happens_to_an_image_depends_on_seed_epoch_and_image_alone(files: I
         assert not any(torch.equal(x, base[number]) for number, x in changed.items())
 
 
+def test_no_epoch_of_one_seed_is_an_epoch_of_another(files: ImageFiles) -> None:
+    """Seed 0 in epoch 1, seed 1 in epoch 0: runs of neighbouring seeds would share all but one of their epochs."""
+    one, other = _by_image(_batches(files, seed=0), 1), _by_image(_batches(files, seed=1), 0)
+    assert not any(torch.equal(x, other[number]) for number, x in one.items())
+
+
 def test_the_order_is_that_of_images_in_memory(files: ImageFiles) -> None:
     labels, index = torch.arange(IMAGES), torch.arange(1, IMAGES, 2)
     options: dict[str, Any] = {"batch_size": 4, "mean": (0.5,) * 3, "std": (0.25,) * 3, "seed": 7, "device": "cpu"}
@@ -270,6 +276,7 @@ def _numbers(cell: CellConfig, **options: Any) -> list[dict[str, float]]:
     return [result.as_metrics() for result in training.run_epochs(cell, device="cpu", **options)]
 
 
+@pytest.mark.long
 def test_a_streamed_cell_trains_the_same_with_any_loaders_interrupted_or_not(classes: Path, tmp_path: Path) -> None:
     cell = _cell(classes, scale=(0.5, 1.0))
     whole = _numbers(cell)

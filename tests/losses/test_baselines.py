@@ -170,6 +170,14 @@ def test_equalization_spares_the_tail_as_negatives_only() -> None:
     torch.testing.assert_close(z.grad[1], torch.tensor([1 / 4, 1 / 4, 1 / 4, -3 / 4]) / 2)
 
 
+def test_a_class_exactly_at_equalizations_threshold_is_no_tail() -> None:
+    """n = (7, 1): class 1 has 1/8 of all images. Below 1/8 is nobody; just above, class 1 is spared by class 0."""
+    z, y = torch.zeros(1, 2), torch.tensor([0])
+    for threshold, expected in ((1 / 8, math.log(2)), (1 / 8 + 1e-3, 0.0)):
+        loss = losses.build("equalization", class_counts=[7, 1], gamma=1.0, tail_threshold=threshold)
+        assert loss(z, y).item() == pytest.approx(expected)
+
+
 @pytest.mark.usefixtures("double")
 def test_class_balanced_by_hand() -> None:
     """n = (3, 1): weights 1/3 and 1. z = (log 3, 0): CE = log 4/3 for class 0 and log 4 for class 1.
@@ -214,6 +222,14 @@ def test_balanced_softmax_by_hand() -> None:
 def test_ldam_by_hand() -> None:
     """n = (16, 1), max_m = ½: m = ½ · ((1/16)^¼, 1) = (¼, ½). s = 4, z = 0, y = 1: CE of (0, −2) = log(1 + e²)."""
     value = losses.build("ldam", class_counts=[16, 1], max_m=0.5, s=4.0)(torch.zeros(1, 2), torch.tensor([1]))
+
+    assert value.item() == pytest.approx(math.log(1 + math.e**2))
+
+
+@pytest.mark.usefixtures("double")
+def test_ldams_largest_margin_is_that_of_the_rarest_class_there_is() -> None:
+    """n = (256, 16): m = ½ · ((1/16)^¼, 1) = (¼, ½), as for n = (16, 1): the same loss, log(1 + e²)."""
+    value = losses.build("ldam", class_counts=[256, 16], max_m=0.5, s=4.0)(torch.zeros(1, 2), torch.tensor([1]))
 
     assert value.item() == pytest.approx(math.log(1 + math.e**2))
 

@@ -354,6 +354,7 @@ def _other_rank(folder: Path) -> None:
     torch.save(_one_rank(1, folder), folder / "other.pt")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no distributed package")
 def test_counts_are_summed_over_ranks(tmp_path: Path) -> None:
     z, y = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3

@@ -26,6 +26,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ["mobilenet_v3_small", "convnext_tiny", "swin_t", "densenet121"])
 def test_any_classifier_of_torchvision_gets_a_head_of_our_own(architecture: str) -> None:
     model = models.build("torchvision", classes=7, channels=3, architecture=architecture, head="cosine")
@@ -73,6 +74,7 @@ def test_wrong_names_are_told_what_is_valid(params: dict[str, str], message: str
         models.build("torchvision", classes=3, channels=3, **params)
 
 
+@pytest.mark.long
 def test_timm_by_name() -> None:
     pytest.importorskip("timm")
     model = models.build("timm", classes=4, channels=1, architecture="resnet10t", pretrained=False)

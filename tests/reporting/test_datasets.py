@@ -12,6 +12,8 @@ import pytest
 from tune_lt import data, studyfile
 from tune_lt.reporting import datasets
 
+pytestmark = pytest.mark.long
+
 TEXT = """\
 name: looked
 data: {name: digits, imbalance: 20, validation: {folds: 3}}

@@ -26,6 +26,7 @@ from tune_lt.tracking import TAG
 if TYPE_CHECKING:
     from conftest import Recorded
 
+pytestmark = pytest.mark.long
 ROWS = ("softmax", "focal", "ghm_cwap")
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from conftest import Recorded
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 STUDY = """\
 name: browsed
 data: {name: digits, imbalance: 20}
@@ -140,8 +140,14 @@ def browse(folder: Path, width: int, *options: str) -> dict[str, Any]:
     return json.loads(html.unescape(said[1]))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("width", [390, 1400])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        pytest.param(width, dark, marks=pytest.mark.smoke if (width, dark) == (390, True) else pytest.mark.slow)
+        for width in (390, 1400)
+        for dark in (False, True)
+    ],
+)
 def test_a_browser_sorts_opens_and_draws_without_a_fault(folder: Path, width: int, dark: bool) -> None:
     said = browse(folder, width, f"--blink-settings=preferredColorScheme={0 if dark else 1}")
     assert said["wrong"] == []

@@ -17,6 +17,8 @@ from tune_lt.reporting.published import Column
 from tune_lt.reporting.sheets import Sheet
 from tune_lt.study import Study
 
+pytestmark = pytest.mark.long
+
 CIFAR = """\
 name: table1_cifar10
 table: 1

@@ -10,6 +10,8 @@ from tune_lt.reporting import report
 from tune_lt.reporting.sheets import Sheet
 from tune_lt.search.selection import Ended
 
+pytestmark = pytest.mark.long
+
 Trial = Callable[..., Ended]
 TEXT = """\
 name: advice
@@ -79,6 +81,19 @@ def test_a_gain_over_all_classes_counts_where_the_tail_shows_none(recorded, make
     assert any("the tail (Few and Rare, each group alike) shows no difference" in note for note in advice.notes)
     assert any(note.startswith("The mean over classes gains +10.40 points") for note in advice.notes)
     assert not any("Nothing here" in note or "nothing here" in note for note in advice.notes)
+
+
+def test_the_mean_over_classes_is_not_the_accuracy_over_images(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
+    """Right on ten points more of all images, but on ten fewer of each class alike."""
+    advice = _with_groups(recorded, make_trial, GAIN, balanced=[0.4, 0.41, 0.4, 0.41, 0.4])
+    assert any(note.startswith("The mean over classes loses −9.60 points [") for note in advice.notes)
+
+
+def test_where_less_is_better_the_search_with_the_least_is_recommended(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
+    text = TEXT.replace("search: {trials: 2}", "search: {trials: 2, mode: min}")
+    advice = _advice(recorded, make_trial, {}, text)
+    assert advice is not None
+    assert advice.title == "Recommendation: ghm_cwap (searched)"  # 0.55 against vs's 0.65
 
 
 def test_a_head_that_loses_pays_for_nothing_where_all_classes_alike_gain(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]

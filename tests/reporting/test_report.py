@@ -18,6 +18,8 @@ from tune_lt.reporting.sheets import Sheet
 from tune_lt.search.selection import Ended
 from tune_lt.study import Study
 
+pytestmark = pytest.mark.long
+
 if TYPE_CHECKING:
     from conftest import Recorded
 

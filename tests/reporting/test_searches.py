@@ -139,3 +139,23 @@ def test_every_complete_trial_stands_beside_the_best_unit_by_unit(make_trial: Ca
         ("alpha 0.8", "60.00 ± 10.00", "−15.00 [−78.53, +48.53]", "2"),
     )
     assert list(sheet.data["difference"][1:]) == pytest.approx([-15.0])
+
+
+def test_a_unit_without_a_value_shifts_no_other(make_trial: Callable[..., Ended]) -> None:
+    """Units 2 and 3 have both trials: 0.5 and 0.7 against 0.6 and 0.9, -15 points, whatever stands in unit 1."""
+    best = make_trial({"loss/alpha": 0.4}, val_balanced=[0.8, 0.6, 0.9])
+    other = make_trial({"loss/alpha": 0.8}, val_balanced=[nan, 0.5, 0.7])
+    searched = Searched("ghm_cwap", Search(trials=2), (other, best), best, None, (), {}, 60)
+    line = searches.trials_sheet(searched).lines[1]
+    assert (line[0], line[2], line[3]) == ("alpha 0.8", "−15.00 [−78.53, +48.53]", "2")
+
+
+def test_what_was_chosen_is_the_complete_trial_and_no_stopped_one_with_the_same_values(
+    recorded: Recorded, alphas: Study, make_trial: Callable[..., Ended]
+) -> None:
+    """As where a trial that a broken run had stopped was tried again under another number."""
+    stopped = make_trial({"loss/alpha": 0.6}, "pruned", val_balanced=[0.5, 0.5])
+    whole = make_trial({"loss/alpha": 0.6}, val_balanced=[0.7, 0.8, 0.9, 0.8, 0.8])
+    recorded.search(alphas, [stopped, whole])
+    (searched,) = read(recorded, alphas)
+    assert (searched.best.outcome, searched.best.value("val/balanced")) == ("complete", pytest.approx(0.8))

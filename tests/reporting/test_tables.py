@@ -172,3 +172,15 @@ def test_what_a_test_cannot_tell_from_the_best_is_marked(make_line: Callable[...
     assert any(note.startswith("≈: not distinguishable") for note in sheet.notes)
     few = [line for line in lines if line["data_seed"] < 4]
     assert not assemble(pd.DataFrame(few), Spec("t", "T", ("best", "near"), 4)).tied  # four pairs are not tested
+
+
+def test_rows_that_share_the_best_printed_mean_are_both_best_and_not_tied(
+    make_line: Callable[..., dict[str, Any]],
+) -> None:
+    """Means of 80 % up to the tenth decimal: both are bold, and ≈ is for rows below them."""
+    spread = [0.81, 0.79, 0.80, 0.82, 0.78]
+    values = {"one": spread, "same": spread[::-1], "near": [value - 0.0003 for value in spread[::-1]]}
+    lines = [make_line(row, s, (nan, nan, nan, nan, v)) for row, some in values.items() for s, v in enumerate(some)]
+    table = assemble(pd.DataFrame(lines), Spec("t", "T", tuple(values), 5))
+    assert table.tied == {("near", "Overall")}
+    assert of_groups(table).bold == {(0, 5), (1, 5)}

@@ -32,9 +32,9 @@ def ui(
             raise InputError(f"port {port} of {host} is taken; choose another with --port")
     print(f"MLflow UI: http://{host}:{port}   (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
-    os.execve(
-        sys.executable, command, os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}
-    )  # not as an argument: ps shows it
+    without_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # a gigabyte of processes that no run needs
+    # the address of the store not as an argument: ps shows those to everybody
+    os.execve(sys.executable, command, without_jobs | os.environ | {"MLFLOW_BACKEND_STORE_URI": uri})
 
 
 def doctor(
