@@ -134,7 +134,7 @@ def test_every_command_has_a_line_of_help() -> None:
         assert command.callback.__doc__
 
 
-@pytest.mark.long
+@pytest.mark.smoke
 def test_the_ui_serves_the_store(tmp_path: Path, empty_store: Path, cli: Call) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     (port,) = free_ports(1)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import numpy as np
-import psutil
 import pytest
 import torch
-from processes import environment, wait_until
 from ran import Ran
 
 from tune_lt import classifier, data
 from tune_lt.tracking import Store, registry
 
+Call = Callable[..., tuple[int, str, str]]
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]
 
 
@@ -57,35 +55,20 @@ def test_the_card_says_what_was_measured_and_how_to_use_it(ran: Ran) -> None:
     exec(code.replace("images = ...", "import torch; images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)"), {})
 
 
-def test_a_network_that_was_not_kept_is_trained_again_and_is_the_same(ran: Ran, tmp_path: Path) -> None:
-    """By a command with a Ray of its own, of which nothing is left when it ends."""
-    copy = ran.copy(tmp_path / "copy")
+def test_a_network_that_was_not_kept_is_trained_again_and_is_the_same(ran: Ran, on_ray: Call, tmp_path: Path) -> None:
+    copy = ran.copy(tmp_path)
     before = classifier.load(_model(copy) / "model.pt").state_dict()
     kept = list((copy.folder / ".tune_lt" / "tiny" / "checkpoints").glob("*.pt"))
     assert len(kept) == 1  # of all cells the recommended one alone
     kept[0].unlink()
     runs = len(copy.cells())
-    command = [sys.executable, "-m", "tune_lt.cli", "run", str(ran.file)]
-    mark = {"STARTED_BY_TEST": str(tmp_path)}
-    done = subprocess.run(command, cwd=copy.folder, env=environment(**mark), capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr  # a row diverges
-    assert "starting Ray" in done.stdout
-    assert "model: margin+weight_aura is trained once more, its network was not kept" in done.stdout
-    assert "(version 1)" in done.stdout
+    code, out, err = on_ray("run", str(ran.file), cwd=copy.folder)
+    assert code == 1, err  # a row diverges
+    assert "model: margin+weight_aura is trained once more, its network was not kept" in out
+    assert "(version 1)" in out
     assert len(copy.cells()) == runs
     after = classifier.load(_model(copy) / "model.pt").state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    wait_until(lambda: not _marked(mark), tmp_path / "none")
-
-
-def _marked(mark: Mapping[str, str]) -> list[psutil.Process]:
-    """The processes that have these variables in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # it ended while we looked, or is another user's
-            if mark.items() <= process.environ().items():
-                found.append(process)
-    return found
 
 
 def test_another_choice_is_another_version_and_leaves_the_first_as_it_was(tmp_path: Path, empty_store: Path) -> None:
@@ -156,6 +139,7 @@ print("written")
 )
 
 
+@pytest.mark.slow  # `.ci/run` begins with the demo, which sees the same
 def test_a_network_is_handed_out_with_nothing_but_the_packages_dependencies(ran: Ran, tmp_path: Path) -> None:
     """As `make demo` has it; the environment of the tests has more, which is refused here."""
     state = _model(ran) / "model.pt"

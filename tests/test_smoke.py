@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,3 +143,13 @@ def test_a_wheel_that_is_installed_elsewhere_runs_a_study(tmp_path: Path, tiny_t
     assert set(baselines["row"]) >= {"softmax", "ldam+drw"}
     cells = Store(f"sqlite:///{tmp_path / 'mlflow.db'}").finished_cells()
     assert {cell.tags["git"] for cell in cells.values()} == {"tune-lt 0.1.0"}
+    wait_until(lambda: not _with_path(site), out)  # Ray and all it started is gone
+
+
+def _with_path(site: Path) -> list[psutil.Process]:
+    """The processes that were given this PYTHONPATH: the study's, and what they started."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it ended while we looked
+            found += [process] if process.environ().get("PYTHONPATH") == str(site) else []
+    return found

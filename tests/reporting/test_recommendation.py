@@ -26,16 +26,24 @@ seeds: [0, 1, 2, 3, 4]
 """
 
 
-def _advice(recorded, make_trial: Trial, gains: dict[str, list[float]], text: str = TEXT) -> Sheet | None:  # type: ignore[no-untyped-def]
-    """The sheet of a study in which vs does best on held-out images; ``gains`` over softmax by row and seed."""
+def _record(recorded, make_trial: Trial, gains: dict[str, list[float]], text: str = TEXT) -> None:  # type: ignore[no-untyped-def]
+    """A study in which vs does best on held-out images; ``gains`` over softmax by row and seed."""
     study = recorded.study(text)
     found = recorded.search(study, [make_trial({"loss/alpha": 0.4}, val_balanced=[0.5, 0.6])], "ghm_cwap")
     if "vs" in study.searches:
         best = make_trial({"loss/gamma": 0.3, "loss/tau": 1.0}, val_balanced=[0.7, 0.6])
         found |= recorded.search(study, [best], "vs")
     recorded.rows(study, found, lambda row, factor, data, init: 0.5 + gains.get(row, [0.0] * 5)[init])
-    sheets = {sheet.name: sheet for sheet in report.collect(recorded.store, study.name).tables}
-    return sheets.get("recommendation")
+
+
+def _sheet(recorded) -> Sheet | None:  # type: ignore[no-untyped-def]
+    return {one.name: one for one in report.collect(recorded.store, "advice").tables}.get("recommendation")
+
+
+def _advice(recorded, make_trial: Trial, gains: dict[str, list[float]], text: str = TEXT) -> Sheet | None:  # type: ignore[no-untyped-def]
+    """The recommendation of the study that `_record` makes."""
+    _record(recorded, make_trial, gains, text)
+    return _sheet(recorded)
 
 
 def test_held_out_images_choose_even_where_the_test_says_otherwise(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
@@ -63,13 +71,15 @@ def test_a_tail_that_the_head_pays_for_is_called_that(recorded, make_trial: Tria
 
 def _with_groups(recorded, make_trial: Trial, gains: dict[str, list[float]], **groups: list[float]) -> Sheet:  # type: ignore[no-untyped-def]
     """The advice where the recommended row gains ``gains`` over all classes, and has these accuracies in groups."""
-    assert _advice(recorded, make_trial, gains) is not None
+    _record(recorded, make_trial, gains)
     for cell in recorded.store.cells("advice"):
         if cell.tags["row"] == "vs (searched)":
             for group, values in groups.items():
                 seed = int(cell.tags["init_seed"])
                 recorded.store.client.log_metric(cell.run_id, f"test/{group}", values[seed], step=1)
-    return {one.name: one for one in report.collect(recorded.store, "advice").tables}["recommendation"]
+    advice = _sheet(recorded)
+    assert advice is not None
+    return advice
 
 
 GAIN = {"vs (searched)": [0.1, 0.11, 0.1, 0.11, 0.1]}  # over all classes alike
