@@ -17,8 +17,10 @@ demo: $(VENV)/.installed ## search, ablation and baselines on handwritten digits
 # A file's tests stay in one process; those that need Ray share one of them (tests/conftest.py).
 PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-quick: $(VENV)/.developer ## the tests without Ray, servers and other processes: under a minute on 2 cores
-	$(BIN)/pytest $(PARALLEL) -m 'not long and not smoke and not slow and not images'
+# A file with a pytestmark is not even read: most of them bring MLflow or Ray, which takes longer than these tests.
+quick: $(VENV)/.developer ## mathematics, data, training, statistics, study files: a minute on 2 cores
+	$(BIN)/pytest $(PARALLEL) -m 'not long and not smoke and not slow and not images' \
+		$$(grep -rL pytestmark --include='test_*.py' tests)
 
 test: $(VENV)/.developer ## the tests: under 5 minutes on 2 cores
 	$(BIN)/pytest $(PARALLEL)

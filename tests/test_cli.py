@@ -19,6 +19,8 @@ from tune_lt.cli import app
 from tune_lt.cli.arguments import study_path
 from tune_lt.errors import InputError
 
+pytestmark = pytest.mark.long
+
 Call = Callable[..., tuple[int, str, str]]
 
 

@@ -25,6 +25,8 @@ from jsonschema import Draft7Validator
 
 from tune_lt import __version__
 
+pytestmark = pytest.mark.long
+
 SCHEMAS = Path(os.environ.get("TUNE_LT_SCHEMAS", REPOSITORY.parent / "shared" / "schemas"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
 CLIENT = "tune-lt"  # the one service that is a command

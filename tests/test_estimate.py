@@ -21,6 +21,8 @@ from tune_lt.search import planning
 from tune_lt.study import Resources, Study, fingerprint, flattened
 from tune_lt.tracking import CellRecord, Store
 
+pytestmark = pytest.mark.long
+
 Call = Callable[..., tuple[int, str, str]]
 OWN = "ghm_cwap"
 COUNTS = data.exponential(120, 20, 10)

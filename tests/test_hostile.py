@@ -29,6 +29,8 @@ from tune_lt.errors import InputError, printable, redacted
 from tune_lt.reporting.formats import _markdown_escape
 from tune_lt.strict import Problems
 
+pytestmark = pytest.mark.long
+
 OK = """\
 name: ok
 data: {name: digits, imbalance: 20}
@@ -104,7 +106,6 @@ def test_other_encodings_and_files_without_an_end(tmp_path: Path) -> None:
         studyfile.read(Path("/dev/zero"))
 
 
-@pytest.mark.long
 @FUZZ
 @given(st.text(max_size=60), st.integers(0, len(OK)), st.integers(0, 20))
 def test_any_change_of_a_study_file_is_a_study_or_problems(inserted: str, at: int, removed: int) -> None:

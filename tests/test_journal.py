@@ -19,6 +19,8 @@ from tune_lt.errors import InputError
 from tune_lt.journal import Journal
 from tune_lt.tracking import Store
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def store(tmp_path: Path, empty_store: Path) -> Store:

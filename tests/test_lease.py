@@ -20,6 +20,8 @@ from tune_lt.errors import InputError
 from tune_lt.search import history, lease
 from tune_lt.tracking import Store, own_tags
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def store(tmp_path: Path, empty_store: Path) -> Store:

@@ -38,6 +38,8 @@ from tune_lt import losses
 from tune_lt.losses.reweighting import Focal
 from power import POWER  # noqa
 
+pytestmark = pytest.mark.long
+
 @losses.register("submitted")
 class Submitted(Focal):
     pass

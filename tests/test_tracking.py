@@ -18,6 +18,8 @@ from mlflow.tracking import MlflowClient
 from tune_lt.errors import InputError
 from tune_lt.tracking import DAMAGED, DUPLICATE, Store, exists, sqlite, store_uri
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def store(tmp_path: Path, empty_store: Path) -> Store:
@@ -277,7 +279,6 @@ def test_while_another_reads_the_file_the_log_stays(store: Store, monkeypatch: p
     assert store.ensure_parent("s") == parent
 
 
-@pytest.mark.long
 def test_what_a_killed_driver_committed_is_there(store: Store) -> None:
     code = f"""
 import os

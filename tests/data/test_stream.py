@@ -24,6 +24,8 @@ from tune_lt.data import ImageFiles, StreamedBatches, stream
 from tune_lt.errors import InputError
 from tune_lt.study import Resources
 
+pytestmark = pytest.mark.long
+
 IMAGES, SIZE = 23, 32
 SCALED = Augment(scale=(0.2, 1.0))
 
@@ -276,7 +278,6 @@ def _numbers(cell: CellConfig, **options: Any) -> list[dict[str, float]]:
     return [result.as_metrics() for result in training.run_epochs(cell, device="cpu", **options)]
 
 
-@pytest.mark.long
 def test_a_streamed_cell_trains_the_same_with_any_loaders_interrupted_or_not(classes: Path, tmp_path: Path) -> None:
     cell = _cell(classes, scale=(0.5, 1.0))
     whole = _numbers(cell)
