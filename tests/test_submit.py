@@ -23,6 +23,7 @@ from processes import answers, environment, free_ports, wait_until
 from tune_lt import submit
 from tune_lt.tracking import Store
 
+pytestmark = pytest.mark.long
 Call = Callable[..., tuple[int, str, str]]
 CLUSTER, SERVER = "http://ray.example:8265", "http://mlflow.example:5000"
 ROOT = Path(__file__).parents[1]
@@ -37,8 +38,6 @@ PLUGIN = """\
 from tune_lt import losses
 from tune_lt.losses.reweighting import Focal
 from power import POWER  # noqa
-
-pytestmark = pytest.mark.long
 
 @losses.register("submitted")
 class Submitted(Focal):
