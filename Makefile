@@ -22,7 +22,7 @@ quick: $(VENV)/.developer ## mathematics, data, training, statistics, study file
 	$(BIN)/pytest $(PARALLEL) -m 'not long and not smoke and not slow and not images' \
 		$$(grep -rL pytestmark --include='test_*.py' tests)
 
-test: $(VENV)/.developer ## the tests: under 5 minutes on 2 cores
+test: $(VENV)/.developer ## the tests: five to six minutes on 2 cores
 	$(BIN)/pytest $(PARALLEL)
 
 test-shuffled: $(VENV)/.developer ## the same in another order each time, which its first lines name
