@@ -32,8 +32,8 @@ def ui(
             raise InputError(f"port {port} of {host} is taken; choose another with --port")
     print(f"MLflow UI: http://{host}:{port}   (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
-    without_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # a gigabyte of processes that no run needs
-    # the address of the store not as an argument: ps shows those to everybody
+    without_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # processes that no run of ours needs
+    # The store goes into the environment: it may hold a password, and ps shows everybody the arguments.
     os.execve(sys.executable, command, without_jobs | os.environ | {"MLFLOW_BACKEND_STORE_URI": uri})
 
 
