@@ -58,7 +58,7 @@ class Times:
 
 
 def reports(count: int, alpha: float, gamma: float) -> Iterator[dict[str, Any]]:
-    """What `tune_lt.search.trainable.report` would make of ``count`` epochs, without training."""
+    """What `tune_lt.training.results.content` would make of ``count`` epochs, without training."""
     for epoch in range(1, count + 1):
         score = (1 - (alpha - 0.7) ** 2 - (gamma - 1) ** 2) * epoch / count
         content = {"epoch": epoch, "final": epoch == count, "seconds": 0.001, "train/loss": 1 - score}

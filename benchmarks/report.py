@@ -139,7 +139,7 @@ def _everything(client: Any, experiment: str, size: int) -> int:
 
 
 def _timed(what: Any) -> tuple[float, int, int]:
-    from tune_lt.search.trainable import peak_memory
+    from tune_lt.training.results import peak_memory
 
     gc.collect()
     before, began = peak_memory(), time.perf_counter()

@@ -15,14 +15,14 @@ ROOT = Path(__file__).parents[1] / "tune_lt"
 # a module may import from its own layer's package and from the layers before it
 LAYERS = (
     {"__init__", "errors"},
-    {"registry", "config", "provenance"},
+    {"registry", "config", "provenance", "plugins"},
     {"parallel"},
     {"losses", "models", "metrics", "data"},
     {"checkpoint", "classifier", "evaluation", "norms", "optimization", "steps"},
     {"training"},
     {"study", "starter"},
     {"strict"},
-    {"components", "plainyaml", "plugins", "ranges", "rows", "scales"},
+    {"components", "plainyaml", "ranges", "rows", "scales"},
     {"spaces"},
     {"studyfile"},
     {"schema", "tracking"},

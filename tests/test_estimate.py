@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from tune_lt import data, estimate, studyfile, training
-from tune_lt.config import CellConfig
+from tune_lt.config import CellConfig, fingerprint
 from tune_lt.estimate import Interval, Outlook, Work, comparable, from_runs, images, probe, search_epochs, slots, spread
 from tune_lt.journal import Journal
 from tune_lt.search import planning
-from tune_lt.study import Resources, Study, fingerprint, flattened
+from tune_lt.study import Resources, Study, flattened
 from tune_lt.tracking import CellRecord, Store
 
 pytestmark = pytest.mark.long

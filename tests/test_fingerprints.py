@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tune_lt import config, studyfile
 from tune_lt import study as study_module
-from tune_lt import studyfile
+from tune_lt.config import fingerprint
 from tune_lt.losses import LOSSES
 from tune_lt.search.planning import planned_cells
-from tune_lt.study import FULL, Study, fingerprint
+from tune_lt.study import FULL, Study
 
 HERE = Path(__file__).parent
 SPACES = HERE.parent / "search_spaces"
@@ -132,7 +133,9 @@ def test_another_version_of_the_results_changes_both(
     tmp_path: Path, tiny_text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = _print(tiny_text, tmp_path), _signature(tiny_text, tmp_path)
-    monkeypatch.setattr(study_module, "RESULT_VERSION", study_module.RESULT_VERSION + 1)
+    later = config.RESULT_VERSION + 1
+    for module in (config, study_module):
+        monkeypatch.setattr(module, "RESULT_VERSION", later)
     after = _print(tiny_text, tmp_path), _signature(tiny_text, tmp_path)
     assert not set(before) & set(after)
 

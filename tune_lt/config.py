@@ -6,6 +6,9 @@ builder's signature (`tune_lt.registry`); the rest is spelled out here. Nothing 
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -133,3 +136,29 @@ def fold_of(fold: str) -> tuple[int, int] | None:
     if folds < 2 or k > folds:
         raise InputError(f"fold = {fold!r}, but it must be full, holdout, or the k-th of K >= 2 folds, such as 2/5")
     return k, folds
+
+
+def cell_of(content: Mapping[str, Any]) -> CellConfig:
+    """The cell that ``dataclasses.asdict`` made a dictionary of, which may have been JSON since. Checks no values."""
+    recipe = dict(content["recipe"])
+    schedule, augment = dict(recipe["schedule"]), dict(recipe["augment"])
+    schedule |= {name: tuple(schedule[name]) for name in ("milestones", "factors")}
+    augment["scale"] = None if augment["scale"] is None else tuple(augment["scale"])
+    parts = {"optimizer": Optimizer(**recipe["optimizer"]), "schedule": Schedule(**schedule)}
+    return CellConfig(**{**content, "recipe": Recipe(**{**recipe, **parts, "augment": Augment(**augment)})})
+
+
+def fingerprint(cell: CellConfig, content_hash: str, sources: Mapping[str, str]) -> str:
+    """Hash of everything that determines a cell's result: its configuration, the images, plugins' code.
+
+    Where the images lie, the study's name, workers and resources do not enter. ``content_hash`` covers the decoded
+    images, so of ``cell.data`` only the long tail laid over them counts.
+    """
+    config = dataclasses.asdict(cell)
+    config["data"] = determining(cell.data, cell.fold)
+    return digest([config, content_hash, dict(sources), RESULT_VERSION])
+
+
+def digest(content: Any) -> str:
+    """A hash, 24 hexadecimal digits, of anything JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:24]

@@ -24,10 +24,10 @@ from tune_lt.config import CellConfig, fold_of, long_tail
 from tune_lt.errors import InputError
 from tune_lt.search import history, planning
 from tune_lt.search.schedulers import milestones
-from tune_lt.search.trainable import peak_memory
 from tune_lt.steps import WARM_UP, RecordedStep
 from tune_lt.study import Resources, Study, flattened
 from tune_lt.tracking import CellRecord, Store, own_tags
+from tune_lt.training.results import peak_memory
 
 EVALUATION_SHARE = 1 / 3  # of a training step: the forward pass without the backward one, which is twice as much
 PRIOR_SPREAD, PRIOR_RUNS = 0.1, 3  # what is supposed of runs before any is seen: 10 %, as if from this many

@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,11 @@ class Journal:
         tags = {"outcome": outcome, **tags}
         self._append({"op": "end", "key": key, "tags": tags, "artifacts": dict(artifacts or {})})
 
+    def take(self, records: Iterable[dict[str, Any]]) -> None:
+        """Record what was recorded on another machine, with the times it had there."""
+        for record in records:
+            self._append(dict(record))
+
     def drain(self, patience: float = PATIENCE_SECONDS) -> None:
         """Wait until everything is in the store. Raises InputError if nothing arrives for ``patience`` seconds."""
         until, before = time.monotonic() + patience, self._waiting
@@ -155,7 +160,7 @@ class Journal:
             )
 
     def _append(self, record: dict[str, Any]) -> None:
-        record["at"] = int(time.time() * 1000)
+        record.setdefault("at", int(time.time() * 1000))
         line = json.dumps(record).encode() + b"\n"
         with self._lock:
             try:

@@ -7,13 +7,14 @@ import importlib
 import sys
 from pathlib import Path
 
-from tune_lt.strict import Problems
+from tune_lt.errors import InputError
 
 
 def load_plugins(names: tuple[str, ...], folder: Path) -> dict[str, str]:
     """Import the user's modules, from ``folder`` first; module -> hash of its source, which fingerprints include.
 
-    Modules of the folder that they import count too: a helper's change may change a result as well.
+    Modules of the folder that they import count too: a helper's change may change a result as well. Raises InputError
+    for a module that cannot be imported, or whose name another module has.
     """
     if names and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -21,11 +22,13 @@ def load_plugins(names: tuple[str, ...], folder: Path) -> dict[str, str]:
         try:
             module = importlib.import_module(name)
         except Exception as error:
-            raise Problems(f"plugins: importing {name!r} failed: {type(error).__name__}: {error}") from None
+            raise InputError(f"plugins: importing {name!r} failed: {type(error).__name__}: {error}") from None
         file = getattr(module, "__file__", None)
         own = folder / f"{name.replace('.', '/')}.py"
         if file is None or (own.exists() and not own.samefile(file)):
-            raise Problems(f"plugins: {name!r} is a module of Python's or of a library ({file}) too; rename {own.name}")
+            raise InputError(
+                f"plugins: {name!r} is a module of Python's or of a library ({file}) too; rename {own.name}"
+            )
     files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
     return {
         name: hashlib.sha256(Path(file).read_bytes()).hexdigest()

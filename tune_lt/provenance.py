@@ -7,6 +7,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from tune_lt import __version__
+
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas", "numpy", "scikit-learn")
 
 
@@ -23,7 +25,7 @@ def git_commit() -> str:
         commit = git("rev-parse", "HEAD")
         return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
     except (OSError, subprocess.SubprocessError):
-        return f"tune-lt {metadata.version('tune-lt')}"
+        return f"tune-lt {__version__}"
 
 
 def versions() -> dict[str, str]:

@@ -6,8 +6,6 @@ Reading one from a file is `tune_lt.studyfile`'s work; here everything is alread
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from tune_lt.config import _STRICT, RESULT_VERSION, CellConfig, Recipe, Seed, determining
+from tune_lt.config import _STRICT, RESULT_VERSION, Recipe, Seed, determining, digest
 
 
 @dataclass(frozen=True)
@@ -239,7 +237,7 @@ class Study:
             "data": determining(self.data, "holdout"),
         }
         parts = [base, dimensions, search, self.units(space), dataclasses.asdict(self.validation)]
-        return _digest([*parts, content_hash, dict(self.sources), RESULT_VERSION])
+        return digest([*parts, content_hash, dict(self.sources), RESULT_VERSION])
 
 
 def scaled_name(name: str, scale: str) -> str:
@@ -298,18 +296,3 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{key}"
         flat |= flattened(value, f"{path}/") if isinstance(value, Mapping) and value else {path: value}
     return flat
-
-
-def fingerprint(cell: CellConfig, content_hash: str, sources: Mapping[str, str]) -> str:
-    """Hash of everything that determines a cell's result: its configuration, the images, plugins' code.
-
-    Where the images lie, the study's name, workers and resources do not enter. ``content_hash`` covers the decoded
-    images, so of ``cell.data`` only the long tail laid over them counts.
-    """
-    config = dataclasses.asdict(cell)
-    config["data"] = determining(cell.data, cell.fold)
-    return _digest([config, content_hash, dict(sources), RESULT_VERSION])
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:24]

@@ -73,7 +73,10 @@ def parse(text: str, folder: Path, scale: str = FULL) -> Study:
         if required not in raw:
             raise Problems(f"{required}: missing")
     plugins = section(tuple[str, ...], "plugins", raw.get("plugins", []))
-    sources = load_plugins(plugins, folder)
+    try:
+        sources = load_plugins(plugins, folder)
+    except InputError as error:
+        raise Problems(str(error)) from None
     plain, space = ranges.split({key: raw[key] for key in ("data", "model", "recipe", "loss") if key in raw})
     if isinstance(plain["data"], dict) and isinstance(root := plain["data"].get("root"), str):
         try:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tune_lt import __version__
+from tune_lt.cli.elsewhere import cells, import_
 from tune_lt.cli.preview import data, init, plan
 from tune_lt.cli.results import best, report, status
 from tune_lt.cli.running import run, submit, train
@@ -22,8 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (init, run, plan, data, status, report, best, train, submit, ui, doctor):  # in the order of --help
-    app.command()(command)
+commands = (init, run, plan, data, status, report, best, train, submit, cells, import_, ui, doctor)  # as in --help
+for command in commands:
+    app.command(command.__name__.removesuffix("_"))(command)
 
 
 def main() -> None:

@@ -92,7 +92,12 @@ def provenance(records: Sequence[CellRecord]) -> str:
     versions = _different(records, "versions", "{}")
     names = ", ".join(f"{name} {json.loads(versions[0]).get(name, '?')}" for name in ("torch", "ray", "optuna"))
     parts.append(names if len(versions) == 1 else f"MIXED versions, {names} among them")
-    return "Runs: " + "; ".join(parts) + "."
+    sentence = "Runs: " + "; ".join(parts) + "."
+    elsewhere = [record for record in records if "elsewhere" in record.tags]
+    if elsewhere:
+        count = "" if len(elsewhere) == len(records) else f" ({len(elsewhere)} of {len(records)})"
+        sentence += f" Trained elsewhere{count}: {'; '.join(_different(elsewhere, 'elsewhere'))}."
+    return sentence
 
 
 def with_runs(sheet: Sheet, trials: Sequence[tuple[Searched, Ended]], store: Store, study: str) -> Sheet:
@@ -161,6 +166,7 @@ def _origins(records: Sequence[CellRecord]) -> dict[str, list[str]]:
     origins = {
         "git commit": _different(records, "git"),
         "device": _different(records, "device"),
+        "trained elsewhere": _different([one for one in records if "elsewhere" in one.tags], "elsewhere"),
         "versions": [", ".join(f"{name} {version}" for name, version in one.items()) for one in versions],
     }
     return {label: values for label, values in origins.items() if any(values)}

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune_lt import ranges, studyfile
-from tune_lt.config import CellConfig
+from tune_lt.config import CellConfig, fingerprint
 from tune_lt.rows import ONE_SE, REFERENCE
 from tune_lt.search.trainable import averages
-from tune_lt.study import Space, Study, file_part, fingerprint, flattened, nested, overlay
+from tune_lt.study import Space, Study, file_part, flattened, nested, overlay
 from tune_lt.tracking import Store
 
 
@@ -114,6 +114,11 @@ def trial_cells(study: Study, space: Space, found: Mapping[str, Any]) -> list[Ce
     ]
 
 
+def study_tags(study: Study) -> dict[str, str]:
+    """Tags that every cell of a study has, wherever it is trained."""
+    return {"study": study.name, "dataset": str(study.data["name"]), "protocol": "sealed", "scale": study.scale}
+
+
 class Planner:
     """Makes what a trial's config holds: its cells, their fingerprints, what is known of them, what to record."""
 
@@ -122,7 +127,7 @@ class Planner:
 
     def cell(self, planned: PlannedCell, *, keep: bool = False) -> dict[str, Any]:
         """A trial of its own for one cell of a table. ``keep``: the state of its last epoch."""
-        record = self._record(planned.cell, planned.fingerprint, planned.row, planned.fingerprint)
+        record = self.record(planned.cell, planned.fingerprint, planned.row, planned.fingerprint)
         trial = self._trial([(planned.cell, planned.fingerprint)], {}, planned.fingerprint, record, ())
         return trial | ({"keep": True} if keep else {})
 
@@ -143,7 +148,7 @@ class Planner:
         several = len(cells) > 1
         name = hashlib.sha256(json.dumps([name for _, name in cells]).encode()).hexdigest()[:24]
         name = name if several else cells[0][1]
-        record = self._record(cells[0][0], name, "search", f"{name}.{signature}")
+        record = self.record(cells[0][0], name, "search", f"{name}.{signature}")
         record["tags"] |= {"search": signature, "searched": space.name, "found": json.dumps(dict(found))}
         if several:
             record["tags"] |= {"kind": "trial", "fold": "all"}
@@ -176,7 +181,7 @@ class Planner:
                 "cell": dataclasses.asdict(cell),
                 "fingerprint": own,
                 "known": _scores(known[own]) if own in known else None,
-                "record": self._record(cell, own, "fold", own) if several else None,
+                "record": self.record(cell, own, "fold", own) if several else None,
             }
             for cell, own in cells
         ]
@@ -186,7 +191,8 @@ class Planner:
             values = values if all(map(math.isfinite, values.values())) else None
         return {"units": units, "fingerprint": name, "record": record, "watched": watched, "values": values}
 
-    def _record(self, cell: CellConfig, name: str, row: str, key: str) -> dict[str, Any]:
+    def record(self, cell: CellConfig, name: str, row: str, key: str) -> dict[str, Any]:
+        """What is recorded of a cell, with the fingerprint ``name``, at its start: ``key``, name, parameters, tags."""
         content = dataclasses.asdict(cell)
         label = f"{row} · seed {cell.init_seed}" + (f" · fold {cell.fold}" if "/" in cell.fold else "")
         tags = dict(self._tags) | {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +20,10 @@ from tune_lt.search.display import Display, Progress
 from tune_lt.search.selection import Ended
 from tune_lt.search.trainable import averages_in
 from tune_lt.tracking import TAG_CHARACTERS
+from tune_lt.training import results
 
 SECONDS_BETWEEN_UPDATES = 0.5
 REASON_CHARACTERS = 400
-METRICS = ("train/", "val/", "test/")
 
 
 @dataclass
@@ -131,7 +130,7 @@ class Recorder(tune.Callback):
             flight.open = unit
         self._epochs += 1
         flight.seconds.append(result["seconds"])
-        self._write(self._journal.epoch, flight.unit_key(unit), result["epoch"], _metrics(result))
+        self._write(self._journal.epoch, flight.unit_key(unit), result["epoch"], results.metrics(result))
         if result["step"] in self._judged_at:
             flight.rungs[result["step"]] = averages_in(result)[self._metric]
             if flight.several:
@@ -188,7 +187,7 @@ class Recorder(tune.Callback):
                 self._broken = error
 
     def _end_unit(self, flight: _Flight, unit: int, result: Mapping[str, Any]) -> None:
-        flight.values[unit] = _metrics(result)
+        flight.values[unit] = results.metrics(result)
         if not flight.several:
             return  # its run ends with the trial
         if not result["known"]:
@@ -196,10 +195,10 @@ class Recorder(tune.Callback):
                 self._journal.end,
                 flight.unit_key(unit),
                 "complete",
-                self._effort(flight, result),
-                self._artifacts(result),
+                results.tags(result, flight.seconds),
+                results.files(result, self._class_names),
             )
-            self._on_end(flight.units[unit]["fingerprint"], _metrics(result))
+            self._on_end(flight.units[unit]["fingerprint"], results.metrics(result))
         self._write(self._journal.epoch, flight.key, result["step"], _means(result))
         flight.seconds.clear()
 
@@ -208,18 +207,24 @@ class Recorder(tune.Callback):
         self._gone.append(trial)
         if flight.several and flight.open is not None and flight.open not in flight.values:
             name = flight.units[flight.open]["fingerprint"]
-            self._write(self._journal.end, flight.unit_key(flight.open), outcome, tags | self._effort(flight, result))
+            self._write(
+                self._journal.end, flight.unit_key(flight.open), outcome, tags | results.tags(result, flight.seconds)
+            )
             self._on_end(name, None)
         if flight.several:
             effort = {"epochs": str(result.get("step", 0)), "units": _listed(flight)}
         else:
-            effort = self._effort(flight, result)
+            effort = results.tags(result, flight.seconds)
         whole = outcome == "complete" and not flight.several
-        self._on_end(flight.planned["fingerprint"], _metrics(result) if whole else None)
+        self._on_end(flight.planned["fingerprint"], results.metrics(result) if whole else None)
         if self._judged_at:
             effort["rungs"] = json.dumps(flight.rungs)
         self._write(
-            self._journal.end, flight.key, outcome, tags | effort, None if flight.several else self._artifacts(result)
+            self._journal.end,
+            flight.key,
+            outcome,
+            tags | effort,
+            None if flight.several else results.files(result, self._class_names),
         )
         end = Ended(
             flight.planned.get("found", {}),
@@ -240,27 +245,6 @@ class Recorder(tune.Callback):
         if end.outcome == "complete":
             self._best = self._pick([*([self._best] if self._best else []), end])
 
-    def _effort(self, flight: _Flight, result: Mapping[str, Any]) -> dict[str, str]:
-        """What the cell that has just ended took."""
-        tags = {"epochs": str(result.get("epoch", 0))}
-        if flight.seconds:
-            tags["epoch_seconds"] = f"{statistics.median(flight.seconds):.4g}"
-        if "memory" in result:
-            tags["memory"] = str(result["memory"])
-        return tags
-
-    def _artifacts(self, result: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What is recorded of a cell as files: the accuracy of each class, and the gradient norms where there are."""
-        if "classes" not in result:
-            return None
-        files: dict[str, Any] = {"per_class.json": {"class_names": self._class_names, **result["classes"]}}
-        if result["norms"]:
-            named = {name: self._class_names[result["norms"][name]] for name in ("largest", "smallest")}
-            files["norms.json"] = {**result["norms"], "classes": named}
-        if result["by_image"]:
-            files["by_image.json"] = result["by_image"]
-        return files
-
     def _show(self) -> None:
         self._updated = time.monotonic()
         counts = {outcome: self._counts[outcome] for outcome in ("pruned", "failed")}
@@ -280,10 +264,6 @@ def _strip(trial: Trial) -> None:
     metadata.last_result = {}
     trial.evaluated_params, trial.experiment_tag = {}, ""
     trial.config = {"planned": {"fingerprint": trial.config["planned"]["fingerprint"]}}
-
-
-def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in result.items() if name.startswith(METRICS)}
 
 
 def _means(result: Mapping[str, Any]) -> dict[str, float]:

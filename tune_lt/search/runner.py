@@ -22,7 +22,7 @@ from tune_lt.search import history, multi, selection
 from tune_lt.search.display import Display
 from tune_lt.search.lease import Lease
 from tune_lt.search.memory import kills_fail_trials
-from tune_lt.search.planning import PlannedCell, Planner, Recommended, artifact, found_by, recorded_search
+from tune_lt.search.planning import PlannedCell, Planner, Recommended, artifact, found_by, recorded_search, study_tags
 from tune_lt.search.recorder import Recorder
 from tune_lt.search.schedulers import milestones, scheduler
 from tune_lt.search.searcher import CellSearch
@@ -54,14 +54,8 @@ class Runner:
         self.finished = {name: record.metrics for name, record in before.finished.items()}  # and what was added since
         self.dataset, self.parent_id = dataset, parent_id
         self.checkpoints = checkpoint_folder(study, store)
-        tags = {
-            "study": study.name,
-            "dataset": str(study.data["name"]),
-            "protocol": "sealed",
-            "scale": study.scale,
-            "git": provenance.git_commit(),
-            "versions": json.dumps(provenance.versions()),
-        }
+        tags = study_tags(study)
+        tags |= {"git": provenance.git_commit(), "versions": json.dumps(provenance.versions())}
         gpus = study.resources.gpus
         self.gpus = gpus if gpus is not None else float(ray.cluster_resources().get("GPU", 0) >= 1)
         self.setting = Setting(study.plugins, str(study.folder), study.resources, self.gpus)

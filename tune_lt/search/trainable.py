@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
-import sys
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,11 @@ import torch
 from ray import tune
 
 from tune_lt import data, studyfile, training
-from tune_lt.config import CellConfig
+from tune_lt.config import CellConfig, cell_of
 from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.search.multi import epochs_on_workers
 from tune_lt.study import Resources
+from tune_lt.training import results as recorded
 
 MEAN = "mean:"  # before a metric's name: its mean over the units a trial has had
 
@@ -68,7 +67,7 @@ def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, 
     memory = _Memory(Path(checkpoints) / f"{planned['fingerprint']}.json", several=len(units) > 1)
     values: list[Mapping[str, float]] = []
     for index, unit in enumerate(units):
-        cell = studyfile.from_dict(unit["cell"])
+        cell = cell_of(unit["cell"])
         epochs, last = cell.recipe.epochs, index == len(units) - 1
         place = {"unit": index, "units": len(units)}
         known = unit["known"] or memory.known(unit["fingerprint"])
@@ -82,7 +81,7 @@ def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, 
         ended = False
         try:
             for result in results:
-                content = report(result)
+                content = recorded.content(result)
                 so_far = values if values and not result.final else [*values, content]
                 steps = {"step": index * epochs + result.epoch, "unit_final": result.final}
                 steps |= {"final": result.final and last, "known": False}
@@ -141,26 +140,6 @@ def averages_in(result: Mapping[str, Any]) -> dict[str, float]:
 def checkpoint_path(folder: str | Path, fingerprint: str) -> Path:
     """Where the state of a cell in training lies."""
     return Path(folder) / f"{fingerprint}.pt"
-
-
-def report(result: training.EpochResult) -> dict[str, Any]:
-    """What the driver needs of an epoch: the metrics to record and, after the last epoch, the accuracy per class."""
-    content: dict[str, Any] = {"epoch": result.epoch, "seconds": result.seconds}
-    content |= result.as_metrics()
-    if result.final:
-        content["memory"] = peak_memory()
-        content["norms"], content["by_image"] = result.norms, result.by_image
-        content["classes"] = {
-            "class_counts": list(result.class_counts),
-            **{name: list(scores.per_class) for name, scores in (("val", result.val), ("test", result.test)) if scores},
-        }
-    return content
-
-
-def peak_memory() -> int:
-    """The most memory this process has held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class _Memory:
