@@ -35,7 +35,6 @@ from tune_lt.training import results
 
 FORMAT = 1  # of both kinds of file
 SAVE_SECONDS = 60.0  # between two states of one training: what a stop costs at most
-JUDGED_AFTER = 3  # epochs, of which the first is slow: from then on a training knows how long it takes
 Record = dict[str, Any]  # a line of the journal: what happened to a cell, see `tune_lt.journal`
 
 
@@ -160,7 +159,7 @@ class _Setting:
 
 @dataclass(frozen=True)
 class _Ended:
-    """How a training ended: a line about it, whether it has a result, whether that is a failure."""
+    """How a training ended: a line about it ("": it was not begun), whether it has a result, whether it failed."""
 
     line: str
     done: bool = True
@@ -183,7 +182,7 @@ def _train(listed: ListedCell) -> _Ended:
     kind = json.dumps([listed.cell.model, listed.cell.data, listed.cell.fold], default=list)
     expected = listed.cell.recipe.epochs * _seconds.get(kind, 0.0)
     if _setting.until and time.time() + expected > _setting.until:
-        return _Ended("not begun: it would not end in time", done=False)
+        return _Ended("", done=False)
     states = _setting.folder / "states"
     state, notes = states / f"{listed.fingerprint}.pt", states / f"{listed.fingerprint}.jsonl"
     records, seconds, times, last = _earlier(notes), [], [], {}
@@ -197,10 +196,11 @@ def _train(listed: ListedCell) -> _Ended:
                 lines.write(json.dumps(records[result.epoch]) + "\n")
             if result.final:
                 break  # before its last state is saved: nobody will go on from it
-            if len(times) == JUDGED_AFTER:
-                _seconds[kind] = pace = (times[-1] - times[0]) / (JUDGED_AFTER - 1)
-                if _setting.until and times[-1] + (result.epochs - result.epoch) * pace > _setting.until:
-                    return _Ended(f"given up after epoch {result.epoch}: it would not end in time", done=False)
+            if len(times) > 1:  # the first epoch takes longer
+                _seconds[kind] = (times[-1] - times[0]) / (len(times) - 1)
+            if _setting.until and _late(times, result.epochs - result.epoch, _setting.until):
+                pace = 1000 * _seconds.get(kind, 0.0)
+                return _Ended(f"given up after epoch {result.epoch}: epochs of {pace:.0f} ms are too many", done=False)
     except TrainingFailed as error:
         tags = {"outcome": "failed", "reason": f"TrainingFailed: {error}", "retry": "no", "epochs": str(len(records))}
         _write(listed, records, tags, {})
@@ -215,6 +215,11 @@ def _train(listed: ListedCell) -> _Ended:
     for file in (state, notes):
         file.unlink(missing_ok=True)
     return ended
+
+
+def _late(times: Sequence[float], left: int, until: float) -> bool:
+    """Whether a training must stop: the time is over, or its second epoch showed that it will be before the end."""
+    return times[-1] > until or (len(times) == 2 and times[1] + left * (times[1] - times[0]) > until)
 
 
 def _write(
@@ -284,9 +289,9 @@ def train(
     """Train what has no result in ``folder`` yet, ``at_once`` cells at a time, each in a process of its own.
 
     ``root`` takes the place of the data section's, ``plugins`` is the folder of the study's plugins. With ``minutes``
-    no training is begun, or goes on after its third epoch, that would not end in that time. Prints a line for each.
-    Returns whether every cell has a result, and none failed. Raises InputError before anything is trained if the
-    images or plugins are not those of the list.
+    no training is begun, or goes on after its second epoch, that would not end in that time, and none goes on after it.
+    Prints a line for each. Returns whether every cell has a result, and none failed. Raises InputError before anything
+    is trained if the images or plugins are not those of the list.
     """
     until = None if minutes is None else time.time() + 60 * minutes
     (folder / "states").mkdir(parents=True, exist_ok=True)
@@ -308,10 +313,11 @@ def train(
     with ProcessPoolExecutor(min(at_once, len(left)), context, initializer=_prepare, initargs=(setting,)) as pool:
         futures = {pool.submit(_train, one): one for one in left}
         try:
-            for number, future in enumerate(as_completed(futures), 1):
+            for future in as_completed(futures):
                 one = future.result()
                 ended.append(one)
-                print(f"{number}/{len(left)}  {futures[future].name}: {printable(one.line)}", flush=True)
+                if one.line:
+                    print(f"{len(ended)}/{len(left)}  {futures[future].name}: {printable(one.line)}", flush=True)
         except BrokenProcessPool:
             raise InputError(
                 "a training's process died, perhaps for want of memory; what has ended is kept. Begin again, with a "
