@@ -19,7 +19,7 @@ PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 # A file with a pytestmark is not even read: most of them bring MLflow or Ray, which takes longer than these tests.
 quick: $(VENV)/.developer ## mathematics, data, training, statistics, study files: a minute on 2 cores
-	$(BIN)/pytest $(PARALLEL) -m 'not long and not smoke and not slow and not images' \
+	$(BIN)/pytest $(PARALLEL) -m 'not long and not smoke and not slow and not images and not cuda' \
 		$$(grep -rL pytestmark --include='test_*.py' tests)
 
 test: $(VENV)/.developer ## the tests: five to six minutes on 2 cores

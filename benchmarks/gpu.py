@@ -5,17 +5,21 @@ annotated-types. A part that fails is named and the others go on; what has been 
     python benchmarks/gpu.py --part steps --part packed
     python benchmarks/gpu.py --device cpu --images 64 --epochs 1 --steps 1     # that it runs
 
-- check: a recorded step (CUDA graph) gives what the plain one gives, 20 steps, loss by loss
 - steps: formats, precisions, graphs and torch.compile, for one step of ResNet-32 with GHM-CWAP at batch 128
 - trial: whole epochs against the bare step and the public loop (`step.py`)
+- overhead: a step with GHM-CWAP beyond one with cross-entropy, both recorded, in turns
 - packed: one training of 200 epochs on CIFAR-10-LT's 12,406 images, and several at once on the GPU
 - roofline: what the step needs of the device's arithmetic and memory, both measured here, and what bounds it
+- profile: the kernels of ten steps that take longest, recorded and plain
 - losses, models, streams: `losses.py`, `many_models.py`, `stream.py`
+
+`tests/test_cuda.py` has that a recorded step gives what a plain one gives.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -32,14 +36,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tune_lt import losses, training
-from tune_lt.config import CellConfig, Optimizer, Recipe
+from tune_lt import training
+from tune_lt.config import CellConfig, Recipe
 from tune_lt.steps import WARM_UP, RecordedStep, Step
 
 HERE = Path(__file__).parent
 CIFAR_LT, CIFAR_EPOCHS = 12_406, 200
-PATIENCE = 120.0  # seconds until all trials that are to run at once have begun
-TOLERANCE = 1e-3  # relative, between losses of a recorded and a plain step: the order of additions may differ
+PROFILED = 10  # steps
+PATIENCE = 120.0  # seconds until a process has trained its first epoch, and for each epoch after it
 
 
 class Trainer:
@@ -78,37 +82,6 @@ class Trainer:
         """Its first step; of a recorded one as many as it takes until it is replayed."""
         self(WARM_UP + 2 if isinstance(self.step, RecordedStep) else 1)
 
-    def values(self, steps: int) -> list[float]:
-        """The loss of each step, on one batch after the other; epochs end, and the learning rate falls."""
-        torch.manual_seed(0)  # equalization draws
-        found = []
-        for number in range(steps):
-            x, y = self.batches[number % len(self.batches)]
-            self.step.total.zero_()
-            self.step(x, y, len(y))
-            found.append(float(self.step.total) / len(y))
-            if y is self.batches[-1][1]:
-                self.run.loss.end_epoch()
-                self.run._lr_to(self.run.cell.recipe.optimizer.lr / (1 + number))
-        return found
-
-
-def check(options: Any) -> str:
-    """Recorded against plain, for every loss of the product, and for other recipes."""
-    if options.device == "cpu":
-        return "A CPU records no steps.\n"
-    cases: dict[str, dict[str, Any]] = {loss: {"loss": loss} for loss in sorted(losses.OWN)}
-    cases["AdamW, clipped"] = {"optimizer": Optimizer(name="adamw", lr=0.001), "clip_norm": 2.0}
-    cases["bfloat16"] = {"precision": "bfloat16"}
-    rows = []
-    for name, case in cases.items():
-        plain, recorded = (Trainer(options.device, recorded=how, **case) for how in (False, True))
-        pairs = list(zip(plain.values(20), recorded.values(20), strict=True))
-        off = max(abs(one - other) / abs(one) for one, other in pairs)
-        is_graph = isinstance(recorded.step, RecordedStep) and recorded.step._graph is not None
-        rows.append([name, f"{off:.1e}", "yes" if off < TOLERANCE else "NO", "yes" if is_graph else "NO"])
-    return timing.table(["loss or recipe", "largest relative difference", "equal", "recorded"], rows)
-
 
 def steps(options: Any) -> str:
     """One step in many ways."""
@@ -130,7 +103,7 @@ def steps(options: Any) -> str:
     trainers, started = {}, {}
     for name, way in ways.items():
         began = time.perf_counter()
-        trainers[name] = Trainer(options.device, **way)
+        trainers[name] = Trainer(options.device, model=options.network, **way)
         trainers[name].warm_up()
         timing.wait(options.device)
         if way.get("recorded") and trainers[name].step._graph is None:
@@ -140,7 +113,9 @@ def steps(options: Any) -> str:
         name: partial(trainer, options.steps) for name, trainer in trainers.items()
     }
     if cuda:
-        sides["recorded, without TF32"] = _without_tf32(Trainer(options.device, recorded=True), options.steps)
+        sides["recorded, without TF32"] = _without_tf32(
+            Trainer(options.device, recorded=True, model=options.network), options.steps
+        )
     times = timing.interleaved(sides, options.repetitions, options.device)
     rows = []
     for name, seconds in times.items():
@@ -166,29 +141,38 @@ def trial(options: Any) -> str:
     return step.compare(times_of, options.images, options.device, options.repetitions)
 
 
+def overhead(options: Any) -> str:
+    """GHM-CWAP's step against cross-entropy's."""
+    recorded = options.device != "cpu"
+    how: dict[str, Any] = {"recorded": recorded, "model": options.network}
+    trainers = {name: Trainer(options.device, loss=name, **how) for name in ("softmax", "ghm_cwap")}
+    for trainer in trainers.values():
+        trainer.warm_up()
+    sides = {name: partial(trainer, options.steps) for name, trainer in trainers.items()}
+    times = timing.interleaved(sides, options.repetitions, options.device)
+    milliseconds = [timing.spread([1000 * value / options.steps for value in times[name]], 3) for name in trainers]
+    excess = timing.excess(timing.ratios(times, "ghm_cwap", "softmax"))
+    header = [f"step of {options.network}", "cross-entropy, ms", "GHM-CWAP, ms", "GHM-CWAP takes longer by (quartiles)"]
+    return timing.table(header, [["recorded" if recorded else "plain", *milliseconds, excess]])
+
+
 def packed(options: Any) -> str:
     """Trials at once on one device; a trial's time is that of ``--epochs`` epochs times 200 over them."""
-    rows, alone = [], 0.0
-    for count in options.packed:
-        context = torch.multiprocessing.get_context("spawn")
-        barrier, results = context.Barrier(count, timeout=PATIENCE), context.Queue()
-        arguments = (options.device, options.images, options.epochs, barrier, results)
-        processes = [context.Process(target=_one_of, args=arguments) for _ in range(count)]
-        try:
-            for process in processes:
-                process.start()
-            found = [results.get(timeout=PATIENCE + options.epochs * 60) for _ in processes]
-        finally:
-            for process in processes:
-                process.kill()
-                process.join()
-        seconds = max(value for value, _ in found) / options.epochs
-        pace = count * options.images / seconds
-        alone = alone or pace
-        hours = seconds * CIFAR_EPOCHS * CIFAR_LT / options.images / 3600
-        memory = max(value for _, value in found) / 2**20
-        row = [f"{pace:,.0f}", f"{pace / alone:.2f}", f"{3600 * hours:.0f}", f"{count / hours:.0f}", f"{memory:.0f}"]
-        rows.append([str(count), *row])
+    rows: list[list[str]] = []
+    paces: list[dict[str, float]] = []
+    with Crew(max(options.packed), options.device, options.images) as crew:
+        crew.wait()
+        for count in options.packed:
+            found = crew.train(count, options.epochs)
+            seconds = max(value for value, _ in found) / options.epochs
+            pace = count * options.images / seconds
+            paces.append({"at_once": count, "images_per_second": pace})
+            if options.json:  # after each, so that a later one that fails costs none of them
+                options.json.write_text(json.dumps(paces))
+            hours = seconds * CIFAR_EPOCHS * CIFAR_LT / options.images / 3600
+            memory = max(value for _, value in found) / 2**20
+            row = [f"{pace:,.0f}", f"{pace / paces[0]['images_per_second']:.2f}", f"{3600 * hours:.0f}"]
+            rows.append([str(count), *row, f"{count / hours:.0f}", f"{memory:.0f}"])
     header = [
         "trials at once",
         "images/s in all",
@@ -200,17 +184,76 @@ def packed(options: Any) -> str:
     return timing.table(header, rows)
 
 
-def _one_of(device: str, images: int, epochs: int, barrier: Any, results: Any) -> None:
+class Crew:
+    """Processes that have each trained an epoch; as many of them as are asked train on at once, the others wait.
+
+    A process that waits has nothing for the GPU to do, and so takes no time from those that train.
+    """
+
+    def __init__(self, count: int, device: str, images: int) -> None:
+        context = torch.multiprocessing.get_context("spawn")
+        self.connections, self.processes = [], []
+        for _ in range(count):
+            here, there = context.Pipe()
+            process = context.Process(target=_one_of, args=(there, device, images), daemon=True)
+            process.start()
+            there.close()  # so that the death of the process ends what is received from it
+            self.connections.append(here)
+            self.processes.append(process)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def wait(self) -> None:
+        """Until every process has trained its first epoch."""
+        for number in range(len(self.processes)):
+            self._heard(number, PATIENCE)
+
+    def train(self, count: int, epochs: int) -> list[tuple[float, int]]:
+        """Seconds and the most bytes of tensors of each of ``count`` processes, for so many epochs."""
+        for connection in self.connections[:count]:
+            connection.send(epochs)
+        return [self._heard(number, PATIENCE * epochs) for number in range(count)]
+
+    def _heard(self, number: int, seconds: float) -> Any:
+        connection, process = self.connections[number], self.processes[number]
+        if not connection.poll(seconds):
+            raise RuntimeError(f"process {number} has said nothing for {seconds:.0f} s")
+        try:
+            return connection.recv()
+        except EOFError:
+            process.join(10)
+            raise RuntimeError(f"process {number} died; exit code {process.exitcode}") from None
+
+    def __exit__(self, *_: object) -> None:
+        """Each ends by itself once nothing can be sent to it: MPS does not take well to clients that are killed."""
+        for connection in self.connections:
+            connection.close()
+        until = time.monotonic() + 10
+        for process in self.processes:
+            process.join(max(0.0, until - time.monotonic()))
+            process.kill()
+            process.join()
+
+
+def _one_of(connection: Any, device: str, images: int) -> None:
+    """A process of `Crew`."""
     torch.set_num_threads(1)
     trained = step.Product(step.random_images(images), "ghm_cwap", device)
     trained.epoch()
-    barrier.wait()
-    results.put(
-        (
-            timing.timed(lambda: [trained.epoch() for _ in range(epochs)], device),
-            torch.cuda.max_memory_allocated() if device != "cpu" else 0,
-        )
-    )
+    connection.send("ready")
+    while True:
+        try:
+            epochs = connection.recv()
+        except EOFError:
+            return
+        seconds = timing.timed(partial(_train, trained, epochs), device)
+        connection.send((seconds, torch.cuda.max_memory_allocated() if device != "cpu" else 0))
+
+
+def _train(trained: step.Product, epochs: int) -> None:
+    for _ in range(epochs):
+        trained.epoch()
 
 
 def roofline(options: Any) -> str:
@@ -258,6 +301,35 @@ def _peak_bytes(device: str) -> float:
     return 2 * x.numel() / min(timing.timed(lambda: y.copy_(x), device) for _ in range(10))
 
 
+def profile(options: Any) -> str:
+    """Where the time of ten steps goes, by what the device does."""
+    cuda = options.device != "cpu"
+    activity, tables = torch.profiler.ProfilerActivity, []
+    for recorded in (True, False) if cuda else (False,):
+        trainer = Trainer(options.device, recorded=recorded, model=options.network)
+        trainer.warm_up()
+        with torch.profiler.profile(activities=[activity.CPU, *([activity.CUDA] if cuda else [])]) as profiler:
+            seconds = timing.timed(partial(trainer, PROFILED), options.device)
+        key = "self_device_time_total" if cuda else "self_cpu_time_total"
+        events = profiler.key_averages()
+        on_device = torch.autograd.DeviceType.CUDA
+        kernels = [one for one in events if not cuda or (one.device_type == on_device and not one.is_user_annotation)]
+        busy = sum(getattr(event, key) for event in kernels)
+        longest = sorted(kernels, key=lambda event: getattr(event, key), reverse=True)[:15]
+        rows = [
+            [event.key[:90].replace("|", "/"), f"{event.count / PROFILED:.1f}", f"{getattr(event, key) / PROFILED:.0f}",
+             f"{100 * getattr(event, key) / max(busy, 1e-9):.1f}"]
+            for event in longest
+        ]  # fmt: skip
+        name = "recorded" if recorded else "plain"
+        tables.append(
+            f"{name}: {1000 * seconds / PROFILED:.2f} ms a step while profiled, of which the device works "
+            f"{busy / 1000 / PROFILED:.2f} ms, {sum(event.count for event in kernels) / PROFILED:.0f} kernels.\n\n"
+            + timing.table([f"{name}: kernel", "a step", "µs a step", "% of the work"], rows)
+        )
+    return "\n".join(tables)
+
+
 def script(name: str, *arguments: str) -> Callable[[Any], str]:
     """Another benchmark as a part of this one; what it prints appears at once."""
 
@@ -270,11 +342,12 @@ def script(name: str, *arguments: str) -> Callable[[Any], str]:
 
 
 PARTS: dict[str, Callable[[Any], str]] = {
-    "check": check,
     "steps": steps,
     "trial": trial,
+    "overhead": overhead,
     "packed": packed,
     "roofline": roofline,
+    "profile": profile,
     "losses": script("losses"),
     "models": script("many_models"),
     "streams": script("stream"),
@@ -284,10 +357,12 @@ PARTS: dict[str, Callable[[Any], str]] = {
 def main() -> None:
     parser = timing.parser(__doc__)
     parser.add_argument("--part", action="append", choices=PARTS, help="leave out for all")
+    parser.add_argument("--network", default="resnet32", help="of steps, overhead and profile")
     parser.add_argument("--images", type=int, default=CIFAR_LT)
     parser.add_argument("--steps", type=int, default=30, help="of one timed call")
     parser.add_argument("--epochs", type=int, default=20, help="timed, of the packed trials")
     parser.add_argument("--packed", type=int, nargs="*", default=[1, 2, 4, 8], help="trials at once")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the packed trials' images/s go as well")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

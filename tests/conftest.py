@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tune_lt import studyfile
-from tune_lt.study import Study
-
 if TYPE_CHECKING:
     from ran import Ran  # brings MLflow, which most tests do without
+
+    from tune_lt.study import Study
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -67,6 +66,8 @@ def tiny_text() -> str:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Study:
+    from tune_lt import studyfile  # brings pydantic and PyYAML, which a machine with a GPU may lack
+
     return studyfile.parse(TINY, tmp_path)
 
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
         ("step.py --images 128 --repetitions 2 --workers 1", "| public loop, 1 workers |"),
         (
             "gpu.py --device cpu --images 64 --epochs 1 --packed 1 --repetitions 2 --steps 1 --no-compile "
-            "--part check --part steps --part packed --part roofline",
+            "--part steps --part packed --part roofline --part overhead --part profile",
             "| resnet32 |",
         ),
         pytest.param(

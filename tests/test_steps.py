@@ -1,4 +1,4 @@
-"""A step: what a recorded one relies on, and that it is the plain one, where there is a GPU to see it."""
+"""A step, and what a recorded one relies on; `test_cuda.py` has that it is the plain one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from watch import Watch
 
 from tune_lt import data, losses, models, optimization, training
 from tune_lt.config import CellConfig, Optimizer, Recipe
-from tune_lt.steps import RecordedStep, Step
+from tune_lt.steps import Step
 
 COUNTS = [30, 14, 6, 2]
 RECIPE = Recipe(epochs=2, batch_size=64, clip_norm=2.0)
@@ -106,22 +106,6 @@ def test_a_state_saved_with_other_optimizer_options_is_taken_over() -> None:
     other.train_epoch(2)
     saved.train_epoch(2)
     assert other.train_loss == saved.train_loss
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="records on CUDA only")
-@every_loss
-def test_a_recorded_step_is_the_plain_one(name: str) -> None:
-    digits = data.build("digits")
-    cell = dataclasses.replace(CELL, loss={"name": name}, recipe=dataclasses.replace(RECIPE, epochs=3))
-    plain, recorded = (training._Run(cell, digits, training.pick_device("cuda")) for _ in range(2))
-    assert isinstance(recorded.step, RecordedStep)
-    plain.step = Step(plain.model, plain.loss, plain.optimizer, RECIPE.clip_norm, plain.place)
-    for epoch in (1, 2, 3):
-        for run in (plain, recorded):
-            torch.manual_seed(epoch)  # equalization draws
-            run.train_epoch(epoch)
-        assert recorded.train_loss == pytest.approx(plain.train_loss, rel=1e-3)
-    assert recorded.step._graph is not None
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])

@@ -90,10 +90,12 @@ class RecordedStep:
     def _record(self, x: Tensor, y: Tensor) -> None:
         """Note what a step does without doing it."""
         self._x, self._y, graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
+        before = torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, stream=self._aside):
                 self.step(self._x, self._y, self.images)
         except RuntimeError as error:
+            torch.cuda.set_stream(before)  # a recording that fails at its end leaves its own stream behind
             reason = str(error).splitlines()[0]
             del self._x, self._y
             warnings.warn(f"steps are not replayed as a CUDA graph and take longer: {reason}", stacklevel=2)
