@@ -113,9 +113,17 @@ def steps(options: Any) -> str:
         name: partial(trainer, options.steps) for name, trainer in trainers.items()
     }
     if cuda:
-        sides["recorded, without TF32"] = _without_tf32(
-            Trainer(options.device, recorded=True, model=options.network), options.steps
-        )
+        flags: dict[str, dict[str, bool]] = {
+            "recorded, without TF32": {"allow_tf32": False},
+            "recorded, algorithms tried": {"benchmark": True},
+            "recorded, any algorithm": {"deterministic": False},
+            "recorded, any algorithm, tried": {"deterministic": False, "benchmark": True},
+        }
+        for name, changed in flags.items():
+            trainer = Trainer(options.device, recorded=True, model=options.network)
+            with torch.backends.cudnn.flags(**({"deterministic": True, "allow_tf32": True} | changed)):
+                trainer.warm_up()  # recorded so
+            sides[name] = partial(trainer, options.steps)
     times = timing.interleaved(sides, options.repetitions, options.device)
     rows = []
     for name, seconds in times.items():
@@ -123,13 +131,6 @@ def steps(options: Any) -> str:
         milliseconds = timing.spread([1000 * value / options.steps for value in seconds])
         rows.append([name, milliseconds, timing.spread(faster), f"{started.get(name, 0):.1f}"])
     return timing.table(["step", "ms", "faster than plain by", "until it runs, s"], rows)
-
-
-def _without_tf32(trainer: Trainer, steps: int) -> Callable[[], object]:
-    torch.backends.cudnn.allow_tf32 = False
-    trainer.warm_up()  # recorded so
-    torch.backends.cudnn.allow_tf32 = True
-    return partial(trainer, steps)
 
 
 def trial(options: Any) -> str:

@@ -32,6 +32,7 @@ import mps
 HERE = Path(__file__).parent
 BEST = HERE / ".gpu_best.json"
 SECONDS = 180.0  # for all parts together
+PARTS = ("tests", "second call", "steps", "packed", "models")  # of the first call
 GRACE = 20.0  # seconds that a training may take to stop, beyond its time
 LEAST = 5.0  # seconds in which a part could begin at all
 
@@ -41,10 +42,13 @@ class Parts:
     """Runs one command after the other, each no longer than it may and than there is time; remembers what failed."""
 
     until: float
+    wanted: Sequence[str] = ()  # names of parts, none for all
     failed: list[str] = field(default_factory=list)
 
     def run(self, name: str, command: Sequence[object], seconds: float, **environment: str) -> None:
         """A Python script or ``-m`` module with its arguments, at most so many seconds."""
+        if self.wanted and name.split(",")[0] not in self.wanted:
+            return
         began = time.monotonic()
         seconds = min(seconds, self.until - began)
         print(f"\n## {name}\n", flush=True)
@@ -73,7 +77,7 @@ def measure(options: argparse.Namespace) -> int:
     """The first call: tests, steps, trials at once without and with MPS, many models, a profile."""
     began = time.monotonic()
     tiny, device = options.tiny, ["--device", options.device, *(["--threads", 1] if options.tiny else [])]
-    parts = Parts(began + SECONDS)
+    parts = Parts(began + SECONDS, options.part or ())
 
     processes = ["-n", 2 if tiny else 8] if importlib.util.find_spec("xdist") else []
     chosen = ["-k", "batches or optimizer"] if tiny else []
@@ -83,21 +87,20 @@ def measure(options: argparse.Namespace) -> int:
     if options.cells:
         with tempfile.TemporaryDirectory() as folder:
             second = ["train", "--cells", options.cells, "--images", options.images, "--device", options.device]
-            second += ["--results", folder, "--pack", Path(folder, "packed.tar.gz"), "--minutes", 0.6, "--at-once", 2]
-            parts.run("the second call, begun", [HERE / "gpu_all.py", *second], 60)
+            second += ["--results", folder, "--pack", Path(folder, "packed.tar.gz"), "--minutes", 0.9, "--at-once", 2]
+            parts.run("second call", [HERE / "gpu_all.py", *second], 60)
 
     gpu = [HERE / "gpu.py", *device, "--no-compile"]
     few = ["--repetitions", 2, "--images", 64, "--steps", 1, "--network", "resnet8"] if tiny else ["--repetitions", 3]
     short = few if tiny else [*few, "--images", 6272]  # half an epoch of CIFAR-10-LT, in whole batches
-    chosen = [part for name in ("steps", "overhead", "trial", "roofline") for part in ("--part", name)]
-    parts.run("steps and trials", [*gpu, *short, *chosen], 70)
+    chosen = [part for name in ("steps", "profile", "overhead", "trial", "roofline") for part in ("--part", name)]
+    parts.run("steps", [*gpu, *short, *chosen], 70)
 
     paces = _packed(parts, [*gpu, *few, "--part", "packed"], tiny)
 
     models = ["--networks", "resnet8" if tiny else "resnet32", "--members", 2 if tiny else 4]
     models += ["--repetitions", 2, "--steps", 1, *(["--batch", 8] if tiny else [])]
-    parts.run("many models", [HERE / "many_models.py", *device, *models], 40)
-    parts.run("profile", [*gpu, *few, "--part", "profile"], 30)
+    parts.run("models", [HERE / "many_models.py", *device, *models], 40)
 
     print(f"\nall parts: {time.monotonic() - began:.1f} s")
     if paces:
@@ -113,20 +116,19 @@ def measure(options: argparse.Namespace) -> int:
 
 def _packed(parts: Parts, command: Sequence[object], tiny: bool) -> list[dict[str, Any]]:
     """Images a second by the number of trials at once, without MPS and with it where it is there."""
-    counts = [1, 2] if tiny else [1, 2, 4, 8, 12]
     paces: list[dict[str, Any]] = []
 
-    def run(name: str, file: Path, variables: Mapping[str, str]) -> None:
-        epochs = ["--epochs", 1 if tiny else 3, "--packed", *counts, "--json", file]
+    def run(name: str, file: Path, variables: Mapping[str, str], *counts: int) -> None:
+        epochs = ["--epochs", 1 if tiny else 2, "--packed", *([1, 2] if tiny else counts), "--json", file]
         parts.run(name, [*command, *epochs], 60, **variables)
         found = json.loads(file.read_text()) if file.exists() else []
         paces.extend({**one, "mps": bool(variables)} for one in found)
 
     with tempfile.TemporaryDirectory() as folder:
-        run("trials at once", Path(folder, "without.json"), {})
+        run("packed", Path(folder, "without.json"), {}, 1, 4)  # in turns: no more at once is quicker
         with mps.daemon() as variables:
             if variables:
-                run("trials at once, with MPS", Path(folder, "with.json"), variables)
+                run("packed, with MPS", Path(folder, "with.json"), variables, 1, 2, 4, 8, 16)
     return paces
 
 
@@ -178,6 +180,7 @@ def main() -> None:
         one.add_argument("--cells", type=Path, help="the list of cells, from tune-lt cells")
         one.add_argument("--images", type=Path, help="their images: a folder, or an archive of it")
         one.set_defaults(function=call)
+    calls.choices["measure"].add_argument("--part", action="append", choices=PARTS, help="leave out for all")
     one.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
     one.add_argument("--pack", type=Path, default=Path("results.tar.gz"), help="the results in one file")
     one.add_argument("--minutes", type=float, default=8.0, help="for all of it")
