@@ -109,7 +109,7 @@ def test_what_diverges_is_a_result_and_an_exit_code(taken_along: SimpleNamespace
     done = taken_along.done
     assert done.returncode == 1, done.stderr
     assert done.stdout.count("the training loss became nan") == 2
-    assert len(list(taken_along.results.glob("*.json"))) == 8
+    assert len(list(taken_along.results.glob("*.json"))) == 9  # and the list itself
 
 
 def test_nothing_is_trained_twice(taken_along: SimpleNamespace) -> None:
@@ -137,6 +137,20 @@ def test_what_is_imported_is_what_a_study_records(imported: tuple[Store, str], r
     for fingerprint, record in ours.items():
         assert content(store, theirs[fingerprint]) == content(ran.store, record)
         assert theirs[fingerprint].tags.keys() == record.tags.keys() | {"elsewhere"}
+
+
+def test_what_is_imported_can_be_reported_at_once(imported: tuple[Store, str], cli: Call, tmp_path: Path) -> None:
+    """The study was never run on this store; the rows that wait for its search are not there yet."""
+    code, out, err = cli("report", "tiny", "--store", imported[0].uri, "--reports", str(tmp_path))
+    assert code == 0, err
+    assert "other" not in out
+    lines = {line.split()[0]: line.split()[-1] for line in out.splitlines() if line.strip()}
+    assert [lines[row] for row in ("softmax", "half", "ldam+drw")] == ["2", "2", "2"]
+    assert f"Trained elsewhere: cpu, torch {torch.__version__}." in " ".join(out.split())
+    parent = imported[0].parent("tiny")
+    assert parent is not None
+    assert parent.info.status == "KILLED"  # cells are missing
+    assert imported[0].read_text(parent.info.run_id, "study.yaml").startswith("plugins: [half]")
 
 
 def test_a_cell_that_diverged_is_known_to_diverge(imported: tuple[Store, str]) -> None:
@@ -224,6 +238,7 @@ def test_the_study_goes_on_with_what_was_imported(
     folder, study = here(), tmp_path / "few.yaml"
     study.write_text(STUDY)
     cells._train(few.cells[0])
+    (folder / cells.LISTED).write_text(few.json())
     store = ("--store", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert on_ray("import", str(folder), *store)[0] == 0
     left = elsewhere.listing(studyfile.read(study), digits.content_hash, Store(store[1]), missing=True)[0]
@@ -262,7 +277,7 @@ def test_a_process_that_dies_is_told(tmp_path: Path, digits: data.Dataset) -> No
         "    def terms(self, logits, targets):\n        os._exit(9)\n"
     )
     study = studyfile.parse(f"plugins: [dies]\n{STUDY}".replace("{own: {}}", "{own: {loss: {name: dies}}}"), tmp_path)
-    (tmp_path / "cells.json").write_text(_listing(study, digits).text())
+    (tmp_path / "cells.json").write_text(_listing(study, digits).json())
     done = _command("cells.json", "--results", "results", "--device", "cpu", folder=tmp_path)
     assert done.returncode == 2
     assert "error: a training's process died" in done.stderr
@@ -273,7 +288,7 @@ def test_a_process_that_dies_is_told(tmp_path: Path, digits: data.Dataset) -> No
 
 
 def _altered(listing: Listing, **changes: object) -> dict[str, object]:
-    return json.loads(listing.text()) | changes
+    return json.loads(listing.json()) | changes
 
 
 @pytest.mark.parametrize(
@@ -285,7 +300,7 @@ def _altered(listing: Listing, **changes: object) -> dict[str, object]:
         (lambda listing: json.dumps(_altered(listing, cells=[{}])), "no list of cells"),
         (lambda listing: json.dumps(_altered(listing, result_version=RESULT_VERSION - 1)), "found results of version"),
         (lambda listing: json.dumps(_altered(listing, content_hash="0")), "for a cell whose fingerprint is"),
-        (lambda listing: listing.text().replace('"epochs": 5', '"epochs": 6'), "for a cell whose fingerprint is"),
+        (lambda listing: listing.json().replace('"epochs": 5', '"epochs": 6'), "for a cell whose fingerprint is"),
     ],
 )
 def test_a_list_that_is_not_ours_is_refused(
@@ -316,6 +331,7 @@ def test_results_that_were_altered_are_not_imported(
 ) -> None:
     folder, listed = here(), few.cells[0]
     cells._train(listed)
+    (folder / cells.LISTED).write_text(few.json())
     file = folder / f"{listed.fingerprint}.json"
     file.write_text(file.read_text().replace('"epochs": 5', '"epochs": 6'))
     code, _, err = cli("import", str(folder), "--store", f"sqlite:///{tmp_path / 'new.db'}", cwd=tmp_path)
@@ -324,8 +340,16 @@ def test_results_that_were_altered_are_not_imported(
     assert not (tmp_path / "new.db").exists()
 
 
-@pytest.mark.parametrize(("name", "message"), [("none", "no such folder"), ("", "no results")])
-def test_a_folder_without_results_is_no_import(name: str, message: str, cli: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none", "no such folder"), ("empty", "study.json: cannot be read"), ("begun", "no results yet")],
+)
+def test_a_folder_without_results_is_no_import(
+    name: str, message: str, few: Listing, cli: Call, tmp_path: Path
+) -> None:
+    for folder in ("empty", "begun"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "begun" / cells.LISTED).write_text(few.json())
     code, _, err = cli("import", str(tmp_path / name), "--store", f"sqlite:///{tmp_path / 'new.db'}", cwd=tmp_path)
     assert code == 2
     assert message in err

@@ -38,21 +38,21 @@ def cells(
     if waiting:
         print(f"not listed, they wait for a search to end: {', '.join(waiting)}", file=sys.stderr)
     print(f"{len(found.cells)} cells", file=sys.stderr)
-    print(found.text())
+    print(found.json())
 
 
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What python -m tune_lt.training.cells wrote.")],
     store: StoreOption = None,
 ) -> None:
-    """Record cells that were trained on another machine, each once; tune-lt run then makes the study's tables."""
+    """Record cells that were trained on another machine, each once."""
     from tune_lt.search import elsewhere
     from tune_lt.tracking import Store
 
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; valid: the one that python -m tune_lt.training.cells wrote to")
-    trained = elsewhere.read(folder)
-    elsewhere.take_in(trained, Store(store), print)
+    listing, trained = elsewhere.read(folder)
+    elsewhere.take_in(listing, trained, Store(store), print)
     option = f" --store {shlex.quote(redacted(store))}" if store else ""
-    names = dict.fromkeys(one.study for one in trained)
-    print_ways([(f"tune-lt run {name}.yaml{option}", "its tables; nothing is trained twice") for name in names])
+    report = (f"tune-lt report {listing.study}{option}", "the tables of what there is")
+    print_ways([report, (f"tune-lt run {listing.study}.yaml{option}", "the rest; nothing is trained twice")])

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOption = None) -> None:
     """What the store has of one study, or of all: trials by outcome, cells of the tables done and missing."""
+    from tune_lt.tracking import CONTENTS
+
     opened = existing_store(store)
     names = [study_name(study)] if study else opened.studies()
     if not names:
@@ -43,7 +45,7 @@ def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOp
                 f"no study {name!r} in {opened.shown}; studies there: {', '.join(opened.studies()) or 'none'}"
             )
         outcomes = Counter(trial.tags.get("outcome", "unfinished") for trial in opened.trials(name))
-        content = opened.read_json(parent.info.run_id, "cells.json") or {"rows": {}}
+        content = opened.read_json(parent.info.run_id, CONTENTS) or {"rows": {}}
         planned = {entry["fingerprint"] for entries in content["rows"].values() for entry in entries}
         trials = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "none"
         done = len(planned & finished.keys())

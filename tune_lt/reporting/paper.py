@@ -17,7 +17,7 @@ from tune_lt.reporting.sheets import NONE, TIED, TIES, Behind, Sheet, difference
 from tune_lt.reporting.tables import COLUMNS, Scored, Summary, best, summarise
 from tune_lt.rows import REFERENCE
 from tune_lt.study import FULL, command_line, unscaled_name
-from tune_lt.tracking import CellRecord, Store, own_tags
+from tune_lt.tracking import CONTENTS, CellRecord, Store, own_tags
 
 STUDIES = {  # the bundled study that fills a part of a table
     (1, "cifar10"): "table1_cifar10",
@@ -76,7 +76,7 @@ def sheets(store: Store, scale: str = FULL) -> list[Sheet]:
     for run in store.study_runs():
         tags = own_tags(run)
         if tags.get("table") and tags.get("scale", FULL) == scale:
-            content = store.read_json(run.info.run_id, "cells.json")
+            content = store.read_json(run.info.run_id, CONTENTS)
             if content:
                 _take_over(found.setdefault(int(tags["table"]), {}), _parts(tags, content, finished))
     return [sheet for table in sorted(found) for sheet in _of_table(table, found[table], scale, alone=False)]

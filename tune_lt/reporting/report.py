@@ -20,7 +20,7 @@ from tune_lt.reporting.sheets import Sheet, marked
 from tune_lt.reporting.tables import COLUMNS, with_classes
 from tune_lt.rows import REFERENCE
 from tune_lt.study import FULL
-from tune_lt.tracking import CellRecord, Store, own_tags
+from tune_lt.tracking import CONTENTS, CellRecord, Store, own_tags
 
 MOST_BY_CLASS = 300  # runs whose accuracies by class are read, an artifact each
 
@@ -55,7 +55,7 @@ def collect(store: Store, study: str) -> Report:
     Raises InputError if the study got as far as neither.
     """
     parent = store.parent(study)
-    content = store.read_json(parent.info.run_id, "cells.json") if parent else None
+    content = store.read_json(parent.info.run_id, CONTENTS) if parent else None
     listed = content.get("searches") if content else None
     searched = searches.read(store, parent.info.run_id, listed) if parent else []
     if parent is None or (content is None and not searched):

@@ -19,7 +19,7 @@ from tune_lt.errors import InputError
 from tune_lt.journal import PATIENCE_SECONDS, Journal
 from tune_lt.search.display import Display
 from tune_lt.search.lease import Lease
-from tune_lt.search.planning import PlannedCell, planned_cells, recommended, trial_cells
+from tune_lt.search.planning import PlannedCell, parent_tags, planned_cells, recommended, trial_cells
 from tune_lt.search.runner import Runner
 from tune_lt.search.storage import check_shared, checkpoint_folder
 from tune_lt.study import Search, Study
@@ -120,7 +120,7 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
                 before = store.snapshot(study.name)
             if orphans:
                 display.say(f"{orphans} runs of a driver that died are taken up again where they are still wanted")
-            store.begin(parent, study.text, _parent_tags(study, checkpoints))
+            store.begin(parent, study.text, {**parent_tags(study), **_where(checkpoints)})
             _show(store, study)
             with _ray_session(display, dataset, checkpoints):
                 runner = Runner(study, store, display, dataset, parent, journal, lease, before)
@@ -155,10 +155,8 @@ def _leave(store: Store, parent: str, status: str, lease: Lease) -> None:
         logging.getLogger(__name__).debug("the store did not take the study's end", exc_info=True)
 
 
-def _parent_tags(study: Study, checkpoints: Path) -> dict[str, str]:
-    tags = {"dataset": str(study.data["name"]), "git": provenance.git_commit(), "checkpoints": str(checkpoints)}
-    tags |= {"scale": study.scale} | ({"table": str(study.table)} if study.table else {})
-    return {f"{TAG}{name}": value for name, value in tags.items()}
+def _where(checkpoints: Path) -> dict[str, str]:
+    return {f"{TAG}git": provenance.git_commit(), f"{TAG}checkpoints": str(checkpoints)}
 
 
 def _show(store: Store, study: Study) -> None:

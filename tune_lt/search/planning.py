@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune_lt import ranges, studyfile
-from tune_lt.config import CellConfig, fingerprint
+from tune_lt.config import CellConfig, fingerprint, long_tail
 from tune_lt.rows import ONE_SE, REFERENCE
 from tune_lt.search.trainable import averages
 from tune_lt.study import Space, Study, file_part, flattened, nested, overlay
-from tune_lt.tracking import Store
+from tune_lt.tracking import TAG, Store
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,37 @@ def trial_cells(study: Study, space: Space, found: Mapping[str, Any]) -> list[Ce
     ]
 
 
+def table_of_contents(
+    study: Study, cells: Sequence[PlannedCell], found: Mapping[str, Mapping[str, Any]], chosen: Recommended | None
+) -> dict[str, Any]:
+    """What the reporter needs to assemble the tables from the store alone: each row's cells by fingerprint."""
+    rows: dict[str, list[dict[str, Any]]] = {row: [] for row in study.rows}
+    for planned in cells:
+        seeds = {"data_seed": planned.cell.data_seed, "init_seed": planned.cell.init_seed}
+        rows[planned.row].append({"fingerprint": planned.fingerprint, "imbalance": planned.imbalance, **seeds})
+    return {
+        "found": {name: dict(values) for name, values in found.items()},
+        "searches": {name: artifact(name) for name in study.searches},
+        "data": long_tail(study.data),
+        "model": study.model["name"],
+        "searched": study.loss["name"],
+        "recommended": dataclasses.asdict(chosen) if chosen else None,
+        "columns": list(study.columns),
+        "rows": rows,
+        "losses": {planned.row: planned.cell.loss["name"] for planned in cells},
+    }
+
+
 def study_tags(study: Study) -> dict[str, str]:
     """Tags that every cell of a study has, wherever it is trained."""
     return {"study": study.name, "dataset": str(study.data["name"]), "protocol": "sealed", "scale": study.scale}
+
+
+def parent_tags(study: Study) -> dict[str, str]:
+    """Tags of the study's own run, wherever its cells are trained, as MLflow has them."""
+    tags = {"dataset": str(study.data["name"]), "scale": study.scale}
+    tags |= {"table": str(study.table)} if study.table else {}
+    return {f"{TAG}{name}": value for name, value in tags.items()}
 
 
 class Planner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ import ray
 from ray import tune
 
 from tune_lt import checkpoint, data, provenance, ranges, training
-from tune_lt.config import long_tail
 from tune_lt.errors import InputError
 from tune_lt.journal import Journal
 from tune_lt.rows import ONE_SE
@@ -22,7 +20,16 @@ from tune_lt.search import history, multi, selection
 from tune_lt.search.display import Display
 from tune_lt.search.lease import Lease
 from tune_lt.search.memory import kills_fail_trials
-from tune_lt.search.planning import PlannedCell, Planner, Recommended, artifact, found_by, recorded_search, study_tags
+from tune_lt.search.planning import (
+    PlannedCell,
+    Planner,
+    Recommended,
+    artifact,
+    found_by,
+    recorded_search,
+    study_tags,
+    table_of_contents,
+)
 from tune_lt.search.recorder import Recorder
 from tune_lt.search.schedulers import milestones, scheduler
 from tune_lt.search.searcher import CellSearch
@@ -30,7 +37,7 @@ from tune_lt.search.selection import Ended
 from tune_lt.search.storage import checkpoint_folder
 from tune_lt.search.trainable import Setting, averages, checkpoint_path, train_again, train_cell
 from tune_lt.study import Resources, Space, Study
-from tune_lt.tracking import Snapshot, Store
+from tune_lt.tracking import CONTENTS, Snapshot, Store
 
 ATTEMPTS = 3  # for a trial whose worker dies or raises; one that would only repeat its failure gets one
 
@@ -199,7 +206,7 @@ class Runner:
             f"tables: {len(wanted)} cells, {len(wanted) - len(missing) - len(failed)} reused, {len(missing)} to train"
             + (f", {len(failed)} known to fail: {hopeless[failed[0]]}" if failed else "")
         )
-        self.store.log_json(self.parent_id, "cells.json", _table_of_contents(self.study, cells, found, chosen))
+        self.store.log_json(self.parent_id, CONTENTS, table_of_contents(self.study, cells, found, chosen))
         if not missing:
             return not failed
         failures = [end for end in self._train_cells("tables", missing) if end.outcome == "failed"]
@@ -300,27 +307,6 @@ class Runner:
                 interrupted = recorder.close()
         if interrupted:
             raise KeyboardInterrupt
-
-
-def _table_of_contents(
-    study: Study, cells: list[PlannedCell], found: Mapping[str, Mapping[str, Any]], chosen: Recommended | None
-) -> dict[str, Any]:
-    """What the reporter needs to assemble the tables from the store alone: each row's cells by fingerprint."""
-    rows: dict[str, list[dict[str, Any]]] = {row: [] for row in study.rows}
-    for planned in cells:
-        seeds = {"data_seed": planned.cell.data_seed, "init_seed": planned.cell.init_seed}
-        rows[planned.row].append({"fingerprint": planned.fingerprint, "imbalance": planned.imbalance, **seeds})
-    return {
-        "found": {name: dict(values) for name, values in found.items()},
-        "searches": {name: artifact(name) for name in study.searches},
-        "data": long_tail(study.data),
-        "model": study.model["name"],
-        "searched": study.loss["name"],
-        "recommended": dataclasses.asdict(chosen) if chosen else None,
-        "columns": list(study.columns),
-        "rows": rows,
-        "losses": {planned.row: planned.cell.loss["name"] for planned in cells},
-    }
 
 
 def _choice(trial: Ended) -> dict[str, Any]:

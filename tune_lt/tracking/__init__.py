@@ -15,11 +15,12 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two l
 
 from tune_lt.errors import redacted
 from tune_lt.tracking.client import answered, refused
-from tune_lt.tracking.records import DAMAGED, DUPLICATE, TAG, CellRecord, Snapshot, own_tags
+from tune_lt.tracking.records import CONTENTS, DAMAGED, DUPLICATE, TAG, CellRecord, Snapshot, own_tags
 from tune_lt.tracking.store import PAGE, TAG_CHARACTERS, Store
 from tune_lt.tracking.uri import access_problem, exists, store_uri
 
 __all__ = [
+    "CONTENTS",
     "DAMAGED",
     "DUPLICATE",
     "PAGE",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mlflow.entities import Run
 
 TAG = "tune_lt."
+CONTENTS = "cells.json"  # the artifact of a study's run that says which cells each row of its tables has
 DAMAGED, DUPLICATE = "damaged", "duplicate"  # outcomes that `tune-lt doctor --fix` gives: such runs count no longer
 
 

@@ -33,6 +33,7 @@ from tune_lt.errors import InputError, TrainingFailed, printable
 from tune_lt.plugins import load_plugins
 from tune_lt.training import results
 
+LISTED = "study.json"  # the list, beside the results
 FORMAT = 1  # of both kinds of file
 SAVE_SECONDS = 60.0  # between two states of one training: what a stop costs at most
 Record = dict[str, Any]  # a line of the journal: what happened to a cell, see `tune_lt.journal`
@@ -53,11 +54,15 @@ class ListedCell:
 class Listing:
     """The cells of one study in the order they are to be trained, and what their fingerprints go by.
 
+    ``text`` is the study's file; ``tags`` and ``contents`` are those of its own run (its rows, and their cells).
     ``content_hash`` is that of the images (`tune_lt.data.Dataset`), ``sources`` are the hashes of the plugins' modules;
     ``threads`` a training computes with on the CPU, and ``loaders`` are its processes that read images.
     """
 
     study: str
+    text: str
+    tags: Mapping[str, str]
+    contents: Mapping[str, Any]
     content_hash: str
     plugins: tuple[str, ...]
     sources: Mapping[str, str]
@@ -66,8 +71,8 @@ class Listing:
     cells: tuple[ListedCell, ...]
     result_version: int = RESULT_VERSION
 
-    def text(self) -> str:
-        """As JSON."""
+    def json(self) -> str:
+        """As the text of its file."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
 
     @classmethod
@@ -294,13 +299,14 @@ def train(
     is trained if the images or plugins are not those of the list.
     """
     until = None if minutes is None else time.time() + 60 * minutes
-    (folder / "states").mkdir(parents=True, exist_ok=True)
     sources = load_plugins(listing.plugins, plugins.resolve())
     if changed := [name for name in {**sources, **listing.sources} if sources.get(name) != listing.sources.get(name)]:
         raise InputError(
             f"plugins: {', '.join(sorted(changed))}: found other code than the list of cells was made with; copy the "
             "study's plugins here, and name their folder with --plugins"
         )
+    (folder / "states").mkdir(parents=True, exist_ok=True)
+    (folder / LISTED).write_text(listing.json())
     left = [one for one in listing.cells if not (folder / f"{one.fingerprint}.json").exists()]
     print(f"{listing.study}: {len(listing.cells)} cells, {len(listing.cells) - len(left)} have a result in {folder}")
     if not left:
