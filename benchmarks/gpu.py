@@ -6,6 +6,7 @@ annotated-types. A part that fails is named and the others go on; what has been 
     python benchmarks/gpu.py --device cpu --images 64 --epochs 1 --steps 1     # that it runs
 
 - steps: formats, precisions, graphs and torch.compile, for one step of ResNet-32 with GHM-CWAP at batch 128
+- algorithms: cuDNN's choice against the quickest that it finds by trying
 - trial: whole epochs against the bare step and the public loop (`step.py`)
 - overhead: a step with GHM-CWAP beyond one with cross-entropy, both recorded, in turns
 - packed: one training of 200 epochs on CIFAR-10-LT's 12,406 images, and several at once on the GPU
@@ -115,9 +116,7 @@ def steps(options: Any) -> str:
     if cuda:
         flags: dict[str, dict[str, bool]] = {
             "recorded, without TF32": {"allow_tf32": False},
-            "recorded, algorithms tried": {"benchmark": True},
             "recorded, any algorithm": {"deterministic": False},
-            "recorded, any algorithm, tried": {"deterministic": False, "benchmark": True},
         }
         for name, changed in flags.items():
             trainer = Trainer(options.device, recorded=True, model=options.network)
@@ -131,6 +130,36 @@ def steps(options: Any) -> str:
         milliseconds = timing.spread([1000 * value / options.steps for value in seconds])
         rows.append([name, milliseconds, timing.spread(faster), f"{started.get(name, 0):.1f}"])
     return timing.table(["step", "ms", "faster than plain by", "until it runs, s"], rows)
+
+
+def algorithms(options: Any) -> str:
+    """A recorded step with the algorithms that cuDNN takes, and with the quickest of those it tried.
+
+    Each in a process of its own, because cuDNN remembers what it took for a convolution.
+    """
+    rows = []
+    for name, tried in (("taken", False), ("tried", True)):
+        context = torch.multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=_milliseconds, args=(there, options, tried))
+        process.start()
+        there.close()
+        try:
+            rows.append([name, timing.spread(here.recv())])
+        finally:
+            process.kill()
+            process.join()
+    return timing.table(["algorithms", "ms a step"], rows)
+
+
+def _milliseconds(connection: Any, options: Any, tried: bool) -> None:
+    torch.set_num_threads(options.threads)
+    trainer = Trainer(options.device, recorded=options.device != "cpu", model=options.network)
+    torch.backends.cudnn.benchmark = tried
+    trainer.warm_up()
+    call = partial(trainer, options.steps)
+    seconds = [timing.timed(call, options.device) for _ in range(options.repetitions)]
+    connection.send([1000 * value / options.steps for value in seconds])
 
 
 def trial(options: Any) -> str:
@@ -345,6 +374,7 @@ def script(name: str, *arguments: str) -> Callable[[Any], str]:
 PARTS: dict[str, Callable[[Any], str]] = {
     "steps": steps,
     "trial": trial,
+    "algorithms": algorithms,
     "overhead": overhead,
     "packed": packed,
     "roofline": roofline,
