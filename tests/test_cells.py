@@ -249,6 +249,26 @@ def test_the_study_goes_on_with_what_was_imported(
     assert f"Trained elsewhere (1 of 2): cpu, torch {torch.__version__}." in " ".join(out.split())
 
 
+def test_a_damaged_state_is_left_and_the_training_begins_anew(here: Callable[..., Path], few: Listing) -> None:
+    folder, listed = here(), few.cells[0]
+    state = folder / "states" / f"{listed.fingerprint}.pt"
+    state.write_bytes(b"torn")
+    assert cells._train(listed).done
+    assert not state.exists()
+
+
+def test_a_training_that_raises_is_no_result_and_does_not_stop_the_others(
+    here: Callable[..., Path], few: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = here()
+    with monkeypatch.context() as broken:
+        broken.setattr(torch.optim.SGD, "step", lambda *_: 1 / 0)
+        ended = cells._train(few.cells[0])
+    assert (ended.done, ended.failed, ended.line) == (False, True, "ZeroDivisionError: division by zero")
+    assert not list(folder.glob("*.json"))
+    assert cells._train(few.cells[0]).done
+
+
 def test_what_would_not_end_in_time_is_given_up_or_not_begun(here: Callable[..., Path], few: Listing) -> None:
     """Epochs take some milliseconds, so that a million of them do not fit into a minute."""
     folder = here(until=time.time() + 60)

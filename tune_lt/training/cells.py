@@ -211,7 +211,13 @@ def _train(listed: ListedCell) -> _Ended:
         _write(listed, records, tags, {})
         ended = _Ended(str(error), failed=True)
     except InputError as error:
+        if str(state) in str(error):  # a damaged state: the training begins anew
+            state.unlink()
+            return _train(listed)
         return _Ended(str(error), done=False, failed=True)
+    except Exception as error:  # memory that runs out, a mistake in a plugin: the other cells go on
+        reason = str(error).strip().splitlines() or [""]
+        return _Ended(f"{type(error).__name__}: {reason[0]}", done=False, failed=True)
     else:
         tags = {"outcome": "complete", **results.tags(last, seconds)}
         _write(listed, records, tags, results.files(last, _setting.dataset.class_names))
