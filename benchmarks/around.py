@@ -132,12 +132,14 @@ def trial(config: dict[str, Any], **shared: Any) -> None:
     """In place of the product's trainable: what the side of the trial's seed does, and how long it took, to a file."""
     import torch
 
-    from tune_lt import checkpoint, studyfile, training
+    from tune_lt import checkpoint, training
+    from tune_lt.config import cell_of
     from tune_lt.search import trainable as product
+    from tune_lt.training import results as recorded
 
     torch.set_num_threads(1)
     planned = config["planned"]
-    cell = studyfile.from_dict(planned["units"][0]["cell"])
+    cell = cell_of(planned["units"][0]["cell"])
     turn, place = divmod(cell.init_seed, len(SIDES))
     side = SIDES[(place + turn) % len(SIDES)]
     clock: dict[str, float] = {}
@@ -159,7 +161,7 @@ def trial(config: dict[str, Any], **shared: Any) -> None:
             state = {"save_to": Path(shared["checkpoints"]) / f"{cell.init_seed}.pt"}
             state |= {"save_seconds": shared["setting"].resources.checkpoint_seconds}
         results = training.run_epochs(cell, dataset=shared["dataset"], device="cpu", score_test=True, **state)
-        content = next(product.report(result) for result in results if result.final)
+        content = next(recorded.content(result) for result in results if result.final)
         took = time.perf_counter() - began
         results.close()
         steps = {"unit": 0, "units": 1, "step": cell.recipe.epochs, "unit_final": True, "final": True, "known": False}

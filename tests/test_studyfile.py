@@ -6,14 +6,16 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 
 from tune_lt import registry, studyfile
-from tune_lt.config import Recipe
+from tune_lt.config import Augment, CellConfig, Recipe, cell_of
 from tune_lt.errors import InputError
 from tune_lt.losses import LOSSES
 from tune_lt.schema import schema
@@ -174,10 +176,17 @@ def test_a_study_is_immutable(tiny: Study) -> None:
         tiny.recipe.epochs = 3  # type: ignore[misc]
 
 
-def test_a_cell_survives_being_a_dictionary(tiny: Study) -> None:
-    cell = studyfile.cell(studyfile.row_config(tiny, "ldam+drw", {}), data_seed=1, init_seed=2, holdout=0.3)
+@pytest.mark.parametrize("back", [studyfile.from_dict, cell_of])
+@pytest.mark.parametrize("scale", [None, (0.2, 1.0)])
+def test_a_cell_survives_being_a_dictionary(
+    tiny: Study, scale: tuple[float, float] | None, back: Callable[[Any], CellConfig]
+) -> None:
+    config = studyfile.row_config(tiny, "ldam+drw", {})
+    config["recipe"] = dataclasses.replace(config["recipe"], augment=Augment(scale=scale), posthoc_tau=0.5)
+    cell = studyfile.cell(config, data_seed=1, init_seed=2, holdout=0.3)
     through_json = json.loads(json.dumps(dataclasses.asdict(cell)))
-    assert studyfile.from_dict(through_json) == cell
+    assert back(dataclasses.asdict(cell)) == cell
+    assert back(through_json) == cell
 
 
 def test_every_bundled_study_is_valid_and_matches_the_schema() -> None:
