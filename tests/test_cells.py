@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -358,6 +359,31 @@ def test_results_that_were_altered_are_not_imported(
     assert code == 2
     assert f"error: {file}: found the fingerprint {listed.fingerprint} for a cell whose fingerprint is" in err
     assert not (tmp_path / "new.db").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda records: records.pop(),
+        lambda records: records.pop(0),
+        lambda records: records.append(records[0]),
+        lambda records: records[1].pop("op"),
+        lambda records: records[1].update(key="another"),
+        lambda records: records[-1]["artifacts"].update({"../../elsewhere.json": {}}),
+        lambda records: records.__setitem__(2, "text"),
+    ],
+)
+def test_records_that_are_not_a_whole_training_are_refused(
+    here: Callable[..., Path], few: Listing, change: Callable[[list[dict[str, Any]]], object]
+) -> None:
+    file = here() / f"{few.cells[0].fingerprint}.json"
+    cells._train(few.cells[0])
+    TrainedCell.read(file)
+    content = json.loads(file.read_text())
+    change(content["records"])
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="its records are not those of one whole training"):
+        TrainedCell.read(file)
 
 
 @pytest.mark.parametrize(

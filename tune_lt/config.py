@@ -21,6 +21,7 @@ from tune_lt.errors import InputError
 Fraction = Annotated[float, Ge(0), Le(1)]
 Share = Annotated[float, Gt(0), Le(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]  # what every generator takes
+STUDY_NAME = r"[\w+][\w.+-]{0,99}"  # folders and MLflow's experiments are called by it
 RESULT_VERSION = 3  # bump when a change of the code alters results: it makes every fingerprint and checkpoint new
 _STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}  # how a study file is checked against these classes
 

@@ -12,7 +12,7 @@ from annotated_types import Ge
 
 from tune_lt import plainyaml, ranges, rows, scales, spaces
 from tune_lt.components import configuration
-from tune_lt.config import CellConfig, Recipe, Seed
+from tune_lt.config import STUDY_NAME, CellConfig, Recipe, Seed
 from tune_lt.errors import InputError, printable
 from tune_lt.plugins import load_plugins
 from tune_lt.rows import Found, cell
@@ -26,7 +26,6 @@ SECTIONS = (
 )  # fmt: skip
 MOST_CELLS = 100_000  # as many as a search may have trials
 MOST_PROBLEMS, LONGEST_PROBLEM = 20, 1000  # lines of a message, characters of one
-NAME = r"[\w+][\w.+-]{0,99}"
 NAME_BYTES = 200  # folders are called by it, with a little more
 
 
@@ -104,7 +103,7 @@ def parse(text: str, folder: Path, scale: str = FULL) -> Study:
         table=section(Literal[1, 2, 3] | None, "table", raw.get("table")),
         scale=scale,
     )
-    if not re.fullmatch(NAME, study.name):
+    if not re.fullmatch(STUDY_NAME, study.name):
         raise Problems(f"name: found {study.name!r}; valid: 1 to 100 letters, digits and . _ + -, no dot or dash first")
     if len(study.name.encode()) > NAME_BYTES:
         raise Problems(f"name: found {study.name!r}; valid: up to {NAME_BYTES} bytes in UTF-8")

@@ -121,9 +121,22 @@ class TrainedCell:
         except (KeyError, TypeError) as error:
             raise InputError(f"{file}: no result of a cell ({error}); remove it from the folder") from None
         check(file, trained.cell, trained.fingerprint, trained.content_hash, trained.sources, trained.result_version)
-        if [record["op"] for record in trained.records[:: max(1, len(trained.records) - 1)]] != ["start", "end"]:
-            raise InputError(f"{file}: its records have no start or no end; remove it and train the cell again")
+        if not _whole(trained.records, trained.fingerprint):
+            raise InputError(
+                f"{file}: its records are not those of one whole training; remove it, train the cell again"
+            )
         return trained
+
+
+def _whole(records: Sequence[Record], name: str) -> bool:
+    """Whether these are the start, the epochs and the end of the cell ``name``, with no file that a cell has not."""
+    try:
+        operations = [record["op"] for record in records]
+        expected = ["start", *["epoch"] * (len(records) - 2), "end"]
+        ours = all(record["key"] == name for record in records)
+        return operations == expected and ours and records[-1]["artifacts"].keys() <= set(results.FILES)
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def check(file: Path, cell: CellConfig, name: str, content_hash: str, sources: Mapping[str, str], version: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tune_lt.training import EpochResult
 
+FILES = ("per_class.json", "norms.json", "by_image.json")
 METRICS = ("train/", "val/", "test/")
 
 
