@@ -320,6 +320,7 @@ def _altered(listing: Listing, **changes: object) -> dict[str, object]:
         (lambda listing: json.dumps(_altered(listing, format=0)), "found another format"),
         (lambda listing: json.dumps(_altered(listing, cells=[{}])), "no list of cells"),
         (lambda listing: json.dumps(_altered(listing, result_version=RESULT_VERSION - 1)), "found results of version"),
+        (lambda listing: json.dumps(_altered(listing, study="../up")), "found a study called '../up'"),
         (lambda listing: json.dumps(_altered(listing, content_hash="0")), "for a cell whose fingerprint is"),
         (lambda listing: listing.json().replace('"epochs": 5', '"epochs": 6'), "for a cell whose fingerprint is"),
     ],
@@ -384,6 +385,14 @@ def test_records_that_are_not_a_whole_training_are_refused(
     file.write_text(json.dumps(content))
     with pytest.raises(InputError, match="its records are not those of one whole training"):
         TrainedCell.read(file)
+
+
+def test_results_of_another_study_are_not_imported(here: Callable[..., Path], few: Listing) -> None:
+    folder = here()
+    cells._train(few.cells[0])
+    (folder / cells.LISTED).write_text(dataclasses.replace(few, study="another").json())
+    with pytest.raises(InputError, match="found a cell of few; valid: of another"):
+        elsewhere.read(folder)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,11 @@ from pydantic import TypeAdapter
 
 from tune_lt import losses, registry
 from tune_lt.components import REGISTRIES, component_parameters
-from tune_lt.config import Optimizer, Recipe
+from tune_lt.config import STUDY_NAME, Optimizer, Recipe
 from tune_lt.rows import DESIGNS
 from tune_lt.scales import MAY_CHANGE
 from tune_lt.strict import KINDS
 from tune_lt.study import Resources, Search, Seeds, Validation
-from tune_lt.studyfile import NAME
 
 WHEN = {"type": "object", "minProperties": 1}
 ENDS = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
@@ -43,7 +42,7 @@ def schema() -> dict[str, Any]:
     factor = {"anyOf": [_object({name: part}, [name]) for name, part in parts.items()]}
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
     properties = {
-        "name": {"type": "string", "pattern": f"^{NAME}$"},
+        "name": {"type": "string", "pattern": f"^{STUDY_NAME}$"},
         "plugins": {"type": "array", "items": {"type": "string"}},
         "data": data,
         "model": model,

@@ -96,7 +96,11 @@ def read(folder: Path) -> tuple[Listing, list[TrainedCell]]:
     files = sorted(file for file in folder.glob("*.json") if file.name != LISTED)
     if not files:
         raise InputError(f"{folder}: no results yet; python -m tune_lt.training.cells writes one for each cell")
-    return listing, [TrainedCell.read(file) for file in files]
+    trained = [TrainedCell.read(file) for file in files]
+    for file, one in zip(files, trained, strict=True):
+        if one.study != listing.study:
+            raise InputError(f"{file}: found a cell of {one.study}; valid: of {listing.study}, as {LISTED} beside it")
+    return listing, trained
 
 
 def take_in(listing: Listing, cells: Sequence[TrainedCell], store: Store, say: Callable[[str], None]) -> None:

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from typing import Any
 import torch
 
 from tune_lt import data, provenance, training
-from tune_lt.config import RESULT_VERSION, CellConfig, cell_of, fingerprint
+from tune_lt.config import RESULT_VERSION, STUDY_NAME, CellConfig, cell_of, fingerprint
 from tune_lt.errors import InputError, TrainingFailed, printable
 from tune_lt.plugins import load_plugins
 from tune_lt.training import results
@@ -84,6 +85,8 @@ class Listing:
             listing = cls(**{**raw, "plugins": tuple(raw["plugins"])}, cells=cells)
         except (KeyError, TypeError) as error:
             raise InputError(f"{file}: no list of cells ({error}); valid: a file written by tune-lt cells") from None
+        if not re.fullmatch(STUDY_NAME, str(listing.study)):
+            raise InputError(f"{file}: found a study called {listing.study!r}; valid: a name as a study file has it")
         for one in cells:
             check(file, one.cell, one.fingerprint, listing.content_hash, listing.sources, listing.result_version)
         return listing
