@@ -29,12 +29,6 @@ ROOT = Path(__file__).parents[1]
         ("around.py --part growth --epochs 20", "| 20 |"),
         ("stream.py --images 64 --batch 16 --repetitions 2 --loaders 0 1", "| 1 loaders |"),
         ("losses.py --classes 10 --repetitions 2 --batch 32 --threads 1", "| ghm_cwap |"),
-        ("step.py --images 128 --repetitions 2 --workers 1", "| public loop, 1 workers |"),
-        (
-            "gpu.py --device cpu --images 64 --epochs 1 --packed 1 --repetitions 2 --steps 1 --no-compile "
-            "--part steps --part packed --part roofline --part overhead --part profile",
-            "| resnet32 |",
-        ),
         pytest.param(
             "load.py --clients 4 --minutes 0.1",
             "| metrics lost or doubled | 0 of ",

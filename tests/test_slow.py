@@ -125,7 +125,7 @@ def _kill_somewhere(process: subprocess.Popen[bytes], folder: Path, out: Path, t
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs", "changes"), [(8, 20, HOLDOUT), (4, 8, FOLDS)], ids=["holdout-asha", "folds-racing"]
+    ("kills", "epochs", "changes"), [(6, 20, HOLDOUT), (4, 8, FOLDS)], ids=["holdout-asha", "folds-racing"]
 )
 def test_a_driver_killed_at_many_moments_loses_and_repeats_nothing(
     tmp_path: Path, tiny_text: str, kills: int, epochs: int, changes: tuple[tuple[str, str], ...]
@@ -149,4 +149,6 @@ def test_a_driver_killed_at_many_moments_loses_and_repeats_nothing(
     assert _results(folders[1]) == _results(folders[0])
     tables = [(folder / "reports" / "tiny" / "baselines.csv").read_text() for folder in folders]
     assert tables[0] == tables[1]
-    assert not any((folders[1] / ".tune_lt" / "tiny" / "checkpoints").iterdir())
+    left = [{file.name for file in (folder / ".tune_lt" / "tiny" / "checkpoints").iterdir()} for folder in folders]
+    assert left[0] == left[1]  # at most the state of the row that is recommended
+    assert len(left[0]) <= 1
