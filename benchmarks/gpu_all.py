@@ -84,10 +84,10 @@ def measure(options: argparse.Namespace) -> int:
     tests = ["-m", "pytest", "-m", "cuda", "tests/test_cuda.py", *processes, "-q", "-p", "no:cacheprovider", *chosen]
     parts.run("tests", tests, 75, TUNE_LT_DEVICE=options.device)
 
-    if options.cells:
+    if options.cells and options.images:
         with tempfile.TemporaryDirectory() as folder:
             second = ["train", "--cells", options.cells, "--images", options.images, "--device", options.device]
-            second += ["--results", folder, "--pack", Path(folder, "packed.tar.gz"), "--minutes", 0.9, "--at-once", 2]
+            second += ["--results", folder, "--pack", Path(folder, "packed.tar.gz"), "--minutes", 0.7, "--at-once", 2]
             parts.run("second call", [HERE / "gpu_all.py", *second], 60)
 
     gpu = [HERE / "gpu.py", *device, "--no-compile"]
@@ -107,7 +107,8 @@ def measure(options: argparse.Namespace) -> int:
     if paces:
         best = max(paces, key=lambda one: one["images_per_second"])
         choice = {"at_once": best["at_once"], "mps": best["mps"]}
-        BEST.write_text(json.dumps(choice) + "\n")
+        if not tiny:
+            BEST.write_text(json.dumps(choice) + "\n")
         how = "with" if best["mps"] else "without"
         print(f"best setting: {best['at_once']} at once, {how} MPS ({best['images_per_second']:,.0f} images/s in all)")
     if parts.failed:
@@ -146,12 +147,14 @@ def train(options: argparse.Namespace) -> int:
         left = options.minutes - (time.monotonic() - began) / 60
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
         line = [sys.executable, *map(str, command), "--minutes", str(left)]
-        process = subprocess.Popen(line, cwd=HERE.parent, env=environment, process_group=0)
+        process = subprocess.Popen(line, cwd=HERE.parent, env=environment)
         try:
             code = process.wait(60 * left + GRACE)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            code = process.wait()
+            code = 1
+        finally:
+            process.kill()  # its own processes end with it
+            process.wait()
     with tarfile.open(options.pack, "w:gz", compresslevel=1) as archive:
         for file in sorted(options.results.glob("*.json")):
             archive.add(file, file.name)
@@ -177,10 +180,11 @@ def main() -> None:
     for name, call in (("measure", measure), ("train", train)):
         one = calls.add_parser(name, help=call.__doc__)
         one.add_argument("--device", default="cuda")
-        one.add_argument("--tiny", action="store_true", help="as little as shows that it runs")
-        one.add_argument("--cells", type=Path, help="the list of cells, from tune-lt cells")
-        one.add_argument("--images", type=Path, help="their images: a folder, or an archive of it")
+        needed = call is train
+        one.add_argument("--cells", type=Path, required=needed, help="the list of cells, from tune-lt cells")
+        one.add_argument("--images", type=Path, required=needed, help="their images: a folder, or an archive of it")
         one.set_defaults(function=call)
+    calls.choices["measure"].add_argument("--tiny", action="store_true", help="as little as shows that it runs")
     calls.choices["measure"].add_argument("--part", action="append", choices=PARTS, help="leave out for all")
     one.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
     one.add_argument("--pack", type=Path, default=Path("results.tar.gz"), help="the results in one file")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,18 +16,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from ran import PLUGIN, Ran
 
-from tune_lt import data, studyfile, training
+from tune_lt import checkpoint, data, studyfile, training
 from tune_lt.config import RESULT_VERSION
 from tune_lt.errors import InputError
 from tune_lt.search import elsewhere
 from tune_lt.study import Study
 from tune_lt.tracking import CellRecord, Store
-from tune_lt.training import cells, results
-from tune_lt.training.cells import ListedCell, Listing, TrainedCell
+from tune_lt.training import cells, exchange, results
+from tune_lt.training.exchange import ListedCell, Listing, TrainedCell
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]  # for ``ran``
 
@@ -55,7 +58,7 @@ def few(tmp_path: Path, digits: data.Dataset) -> Listing:
 
 
 def _listing(study: Study, digits: data.Dataset) -> Listing:
-    return elsewhere.listing(study, digits.content_hash, None, missing=False)[0]
+    return elsewhere.listing(study, digits.content_hash, None, missing=False)
 
 
 def _command(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -96,9 +99,11 @@ def test_rows_that_take_what_a_search_finds_wait_for_it(taken_along: SimpleNames
     listing = Listing.read(taken_along.folder / "cells.json")
     assert [one.name.split(" · ")[0] for one in listing.cells[:4]] == ["softmax", "half", "diverges", "ldam+drw"]
     study = studyfile.read(ran.file)
-    every, waiting = elsewhere.listing(study, listing.content_hash, ran.store, missing=False)
+    every = elsewhere.listing(study, listing.content_hash, ran.store, missing=False)
     assert len(every.cells) == 12
-    assert not waiting
+    assert not every.waiting
+    left = elsewhere.listing(study, listing.content_hash, ran.store, missing=True)
+    assert not left.cells  # what diverges is known to
 
 
 def test_seeds_come_one_after_the_other(taken_along: SimpleNamespace) -> None:
@@ -114,7 +119,7 @@ def test_what_diverges_is_a_result_and_an_exit_code(taken_along: SimpleNamespace
 
 
 def test_nothing_is_trained_twice(taken_along: SimpleNamespace) -> None:
-    assert taken_along.again.returncode == 0
+    assert taken_along.again.returncode == 1  # two of them diverged
     assert "8 cells, 8 have a result" in taken_along.again.stdout
     assert "1/" not in taken_along.again.stdout
 
@@ -174,23 +179,26 @@ def test_a_grids_cells_are_listed_before_the_tables(tmp_path: Path, digits: data
     text = STUDY.replace("imbalance: 20}", "imbalance: 20, validation: {folds: 2}}")
     text = text.replace("{name: ghm_cwap}", "{name: ghm_cwap, alpha: {choice: [0.5, 0.9]}}\nsearch: {sampler: grid}")
     study = studyfile.parse(text, tmp_path)
-    listing, waiting = elsewhere.listing(study, digits.content_hash, None, missing=False)
+    listing = elsewhere.listing(study, digits.content_hash, None, missing=False)
     units = [(one.cell.fold, one.cell.loss["alpha"]) for one in listing.cells]
     assert units == [("1/2", 0.5), ("1/2", 0.9), ("2/2", 0.5), ("2/2", 0.9)]
-    assert waiting == ["own"]
+    assert listing.waiting == ("own",)
 
 
 # --- in this process: `_train` as a process of the pool has it ---
 
 
 @pytest.fixture
-def here(few: Listing, digits: data.Dataset, tmp_path: Path) -> Iterator[Callable[..., Path]]:
+def here(
+    few: Listing, digits: data.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Path]]:
     """Sets this process up as one of the pool; the folder of the results."""
     folder = tmp_path / "results"
     (folder / "states").mkdir(parents=True)
 
     def prepare(until: float | None = None) -> Path:
-        cells._prepare(cells._Setting(few, digits, folder, tmp_path, "cpu", 1, until))
+        monkeypatch.setattr(cells.signal, "signal", lambda *_: None)  # Ctrl-C still ends the tests
+        cells._prepare(cells._Setting(few, digits, folder, tmp_path, "cpu", until))
         return folder
 
     cells._seconds.clear()
@@ -239,10 +247,10 @@ def test_the_study_goes_on_with_what_was_imported(
     folder, study = here(), tmp_path / "few.yaml"
     study.write_text(STUDY)
     cells._train(few.cells[0])
-    (folder / cells.LISTED).write_text(few.json())
+    (folder / exchange.LISTED).write_text(few.json())
     store = ("--store", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert on_ray("import", str(folder), *store)[0] == 0
-    left = elsewhere.listing(studyfile.read(study), digits.content_hash, Store(store[1]), missing=True)[0]
+    left = elsewhere.listing(studyfile.read(study), digits.content_hash, Store(store[1]), missing=True)
     assert left.cells == few.cells[1:]
     code, out, err = on_ray("run", str(study), *store, "--reports", str(tmp_path / "reports"))
     assert code == 0, err
@@ -254,7 +262,7 @@ def test_a_damaged_state_is_left_and_the_training_begins_anew(here: Callable[...
     folder, listed = here(), few.cells[0]
     state = folder / "states" / f"{listed.fingerprint}.pt"
     state.write_bytes(b"torn")
-    assert cells._train(listed).done
+    assert cells._train(listed).startswith("test/balanced")
     assert not state.exists()
 
 
@@ -264,10 +272,9 @@ def test_a_training_that_raises_is_no_result_and_does_not_stop_the_others(
     folder = here()
     with monkeypatch.context() as broken:
         broken.setattr(torch.optim.SGD, "step", lambda *_: 1 / 0)
-        ended = cells._train(few.cells[0])
-    assert (ended.done, ended.failed, ended.line) == (False, True, "ZeroDivisionError: division by zero")
+        assert cells._train(few.cells[0]) == "ZeroDivisionError: division by zero"
     assert not list(folder.glob("*.json"))
-    assert cells._train(few.cells[0]).done
+    assert cells._train(few.cells[0]).startswith("test/balanced")
 
 
 def test_what_would_not_end_in_time_is_given_up_or_not_begun(here: Callable[..., Path], few: Listing) -> None:
@@ -277,18 +284,96 @@ def test_what_would_not_end_in_time_is_given_up_or_not_begun(here: Callable[...,
     one, other = (
         dataclasses.replace(listed, cell=dataclasses.replace(listed.cell, recipe=long)) for listed in few.cells
     )
-    ended = cells._train(one)
-    assert not ended.done
-    assert ended.line.startswith("given up after epoch 2: epochs of ")
-    ended = cells._train(other)
-    assert (ended.done, ended.line) == (False, "")
+    assert cells._train(one).startswith("not enough time: it needs ")
+    assert checkpoint.epoch(folder / "states" / f"{one.fingerprint}.pt") == 2
+    assert cells._train(other) == ""
     assert not list(folder.glob("*.json"))
-    assert cells._train(few.cells[0]).done  # five epochs do
 
 
 def test_nothing_begins_once_the_time_is_over(here: Callable[..., Path], few: Listing) -> None:
     here(until=time.time() - 1)
-    assert not cells._train(few.cells[0]).done
+    assert cells._train(few.cells[0]) == ""
+
+
+def test_a_training_that_the_end_of_the_time_stops_goes_on_there(
+    here: Callable[..., Path], few: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped after its third epoch; what it gives in the end is what one gives that nothing stopped."""
+    folder, listed = here(), few.cells[0]
+    cells._train(listed)
+    whole = _records(folder, listed)
+    (folder / f"{listed.fingerprint}.json").unlink()
+    here(until=time.time() + 1000)
+
+    def content(result: training.EpochResult) -> dict[str, Any]:
+        if result.epoch == 3:
+            object.__setattr__(cells._setting, "until", 0.0)
+        return real(result)
+
+    real = results.content
+    with monkeypatch.context() as late:
+        late.setattr(results, "content", content)
+        assert cells._train(listed) == "the time is over, 2 epochs are left; it goes on from there"
+    here()
+    seen = []
+    monkeypatch.setattr(results, "content", lambda result: seen.append(result.epoch) or real(result))
+    cells._train(listed)
+    assert seen == [4, 5]
+    assert _records(folder, listed) == whole
+
+
+def test_a_training_whose_records_a_crash_took_begins_anew(
+    here: Callable[..., Path], few: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, listed = here(), few.cells[0]
+    cells._train(listed)
+    whole = _records(folder, listed)
+    (folder / f"{listed.fingerprint}.json").unlink()
+    monkeypatch.setattr(cells, "SAVE_SECONDS", 0.0)
+    real = results.content
+    with monkeypatch.context() as stopped:
+        stopped.setattr(results, "content", lambda result: 1 / 0 if result.epoch == 4 else real(result))
+        assert cells._train(listed) == "ZeroDivisionError: division by zero"
+    notes = folder / "states" / f"{listed.fingerprint}.jsonl"
+    first, second, _ = notes.read_text().splitlines()
+    notes.write_text(f"{first}\n{second[:20]}")
+    cells._train(listed)
+    assert _records(folder, listed) == whole
+
+
+def test_a_cell_that_another_command_trains_is_left_to_it(here: Callable[..., Path], few: Listing) -> None:
+    folder = here()
+    with cells._locked(folder / "states" / f"{few.cells[0].fingerprint}.lock") as ours:
+        assert ours
+        assert cells._train(few.cells[0]) == ""
+    assert cells._train(few.cells[0]).startswith("test/balanced")
+    assert cells._train(few.cells[0]) == ""  # it has a result
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_and_every_process_of_it(
+    few: Listing, digits: data.Dataset, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C, which the whole group hears, and a kill of the command alone; one training runs, another waits."""
+    long = STUDY.replace("epochs: 5", "epochs: 1000000")
+    (tmp_path / "cells.json").write_text(_listing(studyfile.parse(long, tmp_path), digits).json())
+    command = [sys.executable, "-m", "tune_lt.training.cells", "cells.json", "--results", "results", "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        while not list((tmp_path / "results").glob("states/*.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        _, said = process.communicate(timeout=60)
+        _, alive = psutil.wait_procs(children, timeout=30)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert not alive
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM)
+    assert ("stopped; what has ended is kept" in said) == (number == signal.SIGINT)
 
 
 def test_a_process_that_dies_is_told(tmp_path: Path, digits: data.Dataset) -> None:
@@ -300,7 +385,7 @@ def test_a_process_that_dies_is_told(tmp_path: Path, digits: data.Dataset) -> No
     study = studyfile.parse(f"plugins: [dies]\n{STUDY}".replace("{own: {}}", "{own: {loss: {name: dies}}}"), tmp_path)
     (tmp_path / "cells.json").write_text(_listing(study, digits).json())
     done = _command("cells.json", "--results", "results", "--device", "cpu", folder=tmp_path)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "error: a training's process died" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -319,7 +404,7 @@ def _altered(listing: Listing, **changes: object) -> dict[str, object]:
         (lambda listing: "[1]", "found another format"),
         (lambda listing: json.dumps(_altered(listing, format=0)), "found another format"),
         (lambda listing: json.dumps(_altered(listing, cells=[{}])), "no list of cells"),
-        (lambda listing: json.dumps(_altered(listing, result_version=RESULT_VERSION - 1)), "found results of version"),
+        (lambda listing: json.dumps(_altered(listing, result_version=RESULT_VERSION - 1)), "found version"),
         (lambda listing: json.dumps(_altered(listing, study="../up")), "found a study called '../up'"),
         (lambda listing: json.dumps(_altered(listing, content_hash="0")), "for a cell whose fingerprint is"),
         (lambda listing: listing.json().replace('"epochs": 5', '"epochs": 6'), "for a cell whose fingerprint is"),
@@ -353,7 +438,7 @@ def test_results_that_were_altered_are_not_imported(
 ) -> None:
     folder, listed = here(), few.cells[0]
     cells._train(listed)
-    (folder / cells.LISTED).write_text(few.json())
+    (folder / exchange.LISTED).write_text(few.json())
     file = folder / f"{listed.fingerprint}.json"
     file.write_text(file.read_text().replace('"epochs": 5', '"epochs": 6'))
     code, _, err = cli("import", str(folder), "--store", f"sqlite:///{tmp_path / 'new.db'}", cwd=tmp_path)
@@ -370,6 +455,9 @@ def test_results_that_were_altered_are_not_imported(
         lambda records: records.append(records[0]),
         lambda records: records[1].pop("op"),
         lambda records: records[1].update(key="another"),
+        lambda records: records.pop(2),
+        lambda records: records[1].update(epoch=2),
+        lambda records: records[-1].pop("at"),
         lambda records: records[-1]["artifacts"].update({"../../elsewhere.json": {}}),
         lambda records: records.__setitem__(2, "text"),
     ],
@@ -383,14 +471,14 @@ def test_records_that_are_not_a_whole_training_are_refused(
     content = json.loads(file.read_text())
     change(content["records"])
     file.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="its records are not those of one whole training"):
+    with pytest.raises(InputError, match=r"found (records that are not those of one whole|no result of a cell)"):
         TrainedCell.read(file)
 
 
 def test_results_of_another_study_are_not_imported(here: Callable[..., Path], few: Listing) -> None:
     folder = here()
     cells._train(few.cells[0])
-    (folder / cells.LISTED).write_text(dataclasses.replace(few, study="another").json())
+    (folder / exchange.LISTED).write_text(dataclasses.replace(few, study="another").json())
     with pytest.raises(InputError, match="found a cell of few; valid: of another"):
         elsewhere.read(folder)
 
@@ -404,7 +492,7 @@ def test_a_folder_without_results_is_no_import(
 ) -> None:
     for folder in ("empty", "begun"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "begun" / cells.LISTED).write_text(few.json())
+    (tmp_path / "begun" / exchange.LISTED).write_text(few.json())
     code, _, err = cli("import", str(tmp_path / name), "--store", f"sqlite:///{tmp_path / 'new.db'}", cwd=tmp_path)
     assert code == 2
     assert message in err

@@ -34,9 +34,9 @@ def cells(
     for line in driver.rehearse(parsed, dataset):
         print(line, file=sys.stderr)
     opened = existing_store(store) if missing else Store(store) if exists(store) else None
-    found, waiting = elsewhere.listing(parsed, dataset.content_hash, opened, missing=missing)
-    if waiting:
-        print(f"not listed, they wait for a search to end: {', '.join(waiting)}", file=sys.stderr)
+    found = elsewhere.listing(parsed, dataset.content_hash, opened, missing=missing)
+    if found.waiting:
+        print(f"not listed, they wait for a search to end: {', '.join(found.waiting)}", file=sys.stderr)
     print(f"{len(found.cells)} cells", file=sys.stderr)
     print(found.json())
 
@@ -55,4 +55,4 @@ def import_(
     elsewhere.take_in(listing, trained, Store(store), print)
     option = f" --store {shlex.quote(redacted(store))}" if store else ""
     report = (f"tune-lt report {listing.study}{option}", "the tables of what there is")
-    print_ways([report, (f"tune-lt run {listing.study}.yaml{option}", "the rest; nothing is trained twice")])
+    print_ways([report, (f"tune-lt run STUDY{option}", "trains the rest, with the study's file")])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ from tune_lt.search.planning import (
     trial_cells,
 )
 from tune_lt.study import Space, Study, grid
-from tune_lt.tracking import CONTENTS, Store
-from tune_lt.training.cells import LISTED, ListedCell, Listing, TrainedCell
+from tune_lt.tracking import CONTENTS, DUPLICATE, TAG, Store, own_tags
+from tune_lt.training.exchange import LISTED, ListedCell, Listing, TrainedCell, result_files
 
 
-def listing(study: Study, content_hash: str, store: Store | None, *, missing: bool) -> tuple[Listing, list[str]]:
-    """What the study's grids and tables are made of, and the rows that must wait for a search to end.
+def listing(study: Study, content_hash: str, store: Store | None, *, missing: bool) -> Listing:
+    """What the study's grids and tables are made of; a row that takes what a search finds waits until that has ended.
 
     First the grids' cells, one unit of every trial before the next, then the tables': one seed of every row before the
-    next. ``store``: where ended searches are looked up, and, for ``missing``, the cells that need no training.
+    next. ``store``: where ended searches are looked up, and, for ``missing``, the cells that are done or known to
+    diverge.
     """
     planner = Planner(study, content_hash, study_tags(study))
     parent = store.parent(study.name) if store else None
@@ -44,16 +46,24 @@ def listing(study: Study, content_hash: str, store: Store | None, *, missing: bo
             found |= found_by(space.name, concluded)
     tables, waiting = _of_tables(study, found, content_hash)
     cells += tables
-    have = store.finished_cells() if store and missing else {}
+    have = store.finished_cells().keys() | store.hopeless_cells(study.name).keys() if store and missing else set()
     wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
     listed = tuple(_listed(planner, cell) for name, cell in reversed(wanted.items()) if name not in have)
     content = table_of_contents(study, tables, found, None)
     content["rows"] = {row: entries for row, entries in content["rows"].items() if row not in waiting}
-    made = Listing(
-        study.name, study.text, parent_tags(study), content, content_hash, study.plugins, study.sources,
-        max(1, int(study.resources.cpus)), study.resources.readers, listed,
-    )  # fmt: skip
-    return made, waiting
+    return Listing(
+        study=study.name,
+        text=study.text,
+        tags=parent_tags(study),
+        contents=content,
+        waiting=tuple(waiting),
+        content_hash=content_hash,
+        plugins=study.plugins,
+        sources=study.sources,
+        threads=max(1, int(study.resources.cpus)),
+        loaders=study.resources.readers,
+        cells=listed,
+    )
 
 
 def _of_search(planner: Planner, study: Study, space: Space, content_hash: str) -> list[PlannedCell]:
@@ -92,8 +102,7 @@ def read(folder: Path) -> tuple[Listing, list[TrainedCell]]:
 
     Raises InputError for a folder without any, or a file that is not what it should be.
     """
-    listing = Listing.read(folder / LISTED)
-    files = sorted(file for file in folder.glob("*.json") if file.name != LISTED)
+    listing, files = Listing.read(folder / LISTED), result_files(folder)
     if not files:
         raise InputError(f"{folder}: no results yet; python -m tune_lt.training.cells writes one for each cell")
     trained = [TrainedCell.read(file) for file in files]
@@ -114,20 +123,41 @@ def take_in(listing: Listing, cells: Sequence[TrainedCell], store: Store, say: C
     parent = store.ensure_parent(study)
     lease = Lease(store, parent)
     try:
-        journal = Journal(store, study, parent, store.state_folder(study), say=say, beat=lease.renew)
+        opened = partial(Journal, store, study, parent, store.state_folder(study), say=say, beat=lease.renew)
+        opened().close()  # what a driver that was killed had not sent yet
+        complete, failed = store.finished_cells().keys(), store.hopeless_cells(study).keys()
+        known = {one.fingerprint for one in cells if one.fingerprint in complete | (failed if one.failed else set())}
+        fresh = [one for one in cells if one.fingerprint not in known]
+        _set_aside(store, study, {one.fingerprint for one in fresh})
+        journal = opened()
         try:
-            journal.drain()  # what a driver that was killed had not sent yet
-            complete, failed = store.finished_cells(), store.hopeless_cells(study)
-            fresh = [one for one in cells if one.fingerprint not in (failed if one.failed else complete)]
             for one in fresh:
                 journal.take(one.records)
         finally:
             journal.close()
-        if store.read_json(parent, CONTENTS) is None:
-            store.begin(parent, listing.text, listing.tags)
-            store.log_json(parent, CONTENTS, dict(listing.contents))
-            whole = {one.fingerprint for one in listing.cells} <= store.finished_cells().keys()
-            store.finish(parent, "FINISHED" if whole else "KILLED")  # as a study that was interrupted
+        _describe(listing, store, parent)
     finally:
         lease.release()
-    say(f"{study}: {len(fresh)} cells imported, {len(cells) - len(fresh)} were there already")
+    say(f"{study}: {len(fresh)} cells imported, {len(known)} were there already")
+
+
+def _set_aside(store: Store, study: str, fingerprints: Collection[str]) -> None:
+    """Let runs that never came to their end count no longer: the cell has been trained from its beginning elsewhere."""
+    for record in store.cells(study):
+        if record.tags.get("key") in fingerprints and record.tags.get("outcome") != "complete":
+            store.tag(record.run_id, {f"{TAG}outcome": DUPLICATE})
+            store.finish(record.run_id, "KILLED")
+
+
+def _describe(listing: Listing, store: Store, parent: str) -> None:
+    """Give the study's own run what a driver gives it, unless one has run the study here."""
+    run = store.parent(listing.study)
+    if run is None or "git" in own_tags(run):
+        return
+    store.begin(parent, listing.text, listing.tags)
+    store.show(listing.study, [], "val/balanced", "max")
+    store.log_json(parent, CONTENTS, dict(listing.contents))
+    wanted = {cell["fingerprint"] for row in listing.contents["rows"].values() for cell in row}
+    left = wanted - store.finished_cells().keys()
+    ended = left <= store.hopeless_cells(listing.study).keys() and not listing.waiting
+    store.finish(parent, "KILLED" if not ended else "FAILED" if left else "FINISHED")  # as a driver would have

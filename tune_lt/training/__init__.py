@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -78,16 +78,16 @@ def run_epochs(
     save_seconds: float = 0.0,
     identity: str = "",
     loaders: int = 0,
-) -> Iterator[EpochResult]:
+) -> Generator[EpochResult, bool | None, None]:
     """Train ``cell`` and yield an EpochResult after each epoch.
 
     ``dataset`` spares loading it again; ``device`` is ``auto``, ``cpu``, ``cuda``, ``mps`` or ``cuda:1``. The sealed
     test is scored after the last epoch, and only with ``score_test``. With ``save_to`` the state is written there once
     the caller has taken an epoch's result, unless that was done less than ``save_seconds`` ago, and after the last: by
-    a thread while the next epoch trains, never while the caller has a result. A state found there is continued (that
-    of the last epoch is scored again). ``identity`` is what else, beside the cell and the images, that state must
-    belong to: the sources of plugins. ``loaders``: processes that read images which stay on disk, 0 for this one; no
-    result depends on it.
+    a thread while the next epoch trains, never while the caller has a result. A caller that sends True for an epoch
+    ends the training, with its state saved. A state found there is continued (that of the last epoch is scored again).
+    ``identity`` is what else, beside the cell and the images, that state must belong to: the sources of plugins.
+    ``loaders``: processes that read images which stay on disk, 0 for this one; no result depends on it.
 
     With several ranks (`tune_lt.parallel`) every rank runs this, and takes every result, which is the same on all: each
     trains on its share of every batch, and the result is one process's but for rounding. Rank 0 alone reads and writes
@@ -111,10 +111,12 @@ def run_epochs(
             run.train_epoch(epoch)
             if writer:
                 writer.wait()  # before scoring forks loaders, and the caller may remove the file or end its process
-            yield run.result(epoch)
-            if writer and (epoch == epochs or time.monotonic() - saved_at >= save_seconds):
+            stop = yield run.result(epoch)
+            if writer and (stop or epoch == epochs or time.monotonic() - saved_at >= save_seconds):
                 writer.save(run.state(epoch))
                 saved_at = time.monotonic()
+            if stop:
+                return
 
 
 class _Run:

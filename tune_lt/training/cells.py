@@ -6,7 +6,7 @@
 
 The other machine needs this package's code, the images, torch, torchvision, numpy, Pillow, scipy and annotated-types.
 Each cell that ends gives one file in DIR, whole or not at all; what is there already is not trained again, and a
-training that was stopped goes on from the state it saved last.
+training that was stopped goes on from the state it saved last. Two commands may share a DIR, one for each GPU, say.
 """
 
 from __future__ import annotations
@@ -14,155 +14,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import fcntl
 import json
+import multiprocessing
 import os
-import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tune_lt import data, provenance, training
-from tune_lt.config import RESULT_VERSION, STUDY_NAME, CellConfig, cell_of, fingerprint
+from tune_lt import checkpoint, data, provenance, training
 from tune_lt.errors import InputError, TrainingFailed, printable
 from tune_lt.plugins import load_plugins
 from tune_lt.training import results
+from tune_lt.training.exchange import LISTED, ListedCell, Listing, Record, TrainedCell, differences
 
-LISTED = "study.json"  # the list, beside the results
-FORMAT = 1  # of both kinds of file
-SAVE_SECONDS = 60.0  # between two states of one training: what a stop costs at most
-Record = dict[str, Any]  # a line of the journal: what happened to a cell, see `tune_lt.journal`
-
-
-@dataclass(frozen=True)
-class ListedCell:
-    """A cell that is to be trained, and what is recorded at its start: a name, parameters and tags."""
-
-    fingerprint: str
-    cell: CellConfig
-    name: str
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The cells of one study in the order they are to be trained, and what their fingerprints go by.
-
-    ``text`` is the study's file; ``tags`` and ``contents`` are those of its own run (its rows, and their cells).
-    ``content_hash`` is that of the images (`tune_lt.data.Dataset`), ``sources`` are the hashes of the plugins' modules;
-    ``threads`` a training computes with on the CPU, and ``loaders`` are its processes that read images.
-    """
-
-    study: str
-    text: str
-    tags: Mapping[str, str]
-    contents: Mapping[str, Any]
-    content_hash: str
-    plugins: tuple[str, ...]
-    sources: Mapping[str, str]
-    threads: int
-    loaders: int
-    cells: tuple[ListedCell, ...]
-    result_version: int = RESULT_VERSION
-
-    def json(self) -> str:
-        """As the text of its file."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
-
-    @classmethod
-    def read(cls, file: Path) -> Listing:
-        """A listing from its file. Raises InputError for a file that is none, or of another version of the code."""
-        raw = _read(file, "written by tune-lt cells")
-        try:
-            cells = tuple(ListedCell(**{**one, "cell": cell_of(one["cell"])}) for one in raw.pop("cells"))
-            listing = cls(**{**raw, "plugins": tuple(raw["plugins"])}, cells=cells)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{file}: no list of cells ({error}); valid: a file written by tune-lt cells") from None
-        if not re.fullmatch(STUDY_NAME, str(listing.study)):
-            raise InputError(f"{file}: found a study called {listing.study!r}; valid: a name as a study file has it")
-        for one in cells:
-            check(file, one.cell, one.fingerprint, listing.content_hash, listing.sources, listing.result_version)
-        return listing
-
-
-@dataclass(frozen=True)
-class TrainedCell:
-    """What a cell's training left behind: everything its fingerprint goes by, and the lines of its journal."""
-
-    study: str
-    fingerprint: str
-    cell: CellConfig
-    content_hash: str
-    sources: Mapping[str, str]
-    result_version: int
-    records: tuple[Record, ...]
-
-    @property
-    def failed(self) -> bool:
-        """Whether its loss was no longer finite."""
-        return bool(self.records[-1]["tags"]["outcome"] == "failed")
-
-    def write(self, file: Path) -> None:
-        """Write it to a file that is whole or not there."""
-        fresh = file.with_name(f"{file.name}.{os.getpid()}")
-        fresh.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}))
-        fresh.replace(file)
-
-    @classmethod
-    def read(cls, file: Path) -> TrainedCell:
-        """A result from its file. Raises InputError for a file that is none, or whose fingerprint is not its own."""
-        raw = _read(file, "written by python -m tune_lt.training.cells")
-        try:
-            trained = cls(**{**raw, "cell": cell_of(raw["cell"]), "records": tuple(raw["records"])})
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{file}: no result of a cell ({error}); remove it from the folder") from None
-        check(file, trained.cell, trained.fingerprint, trained.content_hash, trained.sources, trained.result_version)
-        if not _whole(trained.records, trained.fingerprint):
-            raise InputError(
-                f"{file}: its records are not those of one whole training; remove it, train the cell again"
-            )
-        return trained
-
-
-def _whole(records: Sequence[Record], name: str) -> bool:
-    """Whether these are the start, the epochs and the end of the cell ``name``, with no file that a cell has not."""
-    try:
-        operations = [record["op"] for record in records]
-        expected = ["start", *["epoch"] * (len(records) - 2), "end"]
-        ours = all(record["key"] == name for record in records)
-        return operations == expected and ours and records[-1]["artifacts"].keys() <= set(results.FILES)
-    except (KeyError, TypeError, AttributeError):
-        return False
-
-
-def check(file: Path, cell: CellConfig, name: str, content_hash: str, sources: Mapping[str, str], version: int) -> None:
-    """Raise InputError unless this version of the code calls the cell, on these images, by this fingerprint."""
-    if version != RESULT_VERSION:
-        raise InputError(
-            f"{file}: found results of version {version}; valid: {RESULT_VERSION}, that of this code; train with the "
-            "version of tune-lt that wrote the list of cells"
-        )
-    if (own := fingerprint(cell, content_hash, sources)) != name:
-        raise InputError(f"{file}: found the fingerprint {name} for a cell whose fingerprint is {own}; it was altered")
-
-
-def _read(file: Path, valid: str) -> dict[str, Any]:
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise InputError(f"{file}: found no JSON; valid: a file {valid}") from None
-    if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
-        raise InputError(f"{file}: found another format; valid: a file {valid}, by this version of tune-lt")
-    return raw
+SAVE_SECONDS = 60.0  # between two states of one training: a kill costs that much, and the epoch it was in
 
 
 @dataclass(frozen=True)
@@ -174,17 +50,10 @@ class _Setting:
     folder: Path
     plugins: Path
     device: str
-    threads: int
     until: float | None
 
-
-@dataclass(frozen=True)
-class _Ended:
-    """How a training ended: a line about it ("": it was not begun), whether it has a result, whether it failed."""
-
-    line: str
-    done: bool = True
-    failed: bool = False
+    def result(self, listed: ListedCell) -> Path:
+        return self.folder / f"{listed.fingerprint}.json"
 
 
 _setting: _Setting  # of this process
@@ -192,98 +61,142 @@ _seconds: dict[str, float] = {}  # an epoch of the last cell that was trained he
 
 
 def _prepare(setting: _Setting) -> None:
+    """Set up a process of the pool, which ends with the process that began it."""
     global _setting
     _setting = setting
-    torch.set_num_threads(setting.threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that began this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(setting.listing.threads)
     load_plugins(setting.listing.plugins, setting.plugins)
 
 
-def _train(listed: ListedCell) -> _Ended:
-    """Train one cell in this process and write its result."""
-    kind = json.dumps([listed.cell.model, listed.cell.data, listed.cell.fold], default=list)
-    expected = listed.cell.recipe.epochs * _seconds.get(kind, 0.0)
-    if _setting.until and time.time() + expected > _setting.until:
-        return _Ended("", done=False)
-    states = _setting.folder / "states"
-    state, notes = states / f"{listed.fingerprint}.pt", states / f"{listed.fingerprint}.jsonl"
-    records, seconds, times, last = _earlier(notes), [], [], {}
-    try:
-        for result in _epochs(listed, state):
-            last = results.content(result)
-            seconds.append(result.seconds)
-            times.append(time.time())
-            records[result.epoch] = _record("epoch", listed, epoch=result.epoch, metrics=results.metrics(last))
-            with open(notes, "a") as lines:
-                lines.write(json.dumps(records[result.epoch]) + "\n")
-            if result.final:
-                break  # before its last state is saved: nobody will go on from it
-            if len(times) > 1:  # the first epoch takes longer
-                _seconds[kind] = (times[-1] - times[0]) / (len(times) - 1)
-            if _setting.until and _late(times, result.epochs - result.epoch, _setting.until):
-                pace = 1000 * _seconds.get(kind, 0.0)
-                return _Ended(f"given up after epoch {result.epoch}: epochs of {pace:.0f} ms are too many", done=False)
-    except TrainingFailed as error:
-        tags = {"outcome": "failed", "reason": f"TrainingFailed: {error}", "retry": "no", "epochs": str(len(records))}
-        _write(listed, records, tags, {})
-        ended = _Ended(str(error), failed=True)
-    except InputError as error:
-        if str(state) in str(error):  # a damaged state: the training begins anew
-            state.unlink()
-            return _train(listed)
-        return _Ended(str(error), done=False, failed=True)
-    except Exception as error:  # memory that runs out, a mistake in a plugin: the other cells go on
-        reason = str(error).strip().splitlines() or [""]
-        return _Ended(f"{type(error).__name__}: {reason[0]}", done=False, failed=True)
-    else:
-        tags = {"outcome": "complete", **results.tags(last, seconds)}
-        _write(listed, records, tags, results.files(last, _setting.dataset.class_names))
-        metric = next(name for name in ("test/balanced", "val/balanced", "train/loss") if name in last)
-        ended = _Ended(f"{metric} {last[metric]:.4f}, epochs of {tags['epoch_seconds']} s")
-    for file in (state, notes):
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _train(listed: ListedCell) -> str:
+    """Train one cell in this process and write its result; a line about it, "" if it was not begun."""
+    with _locked(_setting.folder / "states" / f"{listed.fingerprint}.lock") as ours:
+        if not ours or _setting.result(listed).exists():
+            return ""  # another command trains it, or has trained it
+        try:
+            return _Training(listed).run()
+        except InputError as error:
+            return str(error)
+        except Exception as error:  # memory that runs out, a full disk, a mistake in a plugin: the other cells go on
+            reason = str(error).strip().splitlines() or [""]
+            return f"{type(error).__name__}: {reason[0]}"
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[bool]:
+    """Whether this process alone has the lock, for the block; a process that dies leaves none."""
+    with open(file, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
         file.unlink(missing_ok=True)
-    return ended
 
 
-def _late(times: Sequence[float], left: int, until: float) -> bool:
-    """Whether a training must stop: the time is over, or its second epoch showed that it will be before the end."""
-    return times[-1] > until or (len(times) == 2 and times[1] + left * (times[1] - times[0]) > until)
+class _Training:
+    """One cell in training: its state, and the records of its epochs, which an earlier call may have left."""
+
+    def __init__(self, listed: ListedCell) -> None:
+        self.listed, self.began = listed, time.time()
+        self.state = _setting.folder / "states" / f"{listed.fingerprint}.pt"
+        self.notes = self.state.with_suffix(".jsonl")
+        self.records = _epochs_in(self.notes)
+        self.done = checkpoint.epoch(self.state)
+        if not self.records.keys() >= set(range(1, self.done + 1)):  # a crash took some of them
+            self.state.unlink()
+            self.done = 0
+        self.kind = json.dumps([listed.cell.model, listed.cell.data, listed.cell.fold], default=list)
+
+    def run(self) -> str:
+        """To its end, or until it is seen that there is no time for that."""
+        needs = (self.listed.cell.recipe.epochs - self.done) * _seconds.get(self.kind, 0.0)
+        if _setting.until is not None and time.time() + needs > _setting.until:
+            return ""
+        last: Mapping[str, Any] = {}
+        seconds: list[float] = []
+        times: list[float] = []
+        options: dict[str, Any] = {"device": _setting.device, "loaders": _setting.listing.loaders}
+        options |= {"save_to": self.state, "save_seconds": SAVE_SECONDS}
+        options |= {"score_test": self.listed.cell.fold == "full"}
+        epochs = training.run_epochs(self.listed.cell, dataset=_setting.dataset, **options)
+        try:
+            with open(self.notes, "w") as notes:
+                notes.writelines(json.dumps(self.records[epoch]) + "\n" for epoch in range(1, self.done + 1))
+                for result in epochs:
+                    last = results.content(result)
+                    seconds.append(result.seconds)
+                    times.append(time.time())
+                    record = self._record("epoch", epoch=result.epoch, metrics=results.metrics(last))
+                    self.records[result.epoch] = record
+                    notes.write(json.dumps(record) + "\n")
+                    notes.flush()
+                    if result.final:
+                        break  # before its last state is saved: nobody will go on from it
+                    if late := self._late(times, result.epochs - result.epoch):
+                        _save_and_stop(epochs)
+                        return late
+        except TrainingFailed as error:
+            tags = {"outcome": "failed", "reason": f"TrainingFailed: {error}", "retry": "no"}
+            self._end({**tags, **results.tags({}, seconds)}, {})
+            return str(error)
+        except InputError as error:
+            if str(self.state) not in str(error):
+                raise
+            self.state.unlink()  # it is damaged: the training begins anew
+            return _Training(self.listed).run()
+        tags = {"outcome": "complete", **results.tags(last, seconds)}
+        self._end(tags, results.files(last, _setting.dataset.class_names))
+        metric = next(name for name in ("test/balanced", "val/balanced", "train/loss") if name in last)
+        return f"{metric} {last[metric]:.4f}, epochs of {tags['epoch_seconds']} s"
+
+    def _late(self, times: Sequence[float], left: int) -> str:
+        """Why the training must stop, "" if it need not: its second epoch tells how long it will take."""
+        if len(times) > 1:  # the first one takes longer
+            _seconds[self.kind] = (times[-1] - times[0]) / (len(times) - 1)
+        if _setting.until is None:
+            return ""
+        if times[-1] > _setting.until:
+            return f"the time is over, {left} epochs are left; it goes on from there"
+        needs = left * _seconds.get(self.kind, 0.0)
+        if len(times) == 2 and times[-1] + needs > _setting.until:
+            return f"not enough time: it needs {needs / 60:.1f} minutes more"
+        return ""
+
+    def _record(self, op: str, **content: Any) -> Record:
+        return {"op": op, "key": self.listed.fingerprint, "at": int(1000 * time.time()), **content}
+
+    def _end(self, tags: Mapping[str, str], artifacts: Mapping[str, Any]) -> None:
+        """Write the result: the lines that a driver's journal would have had of the cell."""
+        listed, listing = self.listed, _setting.listing
+        start = self._record("start", name=listed.name, params=dict(listed.params), tags=dict(listed.tags))
+        start["at"] = min([int(1000 * self.began), *(record["at"] for record in self.records.values())])
+        end = self._record("end", tags={**tags, **_origin()}, artifacts=dict(artifacts))
+        records = (start, *(self.records[epoch] for epoch in sorted(self.records)), end)
+        about = (listing.content_hash, listing.sources, listing.result_version)
+        TrainedCell(listing.study, listed.fingerprint, listed.cell, *about, records).write(_setting.result(listed))
+        for file in (self.state, self.notes):
+            file.unlink(missing_ok=True)
 
 
-def _write(
-    listed: ListedCell, epochs: Mapping[int, Record], tags: Mapping[str, str], artifacts: Mapping[str, Any]
-) -> None:
-    """Write a cell's result: the lines that a driver's journal would have had of it."""
-    listing = _setting.listing
-    start = _record("start", listed, name=listed.name, params=dict(listed.params), tags=dict(listed.tags))
-    start["at"] = min((record["at"] for record in epochs.values()), default=start["at"])
-    end = _record("end", listed, tags={**tags, **_origin()}, artifacts=dict(artifacts))
-    trained = TrainedCell(
-        listing.study,
-        listed.fingerprint,
-        listed.cell,
-        listing.content_hash,
-        listing.sources,
-        listing.result_version,
-        (start, *(epochs[epoch] for epoch in sorted(epochs)), end),
-    )
-    trained.write(_setting.folder / f"{listed.fingerprint}.json")
+def _save_and_stop(epochs: Generator[training.EpochResult, bool | None, None]) -> None:
+    with contextlib.suppress(StopIteration):
+        epochs.send(True)
 
 
-def _epochs(listed: ListedCell, state: Path) -> Iterator[training.EpochResult]:
-    setting = _setting
-    options: dict[str, Any] = {"device": setting.device, "loaders": setting.listing.loaders}
-    options |= {"save_to": state, "save_seconds": SAVE_SECONDS}
-    return training.run_epochs(listed.cell, dataset=setting.dataset, score_test=listed.cell.fold == "full", **options)
-
-
-def _record(op: str, listed: ListedCell, **content: Any) -> Record:
-    return {"op": op, "key": listed.fingerprint, "at": int(1000 * time.time()), **content}
-
-
-def _earlier(notes: Path) -> dict[int, Record]:
-    """The records of the epochs that an earlier call trained; those after its saved state are trained anew."""
+def _epochs_in(notes: Path) -> dict[int, Record]:
+    """The records of the epochs that an earlier call trained."""
     found: dict[int, Record] = {}
-    with contextlib.suppress(FileNotFoundError, ValueError):  # a last line may be cut short
+    with contextlib.suppress(FileNotFoundError, ValueError):  # the last line may be cut short
         for line in notes.read_text().splitlines():
             record = json.loads(line)
             found[record["epoch"]] = record
@@ -293,7 +206,7 @@ def _earlier(notes: Path) -> dict[int, Record]:
 def _origin() -> dict[str, str]:
     """Tags that say where a cell was trained."""
     place = training.pick_device(_setting.device)
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{place.type}"
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
     return {
         "git": provenance.git_commit(),
         "versions": json.dumps(provenance.versions()),
@@ -313,51 +226,73 @@ def train(
     at_once: int = 1,
     minutes: float | None = None,
 ) -> bool:
-    """Train what has no result in ``folder`` yet, ``at_once`` cells at a time, each in a process of its own.
+    """Train what has no result in ``folder`` yet, ``at_once`` cells at a time, in as many processes.
 
     ``root`` takes the place of the data section's, ``plugins`` is the folder of the study's plugins. With ``minutes``
-    no training is begun, or goes on after its second epoch, that would not end in that time, and none goes on after it.
-    Prints a line for each. Returns whether every cell has a result, and none failed. Raises InputError before anything
-    is trained if the images or plugins are not those of the list.
+    no training is begun, or goes on after its second epoch, that would not end in that time, and none goes on after it;
+    each saves its state. Prints a line for each. Returns whether every cell of the list has a result, and none
+    diverged. Raises InputError before anything is trained if the images, the plugins or the device cannot be used.
     """
-    until = None if minutes is None else time.time() + 60 * minutes
-    sources = load_plugins(listing.plugins, plugins.resolve())
-    if changed := [name for name in {**sources, **listing.sources} if sources.get(name) != listing.sources.get(name)]:
-        raise InputError(
-            f"plugins: {', '.join(sorted(changed))}: found other code than the list of cells was made with; copy the "
-            "study's plugins here, and name their folder with --plugins"
-        )
-    (folder / "states").mkdir(parents=True, exist_ok=True)
-    (folder / LISTED).write_text(listing.json())
-    left = [one for one in listing.cells if not (folder / f"{one.fingerprint}.json").exists()]
-    print(f"{listing.study}: {len(listing.cells)} cells, {len(listing.cells) - len(left)} have a result in {folder}")
-    if not left:
-        return True
-    dataset = _images(listing, root)
-    threads = listing.threads
-    setting = _Setting(listing, dataset, folder, plugins.resolve(), device, threads, until)
-    context = torch.multiprocessing.get_context("spawn")  # the images are passed as shared memory
-    ended: list[_Ended] = []
-    with ProcessPoolExecutor(min(at_once, len(left)), context, initializer=_prepare, initargs=(setting,)) as pool:
-        futures = {pool.submit(_train, one): one for one in left}
-        try:
-            for future in as_completed(futures):
-                one = future.result()
-                ended.append(one)
-                if one.line:
-                    print(f"{len(ended)}/{len(left)}  {futures[future].name}: {printable(one.line)}", flush=True)
-        except BrokenProcessPool:
-            raise InputError(
+    setting = _checked(listing, folder, root, plugins, device, minutes)
+    if setting is not None:
+        left = [one for one in listing.cells if not setting.result(one).exists()]
+        context = torch.multiprocessing.get_context("spawn")  # the images are passed as shared memory
+        workers = min(at_once, len(left))
+        with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(setting,)) as pool:
+            _follow({pool.submit(_train, one): one.name for one in left})
+    files = [folder / f"{one.fingerprint}.json" for one in listing.cells]
+    missing = sum(not file.exists() for file in files)
+    if missing:
+        print(f"{missing} of {len(files)} cells have no result yet; the same command goes on with them")
+    return not missing and not any(TrainedCell.read(file).failed for file in files)
+
+
+def _follow(futures: Mapping[Future[str], str]) -> None:
+    """Print what becomes of the trainings, by name, until all have ended."""
+    try:
+        for count, future in enumerate(as_completed(futures), 1):
+            if line := future.result():
+                print(f"{count}/{len(futures)}  {futures[future]}: {printable(line)}", flush=True)
+    except BaseException as error:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise _Died(
                 "a training's process died, perhaps for want of memory; what has ended is kept. Begin again, with a "
                 "smaller --at-once if need be"
             ) from None
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    done = sum(one.done for one in ended)
-    if done < len(left):
-        print(f"{len(left) - done} of {len(left)} have no result yet; the same command goes on with them")
-    return done == len(left) and not any(one.failed for one in ended)
+        raise
+
+
+class _Died(Exception):
+    """A process of the pool ended without a word."""
+
+
+def _checked(
+    listing: Listing, folder: Path, root: str | None, plugins: Path, device: str, minutes: float | None
+) -> _Setting | None:
+    """What the trainings need, checked; None if every cell has a result."""
+    until = None if minutes is None else time.time() + 60 * minutes
+    if (folder / LISTED).exists() and (before := Listing.read(folder / LISTED).study) != listing.study:
+        raise InputError(f"{folder}: found results of the study {before}; give those of {listing.study} another folder")
+    try:
+        sources = load_plugins(listing.plugins, plugins.resolve())
+    except InputError as error:
+        raise InputError(f"{error}; --plugins names the folder of the study's plugins") from None
+    if changed := differences(sources, listing.sources):
+        raise InputError(
+            f"plugins: {', '.join(changed)}: found other code than the list of cells was made with; copy the study's "
+            "plugins here, and name their folder with --plugins"
+        )
+    have = sum((folder / f"{one.fingerprint}.json").exists() for one in listing.cells)
+    print(f"{listing.study}: {len(listing.cells)} cells, {have} have a result in {folder}", flush=True)
+    if have == len(listing.cells):
+        return None
+    training.pick_device(device)
+    dataset = _images(listing, root)
+    (folder / "states").mkdir(parents=True, exist_ok=True)
+    listing.write(folder / LISTED)
+    return _Setting(listing, dataset, folder, plugins.resolve(), device, until)
 
 
 def _images(listing: Listing, root: str | None) -> data.Dataset:
@@ -376,7 +311,10 @@ def _images(listing: Listing, root: str | None) -> data.Dataset:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code: 0 if every cell has a result, 1 if not, 2 for a mistake of the user."""
+    """The command line; its exit code.
+
+    0: every cell has a result, and none diverged. 1: not so. 2: a mistake of the user. 130: Ctrl-C.
+    """
     parser = argparse.ArgumentParser("python -m tune_lt.training.cells", description=__doc__.splitlines()[0])
     parser.add_argument("cells", type=Path, help="the list that tune-lt cells wrote")
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="a file for each cell goes here")
@@ -384,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plugins", type=Path, default=Path(), metavar="DIR", help="where the study's plugins are")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--at-once", type=_count, default=1, metavar="N", help="trainings at the same time")
-    parser.add_argument("--minutes", type=float, help="begin no training that would not end in this time")
+    parser.add_argument("--minutes", type=_minutes, help="begin no training that would not end in this time")
     options = parser.parse_args(arguments)
     try:
         whole = train(
@@ -399,6 +337,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
+        return 2
+    except _Died as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; what has ended is kept, the same command goes on", file=sys.stderr)
         return 130
@@ -408,7 +352,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError("valid: 1 or more")
+        raise argparse.ArgumentTypeError(f"found {text}; valid: 1 or more")
+    return value
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"found {text}; valid: above 0")
     return value
 
 
