@@ -42,9 +42,8 @@ def fill(folder: Path, runs: int) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     from tune_lt import provenance, studyfile
-    from tune_lt.search.driver import _parent_tags
-    from tune_lt.search.planning import Planner, planned_cells
-    from tune_lt.search.runner import _table_of_contents
+    from tune_lt.search.driver import _where
+    from tune_lt.search.planning import Planner, parent_tags, planned_cells, table_of_contents
     from tune_lt.tracking import TAG, Store
 
     store = Store(f"sqlite:///{folder / 'mlflow.db'}")
@@ -60,8 +59,8 @@ def fill(folder: Path, runs: int) -> None:
     study = studyfile.parse(text, folder)
     cells = planned_cells(study, {}, "content")
     parent = store.ensure_parent(study.name)
-    store.begin(parent, text, _parent_tags(study, folder))
-    store.log_json(parent, "cells.json", _table_of_contents(study, cells, {}, None))
+    store.begin(parent, text, {**parent_tags(study), **_where(folder)})
+    store.log_json(parent, "cells.json", table_of_contents(study, cells, {}, None))
     planner = Planner(
         study, "content", {"git": "0" * 40, "device": "cpu", "versions": json.dumps(provenance.versions())}
     )

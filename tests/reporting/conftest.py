@@ -12,7 +12,7 @@ import pytest
 from mlflow.entities import Metric, Param
 
 from tune_lt import studyfile
-from tune_lt.search.planning import Planner, planned_cells, recommended
+from tune_lt.search.planning import Planner, parent_tags, planned_cells, recommended, table_of_contents
 from tune_lt.search.selection import Ended
 from tune_lt.study import Study
 from tune_lt.tracking import TAG, Store
@@ -133,15 +133,14 @@ class Recorded:
         top1: Callable[[str, float | None, int, int], float | None],
     ) -> None:
         """The study's cells: ``top1`` of row, imbalance factor and seeds, None where a cell is missing."""
-        from tune_lt.search.driver import _parent_tags, _show
-        from tune_lt.search.runner import _table_of_contents
+        from tune_lt.search.driver import _show, _where
 
         cells = planned_cells(study, found, "content")
         parent = self.store.ensure_parent(study.name)
-        self.store.tag(parent, _parent_tags(study, self.folder))
+        self.store.tag(parent, {**parent_tags(study), **_where(self.folder)})
         _show(self.store, study)
         chosen = recommended(study, found, self.values, cells)
-        self.store.log_json(parent, "cells.json", _table_of_contents(study, cells, found, chosen))
+        self.store.log_json(parent, "cells.json", table_of_contents(study, cells, found, chosen))
         experiment = self.store.experiment(study.name)
         planner = Planner(study, "content", {"git": "0", "device": "cpu"})
         scored: set[str] = set()
