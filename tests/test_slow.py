@@ -125,7 +125,7 @@ def _kill_somewhere(process: subprocess.Popen[bytes], folder: Path, out: Path, t
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs", "changes"), [(6, 20, HOLDOUT), (4, 8, FOLDS)], ids=["holdout-asha", "folds-racing"]
+    ("kills", "epochs", "changes"), [(4, 20, HOLDOUT), (4, 8, FOLDS)], ids=["holdout-asha", "folds-racing"]
 )
 def test_a_driver_killed_at_many_moments_loses_and_repeats_nothing(
     tmp_path: Path, tiny_text: str, kills: int, epochs: int, changes: tuple[tuple[str, str], ...]
