@@ -22,7 +22,7 @@ quick: $(VENV)/.developer ## mathematics, data, training, statistics, study file
 	$(BIN)/pytest $(PARALLEL) -m 'not long and not smoke and not slow and not images and not cuda' \
 		$$(grep -rL pytestmark --include='test_*.py' tests)
 
-test: $(VENV)/.developer ## the tests: five to six minutes on 2 cores
+test: $(VENV)/.developer ## the tests: four to six minutes on 2 cores
 	$(BIN)/pytest $(PARALLEL)
 
 test-shuffled: $(VENV)/.developer ## the same in another order each time, which its first lines name
@@ -32,7 +32,8 @@ smoke: $(VENV)/.developer ## one of each kind of trouble with real parts: a kill
 	$(BIN)/pytest -m smoke
 
 # These neither share a network's addresses with other tests nor depend on the memory or the processors that are free.
-SIDE_BY_SIDE := tests/reporting tests/test_benchmarks.py tests/test_export.py tests/test_parallel.py tests/test_workers.py
+SIDE_BY_SIDE := tests/reporting tests/test_benchmarks.py tests/test_export.py tests/test_parallel.py tests/test_slow_workers.py \
+	tests/test_submit.py tests/test_workers.py
 
 test-slow: $(VENV)/.developer ## many kills, outages, hosts, Slurm, load: half an hour
 	$(BIN)/pytest -m slow $(PARALLEL) $(SIDE_BY_SIDE)

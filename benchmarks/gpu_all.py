@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 BEST = HERE / ".gpu_best.json"
 SECONDS = 180.0  # for all parts together
 PARTS = ("tests", "second call", "steps", "packed", "models")  # of the first call
+CUDA_TESTS = ("tests/test_cuda.py", "tests/data/test_batches.py", "tests/test_metrics.py")  # import no Ray, no MLflow
 GRACE = 20.0  # seconds that a training may take to stop, beyond its time
 LEAST = 5.0  # seconds in which a part could begin at all
 
@@ -81,7 +82,7 @@ def measure(options: argparse.Namespace) -> int:
 
     processes = ["-n", 2 if tiny else 8] if importlib.util.find_spec("xdist") else []
     chosen = ["-k", "batches or optimizer"] if tiny else []
-    tests = ["-m", "pytest", "-m", "cuda", "tests/test_cuda.py", *processes, "-q", "-p", "no:cacheprovider", *chosen]
+    tests = ["-m", "pytest", "-m", "cuda", *CUDA_TESTS, *processes, "-q", "-p", "no:cacheprovider", *chosen]
     parts.run("tests", tests, 75, TUNE_LT_DEVICE=options.device)
 
     if options.cells and options.images:

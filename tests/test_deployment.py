@@ -217,7 +217,7 @@ def dump(running: Service) -> bytes:
 def test_what_fails_under_a_study_costs_no_cell_and_no_metric(
     running: Service, tmp_path: Path, tiny_text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    epochs = 300
+    epochs = 600  # so that trials still run when the object store is cut off, on a fast machine too
     file, out = study(tmp_path, tiny_text, "faults", epochs), tmp_path / "out.txt"
     process = submitted(running, file, out)
     began = time.monotonic()

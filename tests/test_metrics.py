@@ -118,6 +118,7 @@ def test_inputs_are_left_alone_and_readers_take_any_integer_type() -> None:
     assert small.tolist() == [[0, 0], [1, 2]]
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_and_never_waits() -> None:
     predictions, targets = _random(10, 1000)

@@ -222,6 +222,7 @@ def test_impossible_values_are_refused() -> None:
         _batches(_images(), torch.arange(0))
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("augment", [None, Augment()])
 @pytest.mark.parametrize("resident", [False, True])
