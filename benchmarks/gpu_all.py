@@ -169,9 +169,10 @@ def _unpacked(images: Path) -> Path:
         return images
     folder = Path(tempfile.gettempdir()) / images.name.partition(".")[0]
     if not folder.exists():  # an earlier call on the same machine has unpacked it
-        subprocess.run(["mkdir", "-p", f"{folder}.part"], check=True)
-        subprocess.run(["tar", "-xf", images, "-C", f"{folder}.part"], check=True)
-        Path(f"{folder}.part").rename(folder)
+        part = folder.with_suffix(".part")
+        part.mkdir(exist_ok=True)
+        subprocess.run(["tar", "-xf", images, "-C", part], check=True)
+        part.rename(folder)
     return folder
 
 

@@ -211,13 +211,19 @@ def _records(folder: Path, listed: ListedCell) -> list[tuple[object, ...]]:
     return [(r["op"], r.get("epoch"), r.get("metrics")) for r in trained.records]
 
 
+def _taken_away(folder: Path, listed: ListedCell) -> list[tuple[object, ...]]:
+    """The records of a training that nothing stopped; its result is removed, so that it can be trained again."""
+    cells._train(listed)
+    whole = _records(folder, listed)
+    (folder / f"{listed.fingerprint}.json").unlink()
+    return whole
+
+
 def test_a_training_that_was_stopped_goes_on_from_its_state(
     here: Callable[..., Path], few: Listing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, listed = here(), few.cells[0]
-    cells._train(listed)
-    whole = _records(folder, listed)
-    (folder / f"{listed.fingerprint}.json").unlink()
+    whole = _taken_away(folder, listed)
     monkeypatch.setattr(cells, "SAVE_SECONDS", 0.0)
     begun = []
 
@@ -300,9 +306,7 @@ def test_a_training_that_the_end_of_the_time_stops_goes_on_there(
 ) -> None:
     """It is stopped after its third epoch; what it gives in the end is what one gives that nothing stopped."""
     folder, listed = here(), few.cells[0]
-    cells._train(listed)
-    whole = _records(folder, listed)
-    (folder / f"{listed.fingerprint}.json").unlink()
+    whole = _taken_away(folder, listed)
     here(until=time.time() + 1000)
 
     def content(result: training.EpochResult) -> dict[str, Any]:
@@ -326,9 +330,7 @@ def test_a_training_whose_records_a_crash_took_begins_anew(
     here: Callable[..., Path], few: Listing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, listed = here(), few.cells[0]
-    cells._train(listed)
-    whole = _records(folder, listed)
-    (folder / f"{listed.fingerprint}.json").unlink()
+    whole = _taken_away(folder, listed)
     monkeypatch.setattr(cells, "SAVE_SECONDS", 0.0)
     real = results.content
     with monkeypatch.context() as stopped:

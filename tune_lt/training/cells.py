@@ -36,7 +36,7 @@ from tune_lt import checkpoint, data, provenance, training
 from tune_lt.errors import InputError, TrainingFailed, printable
 from tune_lt.plugins import load_plugins
 from tune_lt.training import results
-from tune_lt.training.exchange import LISTED, ListedCell, Listing, Record, TrainedCell, differences
+from tune_lt.training.exchange import LISTED, ListedCell, Listing, Record, TrainedCell, differences, result_file
 
 SAVE_SECONDS = 60.0  # between two states of one training: a kill costs that much, and the epoch it was in
 
@@ -53,7 +53,7 @@ class _Setting:
     until: float | None
 
     def result(self, listed: ListedCell) -> Path:
-        return self.folder / f"{listed.fingerprint}.json"
+        return result_file(self.folder, listed.fingerprint)
 
 
 _setting: _Setting  # of this process
@@ -240,7 +240,7 @@ def train(
         workers = min(at_once, len(left))
         with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(setting,)) as pool:
             _follow({pool.submit(_train, one): one.name for one in left})
-    files = [folder / f"{one.fingerprint}.json" for one in listing.cells]
+    files = [result_file(folder, one.fingerprint) for one in listing.cells]
     missing = sum(not file.exists() for file in files)
     if missing:
         print(f"{missing} of {len(files)} cells have no result yet; the same command goes on with them")
@@ -284,7 +284,7 @@ def _checked(
             f"plugins: {', '.join(changed)}: found other code than the list of cells was made with; copy the study's "
             "plugins here, and name their folder with --plugins"
         )
-    have = sum((folder / f"{one.fingerprint}.json").exists() for one in listing.cells)
+    have = sum(result_file(folder, one.fingerprint).exists() for one in listing.cells)
     print(f"{listing.study}: {len(listing.cells)} cells, {have} have a result in {folder}", flush=True)
     if have == len(listing.cells):
         return None

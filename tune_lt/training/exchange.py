@@ -127,6 +127,11 @@ class TrainedCell:
         return trained
 
 
+def result_file(folder: Path, fingerprint: str) -> Path:
+    """Where a cell's result lies."""
+    return folder / f"{fingerprint}.json"
+
+
 def result_files(folder: Path) -> list[Path]:
     """The result files in a folder, which are called by their fingerprints."""
     return sorted(file for file in folder.glob("*.json") if re.fullmatch(r"[0-9a-f]{24}", file.stem))
