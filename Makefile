@@ -31,13 +31,12 @@ test-shuffled: $(VENV)/.developer ## the same in another order each time, which 
 smoke: $(VENV)/.developer ## one of each kind of trouble with real parts: a kill, an outage, a browser, a wheel
 	$(BIN)/pytest -m smoke
 
-# These neither share a network's addresses with other tests nor depend on the memory or the processors that are free.
-SIDE_BY_SIDE := tests/reporting tests/test_benchmarks.py tests/test_export.py tests/test_parallel.py tests/test_slow_workers.py \
-	tests/test_submit.py tests/test_workers.py
+# Its tests fill the machine's memory, so nothing runs beside them.
+ALONE := tests/test_slow_failures.py
 
-test-slow: $(VENV)/.developer ## many kills, outages, hosts, Slurm, load: half an hour
-	$(BIN)/pytest -m slow $(PARALLEL) $(SIDE_BY_SIDE)
-	$(BIN)/pytest -m slow $(addprefix --ignore=,$(SIDE_BY_SIDE))
+test-slow: $(VENV)/.developer ## many kills, outages, hosts, Slurm, load: under half an hour
+	$(BIN)/pytest -m slow $(PARALLEL) --ignore=$(ALONE)
+	$(BIN)/pytest -m slow $(ALONE)
 
 test-images: $(VENV)/.developer ## docker/'s images built and run, as root: a quarter of an hour, 9 GB of disk
 	$(BIN)/pytest -m images

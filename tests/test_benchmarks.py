@@ -32,7 +32,10 @@ ROOT = Path(__file__).parents[1]
         pytest.param(
             "load.py --clients 4 --minutes 0.1",
             "| metrics lost or doubled | 0 of ",
-            marks=pytest.mark.skipif(bool(missing()), reason=f"several hosts need {', '.join(missing())}"),
+            marks=[
+                pytest.mark.xdist_group("hosts"),  # they have fixed addresses
+                pytest.mark.skipif(bool(missing()), reason=f"several hosts need {', '.join(missing())}"),
+            ],
         ),
     ],
 )
