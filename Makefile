@@ -48,6 +48,7 @@ check: $(VENV)/.developer ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini tests benchmarks
 
 schema: $(VENV)/.installed ## search_spaces/schema.json, for editors
 	$(BIN)/python -m tune_lt.schema > search_spaces/schema.json

@@ -22,7 +22,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,8 @@ def train(options: argparse.Namespace) -> int:
     print(f"images: {time.monotonic() - began:.1f} s", flush=True)
     command: list[object] = ["-m", "tune_lt.training.cells", options.cells, "--data", images]
     command += ["--results", options.results, "--device", options.device, "--at-once", at_once]
-    with mps.daemon() if best["mps"] else nullcontext({}) as variables:
+    sharing: AbstractContextManager[dict[str, str]] = mps.daemon() if best["mps"] else nullcontext({})
+    with sharing as variables:
         left = options.minutes - (time.monotonic() - began) / 60
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
         line = [sys.executable, *map(str, command), "--minutes", str(left)]

@@ -30,7 +30,7 @@ pytestmark = [
 ]
 AWAY_SECONDS = 30
 SLOW = """\
-# An epoch takes at least half a second, on a fast machine too: the study must last longer than what fails under it.
+# A step takes at least 20 ms, on a fast machine too: the study must last longer than what fails under it.
 import time
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 

@@ -188,7 +188,7 @@ def test_trials_on_workers_inside_tune(options: dict[str, Any], tmp_path: Path) 
             storage_path=str(tmp_path), verbose=0, stop=lambda _, report: report["number"] == 1 and report["epoch"] == 2
         ),
     )
-    last = {result.metrics["number"]: result.metrics for result in tuner.fit()}
+    last = {result.metrics["number"]: result.metrics for result in tuner.fit()}  # type: ignore[attr-defined]
     assert {number: metrics["epoch"] for number, metrics in last.items()} == {0: 3, 1: 2, 2: 3}
     assert last[0]["val/top1"] == last[2]["val/top1"]
     assert _all_free()

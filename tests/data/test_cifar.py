@@ -34,7 +34,7 @@ class _Python2(pickle._Pickler):
 
     def save_str2(self, value: str | bytes) -> None:
         raw = value.encode() if isinstance(value, str) else value
-        self.write(pickle.BINSTRING + struct.pack("<i", len(raw)) + raw)
+        self.write(pickle.BINSTRING + struct.pack("<i", len(raw)) + raw)  # type: ignore[attr-defined]
 
     dispatch: ClassVar[dict[type, object]] = {**pickle._Pickler.dispatch, str: save_str2, bytes: save_str2}
 

@@ -20,7 +20,7 @@ from tune_lt.search.selection import Ended
 from tune_lt.tracking import TAG
 
 if TYPE_CHECKING:
-    from conftest import Recorded
+    from reporting.conftest import Recorded
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]

@@ -24,7 +24,7 @@ from tune_lt.study import Study
 from tune_lt.tracking import TAG
 
 if TYPE_CHECKING:
-    from conftest import Recorded
+    from reporting.conftest import Recorded
 
 pytestmark = pytest.mark.long
 ROWS = ("softmax", "focal", "ghm_cwap")

@@ -16,7 +16,7 @@ from mlflow.entities import Metric
 from tune_lt.reporting import page, report
 
 if TYPE_CHECKING:
-    from conftest import Recorded
+    from reporting.conftest import Recorded
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")

@@ -21,7 +21,7 @@ from tune_lt.study import Study
 pytestmark = pytest.mark.long
 
 if TYPE_CHECKING:
-    from conftest import Recorded
+    from reporting.conftest import Recorded
 
 CROSSED = "cross: {imbalance: [10, 100]}\n"
 

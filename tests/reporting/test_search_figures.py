@@ -81,7 +81,7 @@ def test_complete_trials_are_joined_in_order_with_their_errors(one_dimension: Ax
 
 
 def test_stopped_trials_are_hollow_and_failed_ones_on_the_axis(one_dimension: Axes) -> None:
-    (stopped,) = [line for line in one_dimension.lines if line.get_label().startswith("stopped")]  # type: ignore[union-attr]
+    (stopped,) = [line for line in one_dimension.lines if str(line.get_label()).startswith("stopped")]
     assert stopped.get_fillstyle() == "none"
     assert [x for x, _ in drawn(one_dimension, str(stopped.get_label()))] == [0.8]
     assert drawn(one_dimension, "failed") == [(0.4, pytest.approx(one_dimension.get_ylim()[0]))]

@@ -16,7 +16,7 @@ from tune_lt.search.selection import Ended
 from tune_lt.study import Search, Study
 
 if TYPE_CHECKING:
-    from conftest import Recorded
+    from reporting.conftest import Recorded
 
 COMPARED = """\
 name: compared

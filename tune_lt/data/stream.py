@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class StreamedBatches:
         """Number of batches per epoch."""
         return len(self.sizes)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Yield (x, y): x float32 (b, 3, size, size) normalised, y int64 (b,), both on the device."""
         self._check_shared_memory()
         positions = self._index
