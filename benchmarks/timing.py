@@ -120,11 +120,12 @@ def recorded(function: Callable[[], object], device: torch.device | str) -> Call
         for _ in range(3):  # libraries and optimizers set themselves up
             function()
     torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         with torch.cuda.graph(graph, stream=aside):
             function()
     except RuntimeError as error:
+        torch.cuda.set_stream(before)  # a recording that fails at its end leaves its own stream behind
         print(f"Not recorded as a graph: {str(error).splitlines()[0]}\n")
         return function
     return graph.replay

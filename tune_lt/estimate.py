@@ -137,8 +137,6 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     have = before.finished if before else {}
     hopeless = before.hopeless_cells() if before else {}
     found: dict[str, dict[str, Any]] = {}
-    low: dict[str, dict[str, Any]] = {}
-    high: dict[str, dict[str, Any]] = {}
     ended: dict[str, int] = {}
     work: list[Work] = []
     for name, space in study.searches.items():
@@ -154,8 +152,7 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
             found |= planning.found_by(name, concluded)
             ended[name] = search.budget
             continue
-        low[name], high[name] = ({path: d.values[end] for path, d in space.space.items()} for end in (0, -1))
-        units = planning.trial_cells(study, space, low[name])
+        units = planning.trial_cells(study, space, planning.at_end(space, 0))
         left = search.budget - ended.setdefault(name, 0)
         epochs = search_epochs(left, study.recipe.epochs, milestones(search, study.recipe.epochs))
         further = float(left * study.recipe.epochs * (len(units) - 1))  # of the units after the first
@@ -167,9 +164,7 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
             missing_ones = [planned.cell for planned in reference if planned.fingerprint not in have]
             exact = Interval(*[float(len(missing_ones) * study.recipe.epochs)] * 3)
             work += [Work("search", missing_ones[0], len(missing_ones), exact)] if missing_ones else []
-    cells = planning.planned_cells(study, found | low, content_hash)
-    others = planning.planned_cells(study, found | high, content_hash) if low else cells
-    pairs = list(zip(cells, others, strict=True))  # alike whatever the search will find, or waiting for it
+    pairs = planning.cells_at_both_ends(study, found, content_hash)
     known = {cell.fingerprint for cell, other in pairs if cell.fingerprint == other.fingerprint}
     settled = known & (have.keys() | hopeless.keys())
     missing = {
@@ -180,6 +175,7 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
         alike.setdefault((_kind(cell), cell.recipe.epochs), []).append(cell)
     for (_, length), group in alike.items():
         work.append(Work("tables", group[0], len(group), Interval(*[float(length * len(group))] * 3)))
+    cells = [cell for cell, _ in pairs]
     done = sum(cell.fingerprint in known & have.keys() for cell in cells)
     return Outlook(found, ended, cells, done, work, [*have.values()])
 

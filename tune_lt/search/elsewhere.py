@@ -14,9 +14,9 @@ from tune_lt.search.lease import Lease
 from tune_lt.search.planning import (
     PlannedCell,
     Planner,
+    cells_at_both_ends,
     found_by,
     parent_tags,
-    planned_cells,
     recorded_search,
     study_tags,
     table_of_contents,
@@ -81,14 +81,9 @@ def _of_tables(
     study: Study, found: Mapping[str, Mapping[str, Any]], content_hash: str
 ) -> tuple[list[PlannedCell], list[str]]:
     """The tables' cells that are alike whatever the searches that go on will find, and the rows that are not."""
-    ends = [
-        {name: {path: d.values[end] for path, d in space.space.items()} for name, space in study.searches.items()}
-        for end in (0, -1)
-    ]
-    low, high = (planned_cells(study, {**guessed, **found}, content_hash) for guessed in ends)
-    alike = [one.fingerprint == other.fingerprint for one, other in zip(low, high, strict=True)]
-    waiting = [cell.row for cell, same in zip(low, alike, strict=True) if not same]
-    return [cell for cell, same in zip(low, alike, strict=True) if same], list(dict.fromkeys(waiting))
+    pairs = cells_at_both_ends(study, found, content_hash)
+    waiting = [cell.row for cell, other in pairs if cell.fingerprint != other.fingerprint]
+    return [cell for cell, other in pairs if cell.fingerprint == other.fingerprint], list(dict.fromkeys(waiting))
 
 
 def _listed(planner: Planner, planned: PlannedCell) -> ListedCell:

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tune_lt import ranges, studyfile
 from tune_lt.config import CellConfig, fingerprint, long_tail
@@ -39,6 +39,24 @@ def planned_cells(study: Study, found: Mapping[str, Mapping[str, Any]], content_
                 cell = studyfile.cell(content, data_seed=data_seed, init_seed=init_seed)
                 cells.append(PlannedCell(row, imbalance, cell, fingerprint(cell, content_hash, study.sources)))
     return cells
+
+
+def cells_at_both_ends(
+    study: Study, found: Mapping[str, Mapping[str, Any]], content_hash: str
+) -> list[tuple[PlannedCell, PlannedCell]]:
+    """Every cell of the tables twice: what no search has found yet has its lowest values once, and once its highest.
+
+    Where both have the same fingerprint, the cell does not depend on what is yet to be found.
+    """
+    low, high = ({name: at_end(space, end) for name, space in study.searches.items()} for end in (0, -1))
+    cells = planned_cells(study, {**low, **found}, content_hash)
+    others = cells if study.searches.keys() <= found.keys() else planned_cells(study, {**high, **found}, content_hash)
+    return list(zip(cells, others, strict=True))
+
+
+def at_end(space: Space, end: Literal[0, -1]) -> dict[str, Any]:
+    """The lowest (0) or highest (-1) value of every dimension; of a choice the first or last."""
+    return {path: dimension.values[end] for path, dimension in space.space.items()}
 
 
 def artifact(search: str) -> str:
