@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from tune_lt import data, losses, models
+
 if TYPE_CHECKING:
     from ran import Ran  # brings MLflow, which most tests do without
 
@@ -57,6 +59,26 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if "mlflow" in sys.modules:  # it remembers where a run's artifacts lie, but the run may be one of a copied store
         sys.modules["mlflow.tracking._tracking_service.utils"]._artifact_repos_cache.clear()
+
+
+@pytest.fixture(autouse=True)
+def _plugins_end_with_their_test(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test registers, and the modules that it writes and imports, are gone after it.
+
+    Those of a fixture for several tests stay: such a fixture has been set up before this one.
+    """
+    registries = (losses.LOSSES, models.MODELS, data.DATASETS)
+    registered, modules, path = [dict(one) for one in registries], set(sys.modules), [*sys.path]
+    yield
+    for one, before in zip(registries, registered, strict=True):
+        one.clear()
+        one.update(before)
+    sys.path[:] = path
+    written = tmp_path_factory.getbasetemp()
+    for name in sys.modules.keys() - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(written):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")
