@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def _plugins_end_with_their_test(tmp_path_factory: pytest.TempPathFactory) -> It
 
     Those of a fixture for several tests stay: such a fixture has been set up before this one.
     """
-    registries = (losses.LOSSES, models.MODELS, data.DATASETS)
+    registries: list[dict[str, Any]] = [losses.LOSSES, models.MODELS, data.DATASETS]
     registered, modules, path = [dict(one) for one in registries], set(sys.modules), [*sys.path]
     yield
     for one, before in zip(registries, registered, strict=True):
