@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
@@ -350,6 +351,18 @@ def test_a_cell_that_another_command_trains_is_left_to_it(here: Callable[..., Pa
         assert cells._train(few.cells[0]) == ""
     assert cells._train(few.cells[0]).startswith("test/balanced")
     assert cells._train(few.cells[0]) == ""  # it has a result
+    assert not list((folder / "states").iterdir())
+
+
+def test_a_lock_stays_that_of_its_cell_until_there_is_a_result(here: Callable[..., Path], few: Listing) -> None:
+    """A command that opened the lock before another one gave the cell up keeps a third from training it, too."""
+    folder = here(until=time.time() - 1)
+    with open(folder / "states" / f"{few.cells[0].fingerprint}.lock", "w") as opened:
+        assert cells._train(few.cells[0]) == ""  # no time is left
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        here()
+        assert cells._train(few.cells[0]) == ""
+    assert cells._train(few.cells[0]).startswith("test/balanced")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -376,6 +389,16 @@ def test_a_signal_ends_the_command_and_every_process_of_it(
     assert not alive
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM)
     assert ("stopped; what has ended is kept" in said) == (number == signal.SIGINT)
+
+
+def test_a_full_disk_is_said_in_a_sentence(few: Listing, tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: such an error names no file either."""
+    (tmp_path / "cells.json").write_text(few.json())
+    command = [sys.executable, "-m", "tune_lt.training.cells", "cells.json", "--results", "results", "--device", "cpu"]
+    limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", *command]
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2
+    assert done.stderr == "error: results: File too large\n"
 
 
 def test_a_process_that_dies_is_told(tmp_path: Path, digits: data.Dataset) -> None:

@@ -78,21 +78,26 @@ def _end_with_parent() -> None:
 
 def _train(listed: ListedCell) -> str:
     """Train one cell in this process and write its result; a line about it, "" if it was not begun."""
-    with _locked(_setting.folder / "states" / f"{listed.fingerprint}.lock") as ours:
-        if not ours or _setting.result(listed).exists():
-            return ""  # another command trains it, or has trained it
+    lock = _setting.folder / "states" / f"{listed.fingerprint}.lock"
+    with _locked(lock) as ours:
+        if not ours:
+            return ""  # another command trains it
         try:
-            return _Training(listed).run()
+            return "" if _setting.result(listed).exists() else _Training(listed).run()
         except InputError as error:
             return str(error)
         except Exception as error:  # memory that runs out, a full disk, a mistake in a plugin: the other cells go on
             reason = str(error).strip().splitlines() or [""]
             return f"{type(error).__name__}: {reason[0]}"
+        finally:
+            # While the cell has no result its lock must stay one file: of two files each could be locked by a command.
+            if _setting.result(listed).exists():
+                lock.unlink(missing_ok=True)
 
 
 @contextmanager
 def _locked(file: Path) -> Iterator[bool]:
-    """Whether this process alone has the lock, for the block; a process that dies leaves none."""
+    """Lock ``file`` for the block. Yields whether that worked; the lock of a process that dies ends with it."""
     with open(file, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,7 +105,6 @@ def _locked(file: Path) -> Iterator[bool]:
             yield False
             return
         yield True
-        file.unlink(missing_ok=True)
 
 
 class _Training:
@@ -125,10 +129,15 @@ class _Training:
         last: Mapping[str, Any] = {}
         seconds: list[float] = []
         times: list[float] = []
-        options: dict[str, Any] = {"device": _setting.device, "loaders": _setting.listing.loaders}
-        options |= {"save_to": self.state, "save_seconds": SAVE_SECONDS}
-        options |= {"score_test": self.listed.cell.fold == "full"}
-        epochs = training.run_epochs(self.listed.cell, dataset=_setting.dataset, **options)
+        epochs = training.run_epochs(
+            self.listed.cell,
+            dataset=_setting.dataset,
+            device=_setting.device,
+            loaders=_setting.listing.loaders,
+            score_test=self.listed.cell.fold == "full",
+            save_to=self.state,
+            save_seconds=SAVE_SECONDS,
+        )
         try:
             with open(self.notes, "w") as notes:
                 notes.writelines(json.dumps(self.records[epoch]) + "\n" for epoch in range(1, self.done + 1))
@@ -229,9 +238,10 @@ def train(
     """Train what has no result in ``folder`` yet, ``at_once`` cells at a time, in as many processes.
 
     ``root`` takes the place of the data section's, ``plugins`` is the folder of the study's plugins. With ``minutes``
-    no training is begun, or goes on after its second epoch, that would not end in that time, and none goes on after it;
-    each saves its state. Prints a line for each. Returns whether every cell of the list has a result, and none
-    diverged. Raises InputError before anything is trained if the images, the plugins or the device cannot be used.
+    a training starts only if it will end in that time, as far as is known. One that turns out to need longer (its
+    second epoch tells) stops, and so does one that still runs when the time is over; both save their state. Prints a
+    line for each training. Returns whether every cell of the list has a result and none diverged. Raises InputError
+    before anything is trained if the images, the plugins or the device cannot be used.
     """
     setting = _checked(listing, folder, root, plugins, device, minutes)
     if setting is not None:
@@ -322,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plugins", type=Path, default=Path(), metavar="DIR", help="where the study's plugins are")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--at-once", type=_count, default=1, metavar="N", help="trainings at the same time")
-    parser.add_argument("--minutes", type=_minutes, help="begin no training that would not end in this time")
+    parser.add_argument("--minutes", type=_minutes, help="start only what will end in this time")
     options = parser.parse_args(arguments)
     try:
         whole = train(
@@ -338,7 +348,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
+        place = error.filename or options.results  # a full disk names no file
+        print(f"error: {printable(str(place))}: {error.strerror}", file=sys.stderr)
         return 2
     except _Died as error:
         print(f"error: {error}", file=sys.stderr)
