@@ -32,7 +32,7 @@ smoke: $(VENV)/.developer ## one of each kind of trouble with real parts: a kill
 	$(BIN)/pytest -m smoke
 
 # Its tests fill the machine's memory, so nothing runs beside them.
-ALONE := tests/test_slow_failures.py
+ALONE := tests/system/test_failures.py
 
 test-slow: $(VENV)/.developer ## many kills, outages, hosts, Slurm, load: under half an hour
 	$(BIN)/pytest -m slow $(PARALLEL) --ignore=$(ALONE)
@@ -51,7 +51,7 @@ check: $(VENV)/.developer ## formatting, lint, types
 	$(BIN)/mypy --config-file tests/mypy.ini tests benchmarks
 
 schema: $(VENV)/.installed ## search_spaces/schema.json, for editors
-	$(BIN)/python -m tune_lt.schema > search_spaces/schema.json
+	$(BIN)/python -m tune_lt.study.schema > search_spaces/schema.json
 
 wheel: $(VENV)/.developer ## dist/*.whl
 	$(BIN)/pip wheel --no-deps -w dist .

@@ -132,9 +132,10 @@ def trial(config: dict[str, Any], **shared: Any) -> None:
     """In place of the product's trainable: what the side of the trial's seed does, and how long it took, to a file."""
     import torch
 
-    from tune_lt import checkpoint, training
+    from tune_lt import training
     from tune_lt.config import cell_of
-    from tune_lt.search import trainable as product
+    from tune_lt.run import trial_on_ray as product
+    from tune_lt.training import checkpoint
     from tune_lt.training import results as recorded
 
     torch.set_num_threads(1)
@@ -193,15 +194,15 @@ def _timed(owner: Any, name: str, clock: dict[str, float], but: str = "") -> Ite
 def _trials(folder: Path, epochs: int, count: int) -> None:
     from rich.console import Console
 
-    from tune_lt import studyfile
-    from tune_lt.search import driver, runner
-    from tune_lt.search.display import Display
-    from tune_lt.tracking import Store
+    from tune_lt.run import driver, runner
+    from tune_lt.run.display import Display
+    from tune_lt.store import Store
+    from tune_lt.study import reader
 
     runner.train_cell = trial  # type: ignore[assignment]
     common.for_workers(trial)
     content = {"data": "digits", "model": "resnet32", "batch": 64, "augment": commands.SMALL}
-    study = studyfile.parse(commands.STUDY.format(epochs=epochs, seeds=list(range(count)), **content), folder)
+    study = reader.parse(commands.STUDY.format(epochs=epochs, seeds=list(range(count)), **content), folder)
     if not driver.run_study(study, Store(common.store_uri(folder)), Display(Console(file=io.StringIO()))).whole:
         raise RuntimeError("the study did not come to its end")
 
@@ -210,12 +211,13 @@ def _epoch_seconds() -> float:
     """Of the trials of `share`."""
     import torch
 
-    from tune_lt import studyfile, training
+    from tune_lt import training
+    from tune_lt.study import reader
 
     torch.set_num_threads(1)
     text = commands.STUDY.format(data="digits", model="resnet32", batch=64, augment=commands.SMALL, epochs=2, seeds=[0])
-    study = studyfile.parse(text, Path())
-    cell = studyfile.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)
+    study = reader.parse(text, Path())
+    cell = reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)
     return [result.seconds for result in training.run_epochs(cell, device="cpu")][-1]
 
 

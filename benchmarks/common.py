@@ -1,7 +1,7 @@
 """What the benchmarks of the search share: the study, a trainable that trains nothing, and one run of our whole path.
 
 Each measurement has a process of its own (`in_process`), a fresh SQLite store and a Ray of its own, all below a
-temporary folder. Ray is imported inside functions only: `tune_lt.search.driver` sets its environment first.
+temporary folder. Ray is imported inside functions only: `tune_lt.run.driver` sets its environment first.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def run_ours(
     """
     from rich.console import Console
 
-    from tune_lt import studyfile
-    from tune_lt.search import driver, runner
-    from tune_lt.search.display import Display
-    from tune_lt.tracking import Store
+    from tune_lt.run import driver, runner
+    from tune_lt.run.display import Display
+    from tune_lt.store import Store
+    from tune_lt.study import reader
 
     times = Times()
 
@@ -137,7 +137,7 @@ def run_ours(
     driver.Journal, runner.train_cell = TimedJournal, trainable  # type: ignore[misc,assignment]
     for_workers(trainable)
     text = STUDY.format(name=NAME, reports=reports, sampler=sampler, trials=trials, concurrent=CONCURRENT)
-    study = studyfile.parse(text, folder)
+    study = reader.parse(text, folder)
     if not driver.run_study(study, Store(store_uri(folder)), Display(Console(file=io.StringIO()))).whole:
         raise RuntimeError("the study did not come to its end")
     times.over = time.monotonic()
@@ -157,7 +157,7 @@ def store_uri(folder: Path) -> str:
 
 
 def _make_store(folder: Path) -> None:
-    from tune_lt.tracking import Store
+    from tune_lt.store import Store
 
     Store(store_uri(folder))
 

@@ -7,10 +7,10 @@ nothing else. One point at a time, in at most 60 trials; a point that comes agai
 
 - grid: the points in the order in which they are written
 - random: Optuna's RandomSampler over the indices of both axes
-- TPE: Optuna's TPESampler over them, started with 10 random points as `tune_lt.search.searcher` does for 30 trials
+- TPE: Optuna's TPESampler over them, started with 10 random points as `tune_lt.run.search.searcher` does for 30 trials
 - TPE + ASHA: stops a point below the median of those before it after a quarter and after half of the first fold's
   epochs (Ray's rule with eta 2), told as pruned
-- TPE + racing: `tune_lt.search.racing.FoldRace` after each fold, told as pruned with its mean so far
+- TPE + racing: `tune_lt.run.search.racing.FoldRace` after each fold, told as pruned with its mean so far
 
     python benchmarks/efficiency.py                      # some minutes
 """
@@ -31,7 +31,7 @@ import timing
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
-from tune_lt.search.racing import FoldRace
+from tune_lt.run.search.racing import FoldRace
 
 WITHIN = 0.005
 STARTUP = 10

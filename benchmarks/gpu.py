@@ -14,7 +14,7 @@ annotated-types. A part that fails is named and the others go on; what has been 
 - profile: the kernels of ten steps that take longest, recorded and plain
 - losses, models, streams: `losses.py`, `many_models.py`, `stream.py`
 
-`tests/test_cuda.py` has that a recorded step gives what a plain one gives.
+`tests/training/test_cuda.py` has that a recorded step gives what a plain one gives.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tune_lt import training
 from tune_lt.config import CellConfig, Recipe
-from tune_lt.steps import WARM_UP, RecordedStep, Step
+from tune_lt.training import loop
+from tune_lt.training.step import WARM_UP, RecordedStep, Step
 
 HERE = Path(__file__).parent
 CIFAR_LT, CIFAR_EPOCHS = 12_406, 200
@@ -64,7 +65,7 @@ class Trainer:
         dataset = step.random_images(10 * step.BATCH)
         noise = {"name": "noise", "imbalance": 20.0}  # 10 classes: 4 batches, the last one short
         cell = CellConfig(noise, {"name": model}, {"name": loss}, Recipe(**recipe))
-        self.run = training._Run(cell, dataset, training.pick_device(device))
+        self.run = loop._Run(cell, dataset, training.pick_device(device))
         if not channels_last:
             self.run.model.to(memory_format=torch.contiguous_format)
         network: nn.Module = torch.compile(self.run.model) if compiled else self.run.model  # type: ignore[assignment]

@@ -33,7 +33,11 @@ HERE = Path(__file__).parent
 BEST = HERE / ".gpu_best.json"
 SECONDS = 180.0  # for all parts together
 PARTS = ("tests", "second call", "steps", "packed", "models")  # of the first call
-CUDA_TESTS = ("tests/test_cuda.py", "tests/data/test_batches.py", "tests/test_metrics.py")  # import no Ray, no MLflow
+CUDA_TESTS = (
+    "tests/training/test_cuda.py",
+    "tests/data/test_batches.py",
+    "tests/training/test_accuracies.py",
+)  # import no Ray, no MLflow
 GRACE = 20.0  # seconds that a training may take to stop, beyond its time
 LEAST = 5.0  # seconds in which a part could begin at all
 

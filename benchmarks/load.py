@@ -1,7 +1,7 @@
 """A tracking server under the load of many clients: what a call takes, what is lost, what memory the server takes.
 
 The server, its database and its object store are those of `docker/`, as processes on hosts of their own (network
-namespaces, as in tests/test_deployment.py: needs root, iproute2 and Postgres 15). Every client logs one batch of
+namespaces, as in tests/system/test_deployment.py: needs root, iproute2 and Postgres 15). Every client logs one batch of
 8 metrics a second, a driver's report of an epoch; afterwards each metric of each run is read back.
 
     python benchmarks/load.py                     # 64 clients, ten minutes
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import timing
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 import load_clients
 import psutil
 import service as lab

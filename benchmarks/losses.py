@@ -25,7 +25,7 @@ from step import product_step
 from torch import Tensor
 
 from tune_lt import losses, training
-from tune_lt.steps import WARM_UP, RecordedStep, Step
+from tune_lt.training.step import WARM_UP, RecordedStep, Step
 
 IMAGES = {10: (5000, 100), 100: (500, 100), 1000: (1280, 256), 5089: (700, 500)}  # n_max, imbalance factor
 SAME = 1e-3  # relative; an output on the edge of one of GHM's bins may fall to either side

@@ -50,7 +50,7 @@ def memory(arguments: argparse.Namespace) -> None:
 
 
 def _recorded_memory(folder: Path) -> int:
-    from tune_lt.tracking import Store
+    from tune_lt.store import Store
 
     (record,) = Store(common.store_uri(folder)).cells("around")
     return int(record.tags["memory"])
@@ -68,14 +68,15 @@ def _held(folder: Path, epochs: int) -> dict[int, int]:
     """Epoch -> bytes that the process holds (RSS), every tenth of the way."""
     import torch
 
-    from tune_lt import studyfile, training
+    from tune_lt import training
+    from tune_lt.study import reader
 
     torch.set_num_threads(1)
     text = commands.STUDY.format(
         data="digits, imbalance: 1, head: 5", model="resnet8", batch=16, augment=commands.SMALL, epochs=1, seeds=[0]
     )
-    study = studyfile.parse(text, folder)
-    cell = studyfile.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)
+    study = reader.parse(text, folder)
+    cell = reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)
     cell = replace(cell, recipe=replace(cell.recipe, epochs=epochs))
     held, page = {}, os.sysconf("SC_PAGE_SIZE")
     for result in training.run_epochs(cell, device="cpu", save_to=folder / "state.pt", save_seconds=0.5):

@@ -1,6 +1,6 @@
 """How many trivial trials a second go through the whole path with tracking, and what recording a report costs.
 
-Ours is `tune_lt.search.driver.run_study` with its journal and store, only the trainable replaced by one that reports at
+Ours is `tune_lt.run.driver.run_study` with its journal and store, only the trainable replaced by one that reports at
 once; stock is `Tuner` with `OptunaSearch` and `MLflowLoggerCallback`, its other settings as they come, without and with
 `reuse_actors`. Both: the same reports, two trials at once, a random sampler over the same two dimensions, no scheduler,
 a fresh SQLite store, a process and a Ray of their own. The sides take turns within each repetition.

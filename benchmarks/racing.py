@@ -7,8 +7,8 @@ rule stops them; the configuration with the best mean among those that came thro
 what it chose is more than 0.5 points below the best one, by the mean over all units of the replay: with all five seeds
 the true value; with ``--seeds 1`` what a 5-fold cross-validation without racing would have gone by.
 
-Rules: ours (`tune_lt.search.racing.FoldRace`); Optuna's WilcoxonPruner as its documentation says (scores reported by
-unit, a pruned trial returns its mean so far), at its defaults and with a smaller threshold for repeated looks; a
+Rules: ours (`tune_lt.run.search.racing.FoldRace`); Optuna's WilcoxonPruner as its documentation says (scores reported
+by unit, a pruned trial returns its mean so far), at its defaults and with a smaller threshold for repeated looks; a
 paired t-test against the best configuration with the Nadeau-Bengio correction, the same error and looks as ours; none.
 
 The defaults of ours were settled on the set ``grid``; the table that counts is that of ``drawn``.
@@ -34,7 +34,7 @@ import record_scores
 import timing
 from scipy import special, stats
 
-from tune_lt.search.racing import FoldRace
+from tune_lt.run.search.racing import FoldRace
 
 SCIPY_WILCOXON = stats.wilcoxon
 PARALLEL = 2

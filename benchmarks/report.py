@@ -41,10 +41,11 @@ def fill(folder: Path, runs: int) -> None:
     """Record a study with ``runs`` finished cells."""
     from mlflow.entities import Metric, Param, RunTag
 
-    from tune_lt import provenance, studyfile
-    from tune_lt.search.driver import _where
-    from tune_lt.search.planning import Planner, parent_tags, planned_cells, table_of_contents
-    from tune_lt.tracking import TAG, Store
+    from tune_lt import provenance
+    from tune_lt.run.driver import _where
+    from tune_lt.run.planner import Planner, parent_tags, planned_cells, table_of_contents
+    from tune_lt.store import TAG, Store
+    from tune_lt.study import reader
 
     store = Store(f"sqlite:///{folder / 'mlflow.db'}")
     store.write_ahead()
@@ -56,7 +57,7 @@ def fill(folder: Path, runs: int) -> None:
         data=", ".join(map(str, range(runs // ROWS // inits))),
         init=", ".join(map(str, range(inits))),
     )
-    study = studyfile.parse(text, folder)
+    study = reader.parse(text, folder)
     cells = planned_cells(study, {}, "content")
     parent = store.ensure_parent(study.name)
     store.begin(parent, text, {**parent_tags(study), **_where(folder)})
@@ -94,7 +95,7 @@ def bare(folder: Path) -> tuple[float, int, int]:
     """Seconds, bytes and runs of one `search_runs` over the study, page by page, keeping all."""
     from mlflow import MlflowClient
 
-    from tune_lt.tracking import PAGE
+    from tune_lt.store import PAGE
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(NAME).experiment_id
@@ -104,24 +105,24 @@ def bare(folder: Path) -> tuple[float, int, int]:
 
 def tables(folder: Path) -> tuple[float, int, int]:
     """Seconds and bytes of assembling the study's report, and the runs in its frame."""
-    from tune_lt.reporting import report
-    from tune_lt.tracking import Store
+    from tune_lt.report import collect
+    from tune_lt.store import Store
 
     store = Store(f"sqlite:///{folder / 'mlflow.db'}")
     store.client.search_runs([store.experiment(NAME)], max_results=1)
-    return _timed(lambda: len(report.collect(store, NAME).frame))
+    return _timed(lambda: len(collect.collect(store, NAME).frame))
 
 
 def page(folder: Path) -> tuple[float, int, int]:
     """The same, and all files written, the page and its figures too."""
-    from tune_lt.reporting import report
-    from tune_lt.tracking import Store
+    from tune_lt.report import collect
+    from tune_lt.store import Store
 
     store = Store(f"sqlite:///{folder / 'mlflow.db'}")
 
     def whole() -> int:
-        collected = report.collect(store, NAME)
-        report.write(collected, folder / "report")
+        collected = collect.collect(store, NAME)
+        collect.write(collected, folder / "report")
         return len(collected.frame)
 
     return _timed(whole)

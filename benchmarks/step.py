@@ -28,9 +28,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from tune_lt import data, losses, models, optimization, training
+from tune_lt import data, losses, models, training
 from tune_lt.config import CellConfig, Optimizer, Recipe
-from tune_lt.steps import Step
+from tune_lt.training import optimization
+from tune_lt.training.step import Step
 
 CLASSES, BATCH = 10, 128
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

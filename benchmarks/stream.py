@@ -28,7 +28,7 @@ import torch
 
 from tune_lt import data, losses
 from tune_lt.config import Augment
-from tune_lt.steps import Step
+from tune_lt.training.step import Step
 
 PIXELS = 256
 CONSTANT = "one batch"

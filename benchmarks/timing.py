@@ -111,7 +111,7 @@ class Traffic(TorchDispatchMode):
 
 
 def recorded(function: Callable[[], object], device: torch.device | str) -> Callable[[], object]:
-    """``function``; on CUDA as a graph, as the product's steps are (`tune_lt.steps`), or as it is if that cannot be."""
+    """``function``; on CUDA as a graph, as `tune_lt.training.step` records it, or as it is if that fails."""
     if torch.device(device).type != "cuda":
         return function
     aside = torch.cuda.Stream()

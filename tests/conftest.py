@@ -88,15 +88,15 @@ def tiny_text() -> str:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Study:
-    from tune_lt import studyfile  # brings pydantic and PyYAML, which a machine with a GPU may lack
+    from tune_lt.study import reader  # brings pydantic and PyYAML, which a machine with a GPU may lack
 
-    return studyfile.parse(TINY, tmp_path)
+    return reader.parse(TINY, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite store with its tables, made once: that takes MLflow seconds. Copy it, never write to it."""
-    from tune_lt.tracking import Store
+    from tune_lt.store import Store
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     Store(f"sqlite:///{file}")

@@ -18,7 +18,7 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 from torchvision.transforms import RandomCrop, RandomResizedCrop
 
-from tune_lt import data, parallel, training
+from tune_lt import data, distributed, training
 from tune_lt.config import Augment, CellConfig, Optimizer, Recipe
 from tune_lt.data import ImageFiles, StreamedBatches, stream
 from tune_lt.errors import InputError
@@ -65,8 +65,8 @@ def _by_image(batches: StreamedBatches, epoch: int = 1) -> dict[int, Tensor]:
 @contextlib.contextmanager
 def _as_rank(monkeypatch: pytest.MonkeyPatch, rank: int, size: int) -> Iterator[None]:
     with monkeypatch.context() as patched:
-        patched.setattr(parallel, "size", lambda: size)
-        patched.setattr(parallel, "rank", lambda: rank)
+        patched.setattr(distributed, "size", lambda: size)
+        patched.setattr(distributed, "rank", lambda: rank)
         yield
 
 

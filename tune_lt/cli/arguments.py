@@ -12,8 +12,8 @@ from tune_lt.errors import InputError
 from tune_lt.study import FULL, scaled_name
 
 if TYPE_CHECKING:
+    from tune_lt.store import Store
     from tune_lt.study import Study
-    from tune_lt.tracking import Store
 
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a bundled one (digits).")]
 ScaleOption = Annotated[
@@ -44,9 +44,9 @@ def study_path(study: str) -> Path:
 def read_study(study: str, scale: str = FULL) -> Study:
     """The study in a file or bundled, in one of its scales. Raises InputError for every mistake in it."""
     path = study_path(study)
-    from tune_lt import studyfile
+    from tune_lt.study import reader
 
-    return studyfile.read(path, scale)
+    return reader.read(path, scale)
 
 
 def study_name(study: str, scale: str = FULL) -> str:
@@ -58,7 +58,7 @@ def study_name(study: str, scale: str = FULL) -> str:
 
 def existing_store(store: str | None, remedy: str = "") -> Store:
     """The store, which must be there: to look something up creates none. Raises InputError with the ``remedy``."""
-    from tune_lt.tracking import Store, exists, store_uri
+    from tune_lt.store import Store, exists, store_uri
 
     if not exists(store):
         raise InputError(f"{store_uri(store)}: no store there yet" + (f"; {remedy}" if remedy else ""))

@@ -27,8 +27,8 @@ def cells(
     search finds is listed once that search has ended on the store.
     """
     parsed = read_study(study, scale)
-    from tune_lt.search import driver, elsewhere
-    from tune_lt.tracking import Store, exists
+    from tune_lt.run import driver, elsewhere
+    from tune_lt.store import Store, exists
 
     dataset = driver.load_data(parsed)
     for line in driver.rehearse(parsed, dataset):
@@ -46,8 +46,8 @@ def import_(
     store: StoreOption = None,
 ) -> None:
     """Record cells that were trained on another machine, each once."""
-    from tune_lt.search import elsewhere
-    from tune_lt.tracking import Store
+    from tune_lt.run import elsewhere
+    from tune_lt.store import Store
 
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; valid: the one that python -m tune_lt.training.cells wrote to")

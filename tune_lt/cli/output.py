@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tune_lt.reporting.sheets import Sheet
+    from tune_lt.report.tables.sheet import Sheet
 
 
 def print_tables(tables: Iterable[Sheet]) -> None:
     """Tables for a terminal."""
     from rich.console import Console
 
-    from tune_lt.reporting import formats
+    from tune_lt.report import formats
 
     console = Console()
     if not console.is_terminal:

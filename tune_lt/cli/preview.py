@@ -22,7 +22,7 @@ def init(
     ] = None,
 ) -> None:
     """Write a first study file for a folder of images: which loss, among all with equal budgets, is best for them."""
-    from tune_lt import starter
+    from tune_lt.study import starter
 
     file = output or Path(f"{starter.name_of(folder)}.yaml")
     if file.exists():
@@ -50,18 +50,18 @@ def plan(
     The cost follows from past runs on the store, without any from some training steps that are timed here.
     """
     parsed = read_study(study, scale)
-    from tune_lt import estimate, plans
-    from tune_lt.search import driver
-    from tune_lt.tracking import Store, exists
+    from tune_lt.plan import cost, show
+    from tune_lt.run import driver
+    from tune_lt.store import Store, exists
 
     dataset = driver.load_data(parsed)
     lines = driver.rehearse(parsed, dataset)
-    seen = estimate.outlook(parsed, Store(store) if exists(store) else None, dataset.content_hash)
-    cost = estimate.estimate(parsed, dataset, seen)
+    seen = cost.outlook(parsed, Store(store) if exists(store) else None, dataset.content_hash)
+    estimated = cost.estimate(parsed, dataset, seen)
     if as_json:
-        print(json.dumps(plans.content(parsed, lines, seen, cost)))
+        print(json.dumps(show.content(parsed, lines, seen, estimated)))
     else:
-        print("\n".join(plans.lines(parsed, lines, seen, cost)))
+        print("\n".join(show.lines(parsed, lines, seen, estimated)))
 
 
 def data(study: StudyFile, scale: ScaleOption = FULL, reports: ReportsOption = Path("reports")) -> None:
@@ -71,12 +71,12 @@ def data(study: StudyFile, scale: ScaleOption = FULL, reports: ReportsOption = P
     """
     parsed = read_study(study, scale)
     check_reports(reports)
-    from tune_lt.reporting import datasets
-    from tune_lt.search import driver
+    from tune_lt.report.figures import dataset
+    from tune_lt.run import driver
 
     loaded = driver.load_data(parsed)
     for line in driver.rehearse(parsed, loaded):
         print(line)
-    table, files = datasets.write(parsed, loaded, reports / parsed.name / "data")
+    table, files = dataset.write(parsed, loaded, reports / parsed.name / "data")
     print_tables([table])
     print("\nwritten:", ", ".join(map(str, files)))

@@ -24,14 +24,14 @@ from tune_lt.errors import InputError
 from tune_lt.study import FULL, command_line, nested, overlay
 
 if TYPE_CHECKING:
-    from tune_lt.reporting.report import Report
+    from tune_lt.report.collect import Report
+    from tune_lt.store import Store
     from tune_lt.study import Space, Study
-    from tune_lt.tracking import Store
 
 
 def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOption = None) -> None:
     """What the store has of one study, or of all: trials by outcome, cells of the tables done and missing."""
-    from tune_lt.tracking import CONTENTS
+    from tune_lt.store import CONTENTS
 
     opened = existing_store(store)
     names = [study_name(study)] if study else opened.studies()
@@ -69,7 +69,7 @@ def report(
 
     Without a study the paper's Tables 1 to 3, from all studies of the store that are parts of them.
     """
-    from tune_lt.tracking import Store
+    from tune_lt.store import Store
 
     if ui is not None and not ui.startswith(("http://", "https://")):
         raise InputError(f"--ui {ui}: not an address of a web page; valid: one such as http://127.0.0.1:5000")
@@ -90,9 +90,9 @@ def best(
     parsed = read_study(study, scale)
     import yaml
 
-    from tune_lt import studyfile
     from tune_lt.registry import names
-    from tune_lt.search import driver, planning
+    from tune_lt.run import driver, planner
+    from tune_lt.study import reader
 
     own = parsed.own_search()
     wanted = loss or (own.name if own else next(iter(parsed.searches), ""))
@@ -103,13 +103,13 @@ def best(
     opened = existing_store(store, first)
     parent = opened.parent(parsed.name)
     content_hash = driver.load_data(parsed).content_hash
-    concluded = parent and planning.recorded_search(parsed, space, opened, parent.info.run_id, content_hash)
+    concluded = parent and planner.recorded_search(parsed, space, opened, parent.info.run_id, content_hash)
     if not concluded:
         raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as it stands; {first}")
     seed = parsed.units(space)[0][0]
     text = f"# what the search of {parsed.name} found; its trial was trained with --seed {seed}\n"
     text += yaml.safe_dump(_as_file(parsed, space, concluded["found"]), sort_keys=False, allow_unicode=True)
-    studyfile.parse(text, parsed.folder)  # what we hand out must be readable
+    reader.parse(text, parsed.folder)  # what we hand out must be readable
     if export is None:
         print(text, end="")
     else:
@@ -119,9 +119,9 @@ def best(
 
 def report_study(name: str, store: Store, reports: Path, ui: str | None = None) -> Report:
     """Write and record what there is to say of a study, and print its tables. ``ui``: as `page.html` has it."""
-    from tune_lt.reporting import formats
-    from tune_lt.reporting import report as reporting
-    from tune_lt.tracking import access_problem, answered
+    from tune_lt.report import collect as reporting
+    from tune_lt.report import formats
+    from tune_lt.store import access_problem, answered
 
     collected = reporting.collect(store, name)
     files = reporting.write(collected, reports / name, ui)
@@ -141,8 +141,8 @@ def report_study(name: str, store: Store, reports: Path, ui: str | None = None) 
 
 
 def _report_paper(store: Store, scale: str, reports: Path) -> None:
-    from tune_lt.reporting import paper
-    from tune_lt.reporting import report as reporting
+    from tune_lt.report import collect as reporting
+    from tune_lt.report.tables import paper
 
     sheets = paper.sheets(store, scale)
     if not sheets:
@@ -156,7 +156,7 @@ def _report_paper(store: Store, scale: str, reports: Path) -> None:
 
 def _as_file(study: Study, space: Space, found: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration that a search found, as a study file has it."""
-    from tune_lt.plans import plain
+    from tune_lt.plan.show import plain
 
     base = study.base() | {"loss": dict(space.loss), "model": dict(space.model)}
     config: dict[str, Any] = {"name": f"{study.name}-best"}

@@ -36,7 +36,7 @@ def run(
     """Search, train every row of the tables, record it all, print the tables. Finished work is never done again."""
     from rich.console import Console
 
-    from tune_lt.search.display import Display
+    from tune_lt.run.display import Display
 
     check_reports(reports)
     with Display(Console()) as display:
@@ -44,8 +44,8 @@ def run(
         parsed = read_study(study, scale)
         if warning := smaller(parsed.scale):
             display.say(warning)
-        from tune_lt.search.driver import run_study
-        from tune_lt.tracking import Store
+        from tune_lt.run.driver import run_study
+        from tune_lt.store import Store
 
         display.say("opening the store ...")
         opened = Store(store)
@@ -58,7 +58,7 @@ def run(
     if parsed.rows or parsed.searches:
         report = report_study(parsed.name, opened, reports)
         if outcome.model:
-            from tune_lt.export import export
+            from tune_lt.report.model_card import export
 
             export(report, outcome.model, opened, reports / parsed.name / "model", print)
             print()
@@ -88,7 +88,8 @@ def train(
     parsed = read_study(study, scale)
     import torch
 
-    from tune_lt import studyfile, training
+    from tune_lt import training
+    from tune_lt.study import reader
 
     own = parsed.own_search()
     if own:
@@ -99,7 +100,7 @@ def train(
     holdout, folds = parsed.validation.holdout, parsed.validation.folds
     fold = "full" if test else f"1/{folds}" if folds else "holdout"
     config = {**parsed.base(), "recipe": parsed.recipe}
-    cell = studyfile.cell(config, data_seed=seed, init_seed=seed, fold=fold, holdout=holdout)
+    cell = reader.cell(config, data_seed=seed, init_seed=seed, fold=fold, holdout=holdout)
     for result in training.run_epochs(
         cell,
         device=device,
@@ -131,7 +132,7 @@ def submit(
     """
     import time
 
-    from tune_lt import submit as jobs
+    from tune_lt.run import jobs
 
     handover = jobs.prepare(study_path(study), store, address, scale)
     client = jobs.connect(address)

@@ -20,7 +20,7 @@ def ui(
     """Open the MLflow UI on the store (a server URI needs none: it is printed)."""
     import socket
 
-    from tune_lt.tracking import Store
+    from tune_lt.store import Store
 
     opened = Store(store)
     uri = opened.uri
@@ -47,7 +47,7 @@ def doctor(
     With a STUDY also what dead drivers left in its record: runs still RUNNING, cells without metrics, two runs of one
     cell, records not sent. Nothing of a study that is being run is touched.
     """
-    from tune_lt.doctor import examine
+    from tune_lt.cli.doctor import examine
 
     if fix and study is None:
         raise InputError("--fix: says which record is to be put right; tune-lt doctor STUDY --fix")
@@ -63,7 +63,7 @@ def doctor(
 
 def _examine_study(name: str, store: str | None, fix: bool) -> list[str]:
     """Examine a study's record, repair it if told to; the problems that remain."""
-    from tune_lt import repair
+    from tune_lt.store import repair
 
     opened = existing_store(store)
     findings = repair.examine_study(opened, name)

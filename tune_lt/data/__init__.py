@@ -14,17 +14,17 @@ from typing import Any
 
 from tune_lt import registry
 from tune_lt.data.batches import Batches, parts
-from tune_lt.data.cifar import cifar10, cifar100
 from tune_lt.data.dataset import Dataset
-from tune_lt.data.digits import digits
 from tune_lt.data.files import ImageFiles
-from tune_lt.data.folder import image_folder
-from tune_lt.data.imagenet import imagenet
-from tune_lt.data.inaturalist import inaturalist2017, inaturalist2018
 from tune_lt.data.profiles import PROFILES, exponential, step
 from tune_lt.data.sampling import CellData, cell_data, test_index
+from tune_lt.data.sources.cifar import cifar10, cifar100
+from tune_lt.data.sources.digits import digits
+from tune_lt.data.sources.folder import image_folder
+from tune_lt.data.sources.imagenet import imagenet
+from tune_lt.data.sources.inaturalist import inaturalist2017, inaturalist2018
+from tune_lt.data.sources.tiny_imagenet import tiny_imagenet, tiny_imagenet_200
 from tune_lt.data.stream import StreamedBatches
-from tune_lt.data.tiny_imagenet import tiny_imagenet, tiny_imagenet_200
 
 __all__ = [
     "DATASETS",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tune_lt import parallel
+from tune_lt import distributed
 from tune_lt.config import Augment
 from tune_lt.errors import InputError
 
@@ -133,7 +133,7 @@ def parts(sizes: Sequence[int]) -> Iterator[slice]:
     """This rank's share of each batch, in the order of the epoch."""
     start = 0
     for images in sizes:
-        mine = parallel.share(images)
+        mine = distributed.share(images)
         yield slice(start + mine.start, start + mine.stop)
         start += images
 

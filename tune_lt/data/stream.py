@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from tune_lt import parallel
+from tune_lt import distributed
 from tune_lt.config import Augment
 from tune_lt.data.batches import draw, parts, sizes
 from tune_lt.data.decode import Box
@@ -61,7 +61,7 @@ class StreamedBatches:
             _check(augment)
         self.augment, self.seed, self.device, self.loaders = augment, seed, torch.device(device), loaders
         self._index, self._labels, self._total = index.cpu(), labels.cpu(), len(images)
-        self._batch_bytes = -(-self.sizes[0] // parallel.size()) * 3 * images.size**2
+        self._batch_bytes = -(-self.sizes[0] // distributed.size()) * 3 * images.size**2
         self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) * 255
         self._std = torch.tensor(std, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) * 255
         self._keys: list[Key] = []  # of the epoch; every pass of the loader over it begins anew

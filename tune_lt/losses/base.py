@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tune_lt import parallel
+from tune_lt import distributed
 from tune_lt.errors import InputError
 from tune_lt.losses.formulas import log_odds
 
@@ -43,9 +43,9 @@ class Loss(nn.Module):
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         losses, weights = self.terms(logits, targets)
-        if self.training and parallel.size() > 1:
+        if self.training and distributed.size() > 1:
             weights = torch.ones_like(losses) if weights is None else weights
-            return parallel.size() * (weights * losses).sum() / self.total(weights.sum())
+            return distributed.size() * (weights * losses).sum() / self.total(weights.sum())
         return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
 
     def gradient_norm(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class Loss(nn.Module):
 
         For `terms` that count or sum over the batch, so that several ranks give what one process gives.
         """
-        return parallel.total(values) if self.training else values
+        return distributed.total(values) if self.training else values
 
     def end_epoch(self) -> None:
         """Called after each pass over the training data; most losses have nothing to do."""

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn import functional as F
 
-from tune_lt import parallel
+from tune_lt import distributed
 from tune_lt.losses.base import Loss
 from tune_lt.losses.formulas import one_minus_p, sizes, with_margin
 from tune_lt.losses.histogram import UnitRegions
@@ -113,7 +113,7 @@ class GHMCWAP(Loss):
 
         All in place: a captured graph keeps reading the same memory.
         """
-        self.live.counts.copy_(parallel.total(self.live.counts))
+        self.live.counts.copy_(distributed.total(self.live.counts))
         present = self.live.counts.sum(1, keepdim=True) > 0
         self.frozen.edges.copy_(torch.where(present, self.live.edges, self.frozen.edges))
         self.frozen.counts.copy_(torch.where(present, self.live.counts, self.frozen.counts))

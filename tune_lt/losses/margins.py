@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn import functional as F
 
-from tune_lt import parallel
+from tune_lt import distributed
 from tune_lt.losses.base import Loss
 from tune_lt.losses.formulas import sizes, with_margin
 from tune_lt.registry import Knob
@@ -47,7 +47,7 @@ class Equalization(Loss):
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.training:
-            drawn = parallel.rand(len(logits), logits.shape[1], logits.device) < self.gamma
+            drawn = distributed.rand(len(logits), logits.shape[1], logits.device) < self.gamma
             spared = (drawn & self.tail).scatter(1, targets.unsqueeze(1), False)
             logits = logits.masked_fill(spared, -torch.inf)  # weight 0 in the sum of exponentials
         return F.cross_entropy(logits, targets, reduction="none"), None
@@ -86,7 +86,7 @@ class Seesaw(Loss):
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.online and self.training:
-            alone = parallel.size() == 1
+            alone = distributed.size() == 1
             counts = self.labels_seen if alone else torch.zeros_like(self.labels_seen)
             counts.index_add_(0, targets, torch.ones_like(targets))
             if not alone:

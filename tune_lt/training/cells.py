@@ -32,10 +32,10 @@ from typing import Any
 
 import torch
 
-from tune_lt import checkpoint, data, provenance, training
+from tune_lt import data, provenance, training
 from tune_lt.errors import InputError, TrainingFailed, printable
 from tune_lt.plugins import load_plugins
-from tune_lt.training import results
+from tune_lt.training import checkpoint, results
 from tune_lt.training.exchange import LISTED, ListedCell, Listing, Record, TrainedCell, differences, result_file
 
 SAVE_SECONDS = 60.0  # between two states of one training: a kill costs that much, and the epoch it was in

@@ -22,7 +22,7 @@ LISTED = "study.json"  # the list, beside the results
 FORMAT = 1  # of both kinds of file
 LIST = "written by tune-lt cells"  # which files are valid
 RESULT = "written by python -m tune_lt.training.cells; remove it and train the cell again"
-Record = dict[str, Any]  # a line of the journal: what happened to a cell, see `tune_lt.journal`
+Record = dict[str, Any]  # a line of the journal: what happened to a cell, see `tune_lt.store.journal`
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,358 @@
+"""What a plan says it will cost: the arithmetic by hand, which past runs it goes by, a probe, the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tune_lt import data, training
+from tune_lt.config import CellConfig, fingerprint
+from tune_lt.plan import cost
+from tune_lt.plan.cost import (
+    Interval,
+    Outlook,
+    Work,
+    comparable,
+    from_runs,
+    images,
+    probe,
+    search_epochs,
+    slots,
+    spread,
+)
+from tune_lt.run import planner
+from tune_lt.store import CellRecord, Store
+from tune_lt.store.journal import Journal
+from tune_lt.study import Resources, Study, flattened, reader
+from tune_lt.training import loop
+
+pytestmark = pytest.mark.long
+
+Call = Callable[..., tuple[int, str, str]]
+OWN = "ghm_cwap"
+COUNTS = data.exponential(120, 20, 10)
+FULL = sum(COUNTS)
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Dataset:
+    return data.build("digits")
+
+
+def _cell(study: Study, holdout: float | None = 0.3, **changes: Any) -> CellConfig:
+    config = study.base() | {"recipe": study.recipe}
+    return replace(reader.cell(config, data_seed=0, init_seed=0, holdout=holdout), **changes)
+
+
+def _record(cell: CellConfig, seconds: float = 2.0, memory: int = 10**9, number: int = 0, **tags: str) -> CellRecord:
+    """A past run of ``cell`` as the recorder leaves one."""
+    recipe = {"batch_size": cell.recipe.batch_size, "precision": cell.recipe.precision}
+    content = {"data": dict(cell.data), "model": dict(cell.model), "recipe": recipe}
+    params = {path: str(value) for path, value in flattened(content).items()} | {"loss/name": "any"}
+    texts = {"epoch_seconds": str(seconds), "memory": str(memory), "device": "cpu", "fold": cell.fold} | tags
+    return CellRecord(f"r{number}", "FINISHED", f"f{number}", params, {}, texts, ended=number)
+
+
+def test_the_epochs_of_a_search_lie_between_all_and_none_stopped() -> None:
+    assert search_epochs(16, 40, [10, 20]) == Interval(320, 160, 640)  # 16 * 10 + 8 * 10 + 4 * 20
+    assert search_epochs(5, 7, []) == Interval(35, 35, 35)
+    assert search_epochs(4, 3, [1, 2]) == Interval(4 + 2 + 1, 4, 12)
+    assert search_epochs(0, 40, [10]) == Interval(0, 0, 0)
+
+
+def test_independent_doubts_add_as_squares_and_shared_ones_in_full() -> None:
+    assert Interval(2, 1, 4).of(Interval(3, 3, 3)) == Interval(6, pytest.approx(3), pytest.approx(12))
+    product = Interval(1, 0.5, 2).of(Interval(1, 0.5, 2))
+    assert (product.low, product.high) == (pytest.approx(2 ** -math.sqrt(2)), pytest.approx(2 ** math.sqrt(2)))
+    assert Interval(2, 1, 4) + Interval(3, 2, 5) == Interval(5, 3, 9)
+    assert Interval(0, 0, 0).of(Interval(1, 0.5, 2)) == Interval(0, 0, 0)
+
+
+def test_the_interval_of_past_runs_by_hand() -> None:
+    """[1, 1, 4, 4]: logs are ±ln 2 about ln 2, squares sum to 4 ln² 2 = 1.9218; with 3 * 0.01 over 6 degrees 0.3253.
+
+    t(0.975, 6) = 2.4469, so the logarithm of the factor is 2.4469 * 0.5704 * sqrt(1.25) = 1.5603, the factor 4.760.
+    One value: t(0.975, 3) = 3.1824, 3.1824 * 0.1 * sqrt(2) = 0.4501, the factor 1.568.
+    """
+    four = spread([1.0, 1.0, 4.0, 4.0])
+    assert (four.mean, four.low, four.high) == (
+        pytest.approx(2), pytest.approx(2 / 4.760, rel=1e-3), pytest.approx(2 * 4.760, rel=1e-3)
+    )  # fmt: skip
+    one = spread([3.0])
+    assert (one.mean, one.high, one.low) == (
+        pytest.approx(3), pytest.approx(3 * 1.568, rel=1e-3), pytest.approx(3 / 1.568, rel=1e-3)
+    )  # fmt: skip
+
+
+def test_more_runs_make_the_interval_narrower_but_not_below_their_own_spread() -> None:
+    widths = [math.log(spread([1.0, 1.1] * pairs).high / spread([1.0, 1.1] * pairs).mean) for pairs in (1, 3, 25)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] > 1.9 * math.log(1.1) / 2
+
+
+def test_images_of_an_epoch(tiny: Study, digits: data.Dataset) -> None:
+    cell = _cell(tiny)
+    trained, scored = images(cell, digits)
+    assert trained + scored == FULL
+    assert 0.25 * FULL < scored < 0.35 * FULL
+    assert images(cell, digits, fold="full") == (FULL, 0)
+    assert images(_cell(tiny, None), digits) == (FULL, 0)
+    small = replace(cell, data=dict(cell.data) | {"head": 40})
+    assert images(small, digits, fold="full") == (sum(data.exponential(40, 20, 10)), 0)
+
+
+def test_comparable_runs_share_images_network_batches_and_device(tiny: Study) -> None:
+    cell = _cell(tiny)
+    same = {
+        "another loss": _record(cell),
+        "another seed": _record(replace(cell, init_seed=7, data_seed=7)),
+        "another fold": _record(_cell(tiny, None)),
+        "another place": _record(replace(cell, data=dict(cell.data) | {"root": "/x"})),
+    }
+    different = {
+        "imbalance": _record(replace(cell, data=dict(cell.data) | {"imbalance": 10.0})),
+        "data set": _record(replace(cell, data=dict(cell.data) | {"name": "others"})),
+        "a data set with more to it": _record(replace(cell, data=dict(cell.data) | {"size": 16})),
+        "precision": _record(replace(cell, recipe=replace(cell.recipe, precision="bfloat16"))),
+        "network": _record(replace(cell, model=dict(cell.model) | {"width": 8})),
+        "head": _record(replace(cell, model=dict(cell.model) | {"head": "cosine"})),
+        "batch": _record(replace(cell, recipe=replace(cell.recipe, batch_size=32))),
+        "device": _record(cell, device="cuda:0"),
+        "not timed": _record(cell, epoch_seconds="0"),
+        "unknown fold": _record(cell, fold="6/5"),
+    }
+    for why, record in same.items():
+        assert comparable([record], cell, "cpu") == [record], why
+    for why, record in different.items():
+        assert comparable([record], cell, "cpu") == [], why
+    assert comparable([different["device"]], cell, "cuda") == [different["device"]]
+    many = [_record(cell, number=number) for number in reversed(range(80))]
+    assert [record.ended for record in comparable(many, cell, "cpu")] == list(range(30, 80))
+
+
+def test_past_runs_of_both_folds_are_scaled_by_their_images(tiny: Study, digits: data.Dataset) -> None:
+    cell = _cell(tiny)
+    trained, _ = images(cell, digits)
+    records = [_record(cell, trained * 0.01, 10**9), _record(_cell(tiny, None), FULL * 0.01, 2 * 10**9)]
+    pace = from_runs(records, cell, digits)
+    assert pace.image.mean == pytest.approx(0.01)
+    assert pace.image == spread([0.01, 0.01])
+    assert (pace.memory, pace.runs, pace.steps) == (2 * 10**9, 2, 0)
+
+
+def test_the_whole_cost_by_hand(tiny: Study, digits: data.Dataset) -> None:
+    """10 ms an image, exactly known: a search cell's epoch is (trained + scored / 3) * 10 ms, a table's FULL * 10 ms.
+
+    On one CPU at two at once the wall time is half of it, with the start of Ray.
+    """
+    study = replace(tiny, resources=Resources(cpus=0.5, gpus=0, concurrent=2))
+    search, table = _cell(study), _cell(study, None)
+    trained, scored = images(search, digits)
+    records = [_record(table, FULL * 0.01)]
+    work = [Work("search", search, 5, Interval(10, 10, 10)), Work("tables", table, 1, Interval(4, 4, 4))]
+    estimated = cost.estimate(study, digits, Outlook({}, 0, [], 0, work, records))
+    assert estimated is not None
+    last = (len(digits.test_labels) + FULL) / 3 * 0.01  # the sealed test is scored once, and the training images
+    seconds = [(trained + scored / 3) * 0.01 * 10, FULL * 0.01 * 4 + last]
+    assert estimated.hours.mean == pytest.approx(sum(seconds) / 3600)
+    assert estimated.hours.high == pytest.approx(sum(seconds) / 3600 * 1.568, rel=1e-3)
+    at_once = min(2, slots(Resources(cpus=0.5), 0))
+    assert estimated.at_once == at_once
+    wall = seconds[0] / at_once + seconds[1] + cost.STARTUP_SECONDS  # a single cell has nothing beside it
+    assert estimated.wall_seconds.mean == pytest.approx(wall)
+    assert estimated.seconds_per_epoch.mean == pytest.approx(seconds[0] / 10)
+    assert (estimated.memory_bytes, estimated.source) == (10**9, "1 past run on this store")
+    nothing = cost.estimate(study, digits, Outlook({}, 0, [], 0, [], records))
+    assert nothing is not None
+    assert (nothing.hours, nothing.wall_seconds) == (Interval(0, 0, 0), Interval(0, 0, 0))
+
+
+def test_gpus_are_not_guessed_from_a_cpu(tiny: Study, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    study = replace(tiny, resources=Resources(gpus=2))
+    work = [Work("tables", _cell(study, None), 1, Interval(4, 4, 4))]
+    assert cost.estimate(study, digits, Outlook({}, 0, [], 0, work, [_record(_cell(study, None))])) is None
+    records = [_record(_cell(study, None), 3600.0, device="cuda:1")]
+    estimated = cost.estimate(study, digits, Outlook({}, 0, [], 0, work, records))
+    assert estimated is not None
+    hours = 4 + (len(digits.test_labels) / FULL + 1) / 3  # an epoch takes an hour, scoring a third of training
+    assert (estimated.gpus, estimated.hours.mean) == (2, pytest.approx(hours))
+
+
+def test_how_many_trials_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert slots(Resources(cpus=3), 0) == 2
+    assert slots(Resources(cpus=1), 0) == 8
+    assert slots(Resources(cpus=1, concurrent=5), 0) == 5
+    assert slots(Resources(cpus=1), 0.5) == 4
+    assert slots(Resources(cpus=16), 0) == 1
+
+
+def test_a_probe_times_real_steps_and_leaves_no_trace(tiny: Study, digits: data.Dataset) -> None:
+    cell = _cell(tiny)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    pace = probe(cell, digits, threads=1, device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == 1
+    assert 0 < pace.image.low <= pace.image.mean / 1.3
+    assert pace.image.mean * 1.3 <= pace.image.high < math.inf
+    assert 0 < pace.share < 1.5
+    assert pace.steps >= 3
+    assert pace.memory is not None
+    assert 10**8 < pace.memory < 10**10
+    trained, _ = images(cell, digits)
+    epochs = [result.seconds for result in training.run_epochs(cell, dataset=digits, device="cpu")]
+    assert 0.2 < pace.image.mean * trained / min(epochs[1:]) < 10  # the machine may be busier at one of the two
+
+
+def test_a_probe_holds_as_many_images_at_once_as_a_trial_does(
+    tiny: Study, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scored are more than trained on at a time: what that takes belongs to the peak of memory."""
+    sizes, build = [], loop.build
+
+    def watched(*arguments: Any) -> Any:
+        model, loss = build(*arguments)
+        model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+        return model, loss
+
+    monkeypatch.setattr(loop, "build", watched)
+    cell = _cell(tiny, None)
+    probe(cell, digits, threads=1, device="cpu")
+    probed, sizes = sizes, []
+    list(training.run_epochs(replace(cell, recipe=replace(cell.recipe, epochs=1)), dataset=digits, score_test=True))
+    assert max(sizes) == max(probed) == len(digits.test_labels)
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_store: Path) -> Store:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return Store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def _train(store: Store, study: Study, cells: list[tuple[CellConfig, dict[str, str], str]], content: str) -> None:
+    journal = Journal(store, study.name, store.ensure_parent(study.name), store.state_folder(study.name))
+    for cell, tags, outcome in cells:
+        record, key = _record(cell, 2.0), fingerprint(cell, content, study.sources)
+        own = {"kind": "cell", "fingerprint": key, "fold": cell.fold, "device": "cpu"}
+        journal.start(key, "name", record.params, own | tags)
+        ended = {"epoch_seconds": "2.0", "memory": "450000000"} | ({"retry": "no"} if outcome == "failed" else {})
+        journal.end(key, outcome, ended)
+    journal.close()
+
+
+def test_what_is_done_is_not_counted_again(tiny: Study, digits: data.Dataset, store: Store) -> None:
+    """Before the search, rows with a loss of their own are settled: two of ``softmax``, one done, one known to fail."""
+    content = digits.content_hash
+    nothing = cost.outlook(tiny, None, content)
+    # 5 trials of 4 epochs judged at 1 and 2: 5 + 2.5 + 2.5; 6 cells of 4 epochs
+    assert sum(work.epochs.mean for work in nothing.work if work.phase == "search") == 10
+    assert sum(work.epochs.mean for work in nothing.work if work.phase == "tables") == 24
+    assert (nothing.found, nothing.trials_done, nothing.cells_done, len(nothing.cells)) == ({}, {OWN: 0}, 0, 6)
+    softmax = [reader.cell(reader.row_config(tiny, "softmax", {}), data_seed=seed, init_seed=seed) for seed in (0, 1)]
+    trials = [_cell(tiny, loss=dict(tiny.loss) | {"alpha": alpha}) for alpha in (0.4, 0.5, 0.6)]
+    search = {"row": "search", "search": tiny.search_signature(tiny.searches[OWN], content), "found": "{}"}
+    cells = [
+        (softmax[0], {"row": "softmax"}, "complete"),
+        (softmax[1], {"row": "softmax"}, "failed"),
+        (trials[0], search | {"trial": "0"}, "complete"),
+        (trials[1], search | {"trial": "1"}, "pruned"),
+        (trials[2], search | {"trial": "2"}, "interrupted"),
+    ]
+    _train(store, tiny, cells, content)
+    seen = cost.outlook(tiny, store, content)
+    assert (seen.found, seen.trials_done, seen.cells_done, len(seen.cells)) == ({}, {OWN: 2}, 1, 6)
+    assert sum(work.epochs.mean for work in seen.work if work.phase == "search") == 6  # 3 + 1.5 + 1.5
+    assert sum(work.epochs.mean for work in seen.work if work.phase == "tables") == 16
+    assert sum(work.cells for work in seen.work) == 3 + 4
+    estimated = cost.estimate(tiny, digits, replace(seen, work=seen.work[:1]))
+    assert estimated is not None
+    assert estimated.source == "2 past runs on this store"  # the complete ones
+    assert estimated.memory_bytes == 450_000_000
+
+
+def test_a_cell_that_waits_for_the_search_is_not_done_by_its_placeholder(
+    tiny: Study, digits: data.Dataset, store: Store
+) -> None:
+    low = {path: dimension.values[0] for path, dimension in tiny.searches[OWN].space.items()}
+    cell = reader.cell(reader.row_config(tiny, "margin+weight_aura", {OWN: low}), data_seed=0, init_seed=0)
+    _train(store, tiny, [(cell, {"row": "any"}, "complete")], digits.content_hash)
+    seen = cost.outlook(tiny, store, digits.content_hash)
+    assert seen.cells_done == 0
+    assert sum(work.cells for work in seen.work if work.phase == "tables") == 6
+
+
+def test_with_the_search_done_only_missing_cells_count(tiny: Study, digits: data.Dataset, store: Store) -> None:
+    content = digits.content_hash
+    found = {"loss/alpha": 0.7, "loss/gamma": 0.5, "loss/regions": 20, "loss/aura": True}
+    cells = [planned.cell for planned in planner.planned_cells(tiny, {OWN: found}, content)]
+    _train(store, tiny, [(cell, {"row": "any"}, "complete") for cell in cells[:4]], content)
+    recorded = {"signature": tiny.search_signature(tiny.searches[OWN], content), "trials": 5, "found": found}
+    parent = store.parent(tiny.name)
+    assert parent is not None
+    store.log_json(parent.info.run_id, planner.artifact(OWN), recorded)
+    seen = cost.outlook(tiny, store, content)
+    assert (seen.found[OWN], seen.trials_done, seen.cells_done) == (found, {OWN: 5}, 4)
+    assert [(work.phase, work.cells, work.epochs.mean) for work in seen.work] == [("tables", 1, 4), ("tables", 1, 4)]
+
+
+def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
+
+
+def test_plan_prints_the_cost_of_a_probe_and_changes_nothing(cli: Call, tmp_path: Path, tiny_text: str) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
+    before = _snapshot(tmp_path)
+    code, out, err = cli("plan", "tiny.yaml", cwd=tmp_path)
+    assert code == 0, err
+    assert "search: 5 trials of at most 4 epochs, to do, about 10 epochs left" in out
+    assert "tables: 3 rows x 2 seeds = 6 cells, 0 done, 24 epochs left" in out
+    line = next(line for line in out.splitlines() if line.startswith("estimated "))
+    assert " CPU-hours (" in line
+    assert "with 2 at once, from a timed probe of " in line
+    assert "peak memory per trial " in out
+    assert _snapshot(tmp_path) == before
+
+
+def test_plan_for_scripts_from_past_runs(
+    cli: Call, tmp_path: Path, tiny_text: str, tiny: Study, digits: data.Dataset, store: Store
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny_text)
+    rows = {row: reader.row_config(tiny, row, {}) for row in ("softmax", "ldam+drw")}
+    cells = [reader.cell(config, data_seed=0, init_seed=0) for config in rows.values()]
+    _train(store, tiny, [(cell, {"row": "any"}, "complete") for cell in cells], digits.content_hash)
+    before = _snapshot(tmp_path)
+    code, out, err = cli("plan", "tiny.yaml", "--json", cwd=tmp_path)
+    assert code == 0, err
+    content = json.loads(out)
+    assert content["name"] == "tiny"
+    assert content["search"] == {
+        "searches": {"ghm_cwap": {"trials": 5, "units": 1, "epochs": 4, "done": 0}},
+        "epochs_left": {"mean": 10.0, "low": 5.0, "high": 20.0},
+    }
+    tables = content["tables"]
+    assert (tables["rows"], tables["seeds"]) == (["softmax", "margin+weight_aura", "ldam+drw"], [0, 1])
+    assert (tables["cells"], tables["done"], tables["epochs_left"]["mean"]) == (6, 2, 16)
+    assert content["data"] == ["data: 10 classes, 120 to 6 training images, 500 images sealed"]
+    cost = content["estimate"]
+    assert cost["source"] == "2 past runs on this store"
+    assert cost["memory_bytes"] == 450_000_000
+    assert 0 < cost["cpu_hours"]["low"] < cost["cpu_hours"]["mean"] < cost["cpu_hours"]["high"]
+    assert cost["gpu_hours"]["mean"] == 0
+    code, out, err = cli("plan", "tiny.yaml", cwd=tmp_path)
+    assert "at once, from 2 past runs on this store" in out
+    assert "peak memory per trial 0.45 GB" in out
+    assert {name: size for name, (_, size) in _snapshot(tmp_path).items()} == {
+        name: size for name, (_, size) in before.items()
+    }
+    assert not (tmp_path / "reports").exists()

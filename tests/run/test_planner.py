@@ -1,0 +1,68 @@
+"""What is planned of a search: whose run a trial's is, what is known of it, whether the search has ended."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tune_lt.run import planner
+from tune_lt.run.planner import Planner
+from tune_lt.run.trial_on_ray import averages
+from tune_lt.store import Store
+from tune_lt.study import Study, reader
+
+TEXT = """\
+name: planned
+data: {name: digits, imbalance: 20, validation: {folds: 2}}
+model: {name: resnet8, width: 4}
+recipe: {epochs: 4, batch_size: 64}
+loss: {name: ghm_cwap, alpha: {uniform: [0.3, 1.0]}}
+search: {trials: 4}
+"""
+OWN = "ghm_cwap"
+FOUND = {"loss/alpha": 0.5}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return reader.parse(TEXT, tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_store: Path) -> Store:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return Store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_the_same_trial_of_two_searches_has_the_same_cells_and_a_run_of_its_own(tmp_path: Path, study: Study) -> None:
+    """Another sampler is another search. With one key they would share a run, and one would lose its trial."""
+    other = reader.parse(TEXT.replace("trials: 4", "trials: 4, sampler: random"), tmp_path)
+    one, two = (Planner(each, "images", {}).trial(each.searches[OWN], FOUND, {}) for each in (study, other))
+    assert [unit["fingerprint"] for unit in one["units"]] == [unit["fingerprint"] for unit in two["units"]]
+    assert one["fingerprint"] == two["fingerprint"]
+    assert one["record"]["key"] != two["record"]["key"]
+    assert one["record"]["tags"]["search"] != two["record"]["tags"]["search"]
+
+
+def test_a_search_of_fewer_trials_is_not_the_end_of_one_with_more(tmp_path: Path, study: Study, store: Store) -> None:
+    """More trials are the same search, by its signature, going on; what fewer of them found is not its result."""
+    parent = store.ensure_parent(study.name)
+    signature = study.search_signature(study.searches[OWN], "images")
+    store.log_json(parent, planner.artifact(OWN), {"signature": signature, "trials": 4, "found": FOUND})
+    more = reader.parse(TEXT.replace("trials: 4", "trials: 9"), tmp_path)
+    assert more.search_signature(more.searches[OWN], "images") == signature
+    found = planner.recorded_search(study, study.searches[OWN], store, parent, "images")
+    assert found is not None
+    assert found["found"] == FOUND
+    assert planner.recorded_search(more, more.searches[OWN], store, parent, "images") is None
+    assert planner.recorded_search(study, study.searches[OWN], store, parent, "other images") is None
+
+
+def test_a_mean_over_units_is_over_those_that_have_the_metric(study: Study) -> None:
+    """A fold without images of the rare classes has no val/rare: 0.2 and 0.4 are 0.3 on average, not 0.2."""
+    units = [{"val/top1": 0.5, "val/rare": 0.2}, {"val/top1": 0.8}, {"val/top1": 0.8, "val/rare": 0.4}]
+    assert averages(units, ("val/top1", "val/rare")) == pytest.approx({"val/top1": 0.7, "val/rare": 0.3})
+    assert math.isnan(averages(units[1:2], ("val/rare",))["val/rare"])

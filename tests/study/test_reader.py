@@ -1,0 +1,222 @@
+"""A study file is read strictly: each mistake is one line with the field, what was found and what is valid."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tune_lt import registry
+from tune_lt.config import Augment, CellConfig, Recipe, cell_of
+from tune_lt.errors import InputError
+from tune_lt.losses import LOSSES
+from tune_lt.study import Dimension, Study, flattened, nested, overlay, reader
+from tune_lt.study.schema import schema
+
+OWN = "ghm_cwap"
+
+SPACES = Path(__file__).parents[2] / "search_spaces"
+
+MISTAKES = [  # (text of the tiny study, what replaces it, field in the message, part of the rest)
+    ("alpha: {", "alhpa: {", "loss.alhpa", "did you mean 'alpha'"),
+    ("name: ghm_cwap", "name: ghm_cwep", "loss.name", "did you mean 'ghm_cwap'"),
+    ("name: ghm_cwap", "names: ghm_cwap", "loss.name", "missing"),
+    ("uniform: [0.3, 1.0]", "uniform: [0.3, 7.0]", "loss.alpha", "found 7.0"),
+    ("uniform: [0.3, 1.0]", "uniform: [-0.3, 1.0]", "loss.alpha", "found -0.3"),
+    ("uniform: [0.3, 1.0]", "uniform: [1.0, 0.3]", "loss.alpha", "low < high"),
+    ("uniform: [0.3, 1.0]", "uniform: 3", "loss.alpha", "[low, high]"),
+    ("uniform: [0.3, 1.0]", "loguniform: [0, 1.0]", "loss.alpha", "above 0"),
+    ("uniform: [0.3, 1.0]", "unifrom: [0.3, 1.0]", "loss.alpha", "uniform, loguniform, int, choice"),
+    ("choice: [10, 20]", "choice: [10, 20.5]", "loss.regions", "found 20.5"),
+    ("choice: [10, 20]", "int: [10, 20.5]", "loss.regions", "whole numbers"),
+    ("choice: [10, 20]", "choice: []", "loss.regions", "[value, ...]"),
+    ("choice: [true, false]", "choice: [true, true]", "loss.aura", "different"),
+    ("choice: [true, false]", "choice: [1, 0]", "loss.aura", "found 1"),
+    ("epochs: 4", "epochs: {choice: [1, 2]}", "recipe.epochs", "cannot be searched"),
+    ("name: resnet8, width: 4", "name: resnet8, width: {choice: [4, 8]}", "model.width", "cannot be searched"),
+    ("epochs: 4", "epochs: 0", "recipe.epochs", "found 0"),
+    ("epochs: 4", "epochs: 4.5", "recipe.epochs", "found 4.5"),
+    ("epochs: 4", "epohcs: 4", "recipe.epohcs", "did you mean 'epochs'"),
+    ("epochs: 4", "epochs: 4, optimizer: {lr: -1}", "recipe.optimizer.lr", "found -1"),
+    ("epochs: 4", "epochs: 4, optimizer: {lr: .nan}", "recipe.optimizer.lr", "finite"),
+    ("epochs: 4", "epochs: 4, optimizer: {lr: 2026-01-01}", "recipe.optimizer.lr", "date"),
+    ("epochs: 4", "epochs: 4, optimizer: {momentun: 0.9}", "recipe.optimizer.momentun", "did you mean 'momentum'"),
+    ("epochs: 4", "epochs: 4, schedule: {milestones: [0.5]}", "recipe.schedule", "one factor for each"),
+    ("clip_norm: 2.0", "clip_norm: hello", "recipe.clip_norm", '"hello"'),
+    ("sampler: tpe", "sampler: tbe", "search.sampler", "'tpe', 'random' or 'grid'"),
+    ("trials: 5", "trials: 0", "search.trials", "found 0"),
+    ("name: resnet8", "name: resnet9", "model.name", "did you mean 'resnet8'"),
+    ("width: 4", "width: 2", "model.width", "found 2"),
+    ("{name: resnet8, width: 4}", "resnet8", "model.name", "resnet32, resnet50, resnet8"),
+    ("holdout: 0.3", "holdout: 1.5", "data.validation.holdout", "found 1.5"),
+    ("imbalance: 20", "imbalance: 0.5", "data.imbalance", "found 0.5"),
+    ("imbalance: 20", "imbalance: 20, head: 0", "data.head", "found 0"),
+    ("name: digits", "name: digitz", "data.name", "did you mean 'digits'"),
+    ("imbalance: 20", "imbalence: 20", "data.imbalence", "did you mean 'imbalance'"),
+    ("softmax: {loss: {name: softmax}}", "focal: {loss: {name: focal, alpha: 3}}", "rows.focal.loss.alpha", "gamma"),
+    ("softmax: {loss: {name: softmax}}", "focal: {los: {name: focal}}", "rows.focal.los", "did you mean 'loss'"),
+    (
+        "softmax: {loss: {name: softmax}}",
+        "focal: {loss: {best: ldam}}",
+        "rows.focal.loss.best",
+        "valid: true, one_standard_error",
+    ),
+    ("softmax: {loss: {name: softmax}}", "x: {loss: {name: focal, best: true}}", "rows.x.loss", "one of the two"),
+    ("drw: {start: 0.5}", "drw: {start: 1.5}", "rows.ldam+drw.loss.drw.start", "found 1.5"),
+    ("drw: {start: 0.5}", "drw: {stort: 0.5}", "rows.ldam+drw.loss.drw.stort", "did you mean 'start'"),
+    ("seeds: [0, 1]", "seeds: [0, 0]", "seeds", "none twice"),
+    ("seeds: [0, 1]", "seeds: []", "seeds", "at least one"),
+    ("cpus: 1", "cpus: 0", "resources.cpus", "found 0"),
+    ("name: tiny", "name: a/b", "name", "letters, digits"),
+    ("name: tiny", "name: 3", "name", "found 3"),
+    ("name: tiny", "nane: tiny", "nane", "did you mean 'name'"),
+    ("name: tiny", "name: tiny\nplugins: [no_such_module]", "plugins", "no_such_module"),
+    ("seeds: [0, 1]", "name: again", "line 16", "written twice"),
+    ("seeds: [0, 1]", "1: again", "line 16", "not a text"),
+    ("seeds: [0, 1]", "seeds: [0, 1", "line 17", "not YAML"),
+    ("search: {sampler: tpe, trials: 5, seed: 0}\n", "", "search", "missing, but loss.alpha"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "field", "rest"), MISTAKES)
+def test_a_mistake_names_file_field_and_valid_values(
+    tmp_path: Path, tiny_text: str, old: str, new: str, field: str, rest: str
+) -> None:
+    assert old in tiny_text
+    file = tmp_path / "study.yaml"
+    file.write_text(tiny_text.replace(old, new, 1))
+    with pytest.raises(InputError) as caught:
+        reader.read(file)
+    line = str(caught.value).splitlines()[0]
+    assert line.startswith(f"{file}: {field}")
+    assert rest in line
+
+
+def test_a_search_without_a_range_is_a_mistake(tmp_path: Path) -> None:
+    text = "name: x\ndata: {name: digits}\nmodel: {name: resnet8}\nloss: {name: softmax}\nsearch: {trials: 3}\n"
+    with pytest.raises(reader.Problems, match="searches nothing"):
+        reader.parse(text, tmp_path)
+
+
+def test_best_without_a_search_is_a_mistake(tmp_path: Path) -> None:
+    text = (
+        "name: x\ndata: {name: digits}\nmodel: {name: resnet8}\nloss: {name: focal}\nrows: {a: {loss: {best: true}}}\n"
+    )
+    with pytest.raises(reader.Problems, match="no search to take the best of"):
+        reader.parse(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a list", "just text", "!!python/object/apply:os.system ['true']", "a: &a [*a]"]
+)
+def test_what_is_no_study_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"study\.yaml: "):
+        reader.read(file)
+
+
+def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        reader.read(tmp_path / "nowhere.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(InputError, match="cannot be read"):
+        reader.read(tmp_path / "binary.yaml")
+
+
+def test_defaults_are_those_of_the_signatures(tiny: Study) -> None:
+    for name, (_, default) in registry.parameters(LOSSES["ghm_cwap"]).items():
+        if f"loss/{name}" not in tiny.searches[OWN].space:
+            assert tiny.loss[name] == default
+    assert tiny.recipe == dataclasses.replace(
+        Recipe(),
+        epochs=4,
+        batch_size=64,
+        clip_norm=2.0,
+        augment=dataclasses.replace(Recipe().augment, crop=1, flip=False),
+    )
+
+
+def test_ranges_become_dimensions(tiny: Study) -> None:
+    assert tiny.searches[OWN].space == {
+        "loss/alpha": Dimension("uniform", (0.3, 1.0)),
+        "loss/gamma": Dimension("uniform", (0.0, 1.5)),
+        "loss/regions": Dimension("choice", (10, 20)),
+        "loss/aura": Dimension("choice", (True, False)),
+    }
+
+
+def test_a_row_takes_what_was_found_and_its_own_values(tiny: Study) -> None:
+    found = {"loss/alpha": 0.5, "loss/gamma": 1.0, "loss/regions": 20, "loss/aura": False}
+    row = reader.row_config(tiny, "margin+weight_aura", {OWN: found})
+    assert (row["loss"]["alpha"], row["loss"]["regions"], row["loss"]["aura"]) == (0.5, 20, True)
+    other = reader.row_config(tiny, "ldam+drw", {OWN: found})
+    assert other["loss"] == {"name": "ldam", "max_m": 0.5, "s": 30.0, "drw": {"start": 0.5, "beta": 0.9999}}
+    assert other["model"] == {"name": "resnet8", "width": 4, "head": "cosine"}
+
+
+def test_a_row_with_another_model_does_not_inherit_parameters(tmp_path: Path, tiny_text: str) -> None:
+    text = tiny_text.replace("model: {head: cosine}", "model: {name: resnet32}")
+    study = reader.parse(text, tmp_path)
+    assert reader.row_config(study, "ldam+drw", {})["model"] == {"name": "resnet32", "width": 16, "head": "linear"}
+
+
+def test_a_study_is_immutable(tiny: Study) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tiny.name = "other"  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tiny.recipe.epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("back", [reader.from_dict, cell_of])
+@pytest.mark.parametrize("scale", [None, (0.2, 1.0)])
+def test_a_cell_survives_being_a_dictionary(
+    tiny: Study, scale: tuple[float, float] | None, back: Callable[[Any], CellConfig]
+) -> None:
+    config = reader.row_config(tiny, "ldam+drw", {})
+    config["recipe"] = dataclasses.replace(config["recipe"], augment=Augment(scale=scale), posthoc_tau=0.5)
+    cell = reader.cell(config, data_seed=1, init_seed=2, holdout=0.3)
+    through_json = json.loads(json.dumps(dataclasses.asdict(cell)))
+    assert back(dataclasses.asdict(cell)) == cell
+    assert back(through_json) == cell
+
+
+def test_every_bundled_study_is_valid_and_matches_the_schema() -> None:
+    files, validator = sorted(SPACES.glob("*.yaml")), jsonschema.Draft202012Validator(schema())
+    assert files
+    for file in files:
+        reader.read(file)
+        validator.validate(yaml.safe_load(file.read_text()))
+
+
+@pytest.mark.long
+def test_the_schema_for_editors_is_current() -> None:
+    command = [sys.executable, "-m", "tune_lt.study.schema"]  # in a process where no test has registered a plugin
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads((SPACES / "schema.json").read_text()) == json.loads(printed), "run `make schema`"
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [("loss", "alhpa"), ("recipe", "epohcs"), ("search", "trails"), ("model", "w")]
+)
+def test_the_schema_refuses_a_typo(tiny_text: str, section: str, key: str) -> None:
+    study = yaml.safe_load(tiny_text)
+    jsonschema.validate(study, schema())
+    study[section][key] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(study, schema())
+
+
+def test_overlay_nested_and_flattened() -> None:
+    tree = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert overlay(tree, {"a": {"b": 5}}) == {"a": {"b": 5, "c": 2}, "d": 3}
+    assert tree["a"] == {"b": 1, "c": 2}
+    assert nested(flattened(tree)) == tree

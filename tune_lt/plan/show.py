@@ -1,0 +1,135 @@
+"""What `tune-lt plan` shows: the whole study with its defaults, what is done, what is left and what that costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from tune_lt.plan.cost import Estimate, Outlook
+from tune_lt.study import Space, Study, flattened, smaller
+
+ENDS = ("mean", "low", "high")  # of an interval
+
+
+def lines(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | None) -> list[str]:
+    """For people; ``about`` says what data the study is on."""
+    shown = [yaml.safe_dump(_defaults(study), sort_keys=False, allow_unicode=True).rstrip()]
+    warning = smaller(study.scale)
+    shown += [f"# {warning}"] if warning else []
+    for space in study.searches.values():
+        of = f" of {space.name}" if len(study.searches) > 1 else ""
+        for path, dimension in space.space.items():
+            when = "".join(f", where {other.replace('/', '.')} is in {list(v)}" for other, v in dimension.when.items())
+            shown.append(f"# searched{of}: {path.replace('/', '.')} {dimension.kind} {list(dimension.values)}{when}")
+    shown += ["", *about, *(_search_line(study, space, seen) for space in study.searches.values())]
+    by = [f"{len(study.rows)} rows", f"{len(study.columns)} imbalance factors", f"{len(study.seeds)} seeds"]
+    size = " x ".join(part for part in by if not part.startswith("1 imbalance"))
+    epochs = _epochs(seen)["tables"]["mean"]
+    left = f", {epochs:.0f} epochs left" if epochs else ""
+    shown.append(f"tables: {size} = {len(seen.cells)} cells, {seen.cells_done} done{left}")
+    for row, written in study.rows.items():
+        own = next(cell for cell in seen.cells if cell.row == row)
+        loss = ", ".join(f"{key} {value}" for key, value in flattened(own.cell.loss).items() if value is not None)
+        waits = set(study.searches) - set(seen.found) and "name" not in written.get("loss", {})
+        shown.append(f"  {row}: {loss}" + (" (searched values: not known yet)" if waits else ""))
+    return shown + _cost_lines(cost)
+
+
+def content(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | None) -> dict[str, Any]:
+    """For scripts: what `plan --json` prints; times in the units of their names, memory in bytes."""
+    epochs = _epochs(seen)
+    searches = {
+        name: {
+            "trials": space.search.budget,
+            "units": len(study.units(space)),
+            "epochs": study.recipe.epochs,
+            "done": seen.trials_done[name],
+        }
+        for name, space in study.searches.items()
+    }
+    tables = {
+        "rows": list(study.rows),
+        "imbalance": list(study.columns),
+        "seeds": _seeds(study),
+        "cells": len(seen.cells),
+        "done": seen.cells_done,
+        "epochs_left": epochs["tables"],
+    }
+    estimated = None
+    if cost is not None:
+        hours = {key: getattr(cost.hours, key) for key in ENDS}
+        estimated = dataclasses.asdict(cost) | {
+            "cpu_hours": {key: value * cost.cpus for key, value in hours.items()},
+            "gpu_hours": {key: value * cost.gpus for key, value in hours.items()},
+        }
+    search = {"searches": searches, "epochs_left": epochs["search"]} if searches else None
+    about_it = {"name": study.name, "scale": study.scale, "data": list(about)}
+    return about_it | {"search": search, "tables": tables, "estimate": estimated}
+
+
+def plain(config: Any) -> Any:
+    """Lists for tuples: YAML has no other."""
+    if isinstance(config, dict):
+        return {key: plain(value) for key, value in config.items()}
+    return [plain(value) for value in config] if isinstance(config, tuple | list) else config
+
+
+def _search_line(study: Study, space: Space, seen: Outlook) -> str:
+    done, budget = seen.trials_done[space.name], space.search.budget
+    units = len(study.units(space))
+    length = f"{units} x {study.recipe.epochs}" if units > 1 else str(study.recipe.epochs)
+    epochs = _epochs(seen)["search"]["mean"]
+    state = "done" if done == budget else f"{done} done" if done else "to do"
+    left = f", about {epochs:.0f} epochs left" if epochs and len(study.searches) == 1 else ""
+    return f"{study.label(space)}: {budget} trials of at most {length} epochs, {state}{left}"
+
+
+def _epochs(seen: Outlook) -> dict[str, dict[str, float]]:
+    """What is left to train, with its interval."""
+    return {
+        phase: {key: sum(getattr(work.epochs, key) for work in seen.work if work.phase == phase) for key in ENDS}
+        for phase in ("search", "tables")
+    }
+
+
+def _defaults(study: Study) -> dict[str, Any]:
+    """The whole study with every default, as its file would say it."""
+    shown = {"name": study.name} | plain(study.base())
+    shown["data"]["validation"] = plain(dataclasses.asdict(study.validation))
+    shared = next(iter(study.searches.values()), None)
+    shown["search"] = plain(dataclasses.asdict(shared.search)) if shared else None
+    return shown | {"seeds": _seeds(study), "resources": dataclasses.asdict(study.resources)}
+
+
+def _seeds(study: Study) -> Any:
+    if all(data == init for data, init in study.seeds):
+        return [data for data, _ in study.seeds]
+    return {"data": sorted({data for data, _ in study.seeds}), "init": sorted({init for _, init in study.seeds})}
+
+
+def _cost_lines(cost: Estimate | None) -> list[str]:
+    if cost is None:
+        return ["estimated cost: unknown; there is no past run on this store, and no GPU here to time some steps on"]
+    if cost.hours.mean == 0:
+        return ["nothing is left to train"]
+    unit, factor = ("GPU", cost.gpus) if cost.gpus else ("CPU", cost.cpus)
+    mean, low, high = (_hours(getattr(cost.hours, key) * factor) for key in ENDS)
+    wall = f"about {_duration(cost.wall_seconds.mean)} with {cost.at_once} at once"
+    lines = [f"estimated {mean} {unit}-hours ({low} to {high}), {wall}, from {cost.source}"]
+    if cost.memory_bytes is not None:
+        lines.append(f"peak memory per trial {cost.memory_bytes / 1e9:.2f} GB")
+    return lines
+
+
+def _hours(hours: float) -> str:
+    return "<0.001" if 0 < hours < 0.001 else f"{hours:.2g}" if hours < 10 else f"{hours:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length, limit in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
+        if seconds / length < limit:
+            return f"{seconds / length:.1f} h" if unit == "h" else f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,150 @@
+"""Figures of a study, made with matplotlib's objects alone: no global state, no window, any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tune_lt.report.tables.summary import runs_of
+
+# Okabe & Ito's palette: told apart by colour-blind readers, and by markers in black and white
+_STYLES = (
+    ("#0072B2", "o"),
+    ("#D55E00", "s"),
+    ("#009E73", "^"),
+    ("#CC79A7", "D"),
+    ("#E69F00", "v"),
+    ("#56B4E9", "P"),
+    ("#000000", "X"),
+)
+_POINTS = 30  # at most: beyond, neighbouring classes are averaged
+_TICKS = 12
+_SHORT = 10  # characters of a class name that fits below its tick
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes from head to tail, in ``groups`` of neighbours: one point of a figure each.
+
+    ``sizes``: the mean number of training images of each group; ``names``: of its largest class.
+    """
+
+    groups: tuple[np.ndarray, ...]
+    sizes: np.ndarray
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: pd.Series, most: int = _POINTS) -> Classes:
+        """From a line of the frame, in ``most`` groups or fewer."""
+        counts = np.asarray(run["class_counts"], dtype=float)
+        order = np.argsort(-counts, kind="stable")
+        groups = tuple(np.array_split(order, min(len(order), most)))
+        sizes = np.array([counts[group].mean() for group in groups])
+        return cls(groups, sizes, tuple(run["class_names"][group[0]] for group in groups))
+
+
+def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str) -> Figure:
+    """Accuracy over the classes from head to tail, a line for each of ``rows`` (four at most read well).
+
+    ``frame`` has one line per run (`tables`). x: classes by falling training size, which is also drawn as bars on the
+    right, logarithmic axis; y: accuracy in percent, mean over the runs with a band of ± one standard deviation
+    (n - 1). With more than 30 classes a point is the mean over neighbouring classes, and the axis says so; the band is
+    then that of the neighbours' mean. Repeated runs count once, as in the tables; a row without runs is named in the
+    legend and has no line; a class without test images leaves a gap.
+    """
+    figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    figure.suptitle(plain(title), fontsize=12)
+    runs = {row: runs_of(frame, row) for row in rows}
+    drawn = [lines for lines in runs.values() if len(lines)]
+    if not drawn:
+        axes.text(0.5, 0.5, "no finished runs", ha="center", va="center", transform=axes.transAxes)
+        axes.set_axis_off()
+        return figure
+    classes = _common_classes(pd.concat(drawn))
+    _draw_sizes(axes, classes)
+    for index, (row, lines) in enumerate(runs.items()):
+        _draw_row(axes, f"{plain(row)} ({_runs(len(lines))})", lines, classes, _STYLES[index % len(_STYLES)])
+    _label(axes, classes)
+    one_line = sum(len(row) + 15 for row in rows) <= 120  # characters across the figure
+    columns = len(rows) if one_line else (len(rows) + 1) // 2
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return figure
+
+
+def _common_classes(runs: pd.DataFrame) -> Classes:
+    if len({tuple(counts) for counts in runs["class_counts"]}) > 1:
+        raise ValueError("accuracy by class size: the runs were trained on different numbers of images per class")
+    return Classes.of(runs.iloc[0])
+
+
+def _draw_row(axes: Axes, label: str, runs: pd.DataFrame, classes: Classes, style: tuple[str, str]) -> None:
+    colour, marker = style
+    x = np.arange(len(classes.groups))
+    points = np.array([points_of(per_class, classes) for per_class in runs["per_class"]]).reshape(-1, len(x))
+    mean = points.mean(axis=0) if len(points) else np.full(len(x), np.nan)
+    if len(points) > 1:
+        std = points.std(axis=0, ddof=1)
+        axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(x, mean, color=colour, marker=marker, markersize=5 if len(x) <= 20 else 3, linewidth=1.8, label=label)
+
+
+def points_of(per_class: Sequence[float], classes: Classes) -> list[float]:
+    """One run's accuracy at each point, in percent: the mean over those of its classes that have a value."""
+    accuracy = 100 * np.asarray(per_class, dtype=float)
+    known = [accuracy[group][~np.isnan(accuracy[group])] for group in classes.groups]
+    return [float(values.mean()) if len(values) else np.nan for values in known]
+
+
+def _draw_sizes(axes: Axes, classes: Classes) -> None:
+    sizes = axes.twinx()
+    sizes.bar(np.arange(len(classes.sizes)), classes.sizes, width=0.85, color="#E4E4E4")
+    sizes.set_yscale("log")
+    # one decade of room below and above: the smallest class keeps a bar, the lines stay clear of the tallest
+    sizes.set_ylim(max(classes.sizes.min(), 1) / 3, max(classes.sizes.max(), 1) * 3)
+    sizes.set_ylabel("training images per class (bars, log)", color="#707070")
+    sizes.tick_params(axis="y", which="both", colors="#707070")
+    sizes.yaxis.set_major_formatter("{x:g}")
+    sizes.spines[:].set_visible(False)
+    axes.set_zorder(sizes.get_zorder() + 1)
+    axes.patch.set_visible(False)
+
+
+def _label(axes: Axes, classes: Classes) -> None:
+    n = len(classes.groups)
+    ticks = np.unique(np.linspace(0, n - 1, min(n, _TICKS)).round().astype(int))
+    named = n == len(ticks) and max(map(len, classes.names)) <= _SHORT
+    labels = [f"{classes.sizes[tick]:.0f}" for tick in ticks]
+    if named:
+        labels = [f"{label}\n{plain(classes.names[tick])}" for tick, label in zip(ticks, labels, strict=True)]
+    axes.set_xticks(ticks, labels, fontsize=8)
+    what = "training images" + (" and name" if named else "")
+    axes.set_xlabel(f"classes from head to tail: {what}{_means(classes)}")
+    axes.set_ylabel("accuracy (%), mean ± std over runs")
+    axes.set_ylim(-2, 102)
+    axes.set_xlim(-0.6, n - 0.4)
+    axes.grid(axis="y", color="#B0B0B0", linewidth=0.5, alpha=0.6)
+    axes.spines[["top", "left", "right"]].set_visible(False)
+
+
+def _means(classes: Classes) -> str:
+    members = sorted({len(group) for group in classes.groups})
+    if members == [1]:
+        return ""
+    return f"; a point is the mean of {' or '.join(map(str, members))} of the {sum(map(len, classes.groups))} classes"
+
+
+def _runs(n: int) -> str:
+    return "no runs" if n == 0 else "1 run" if n == 1 else f"{n} runs"
+
+
+def plain(text: str) -> str:
+    """``text`` as matplotlib should show it."""
+    return text.replace("$", r"\$")  # matplotlib reads $...$ as mathematics

@@ -1,0 +1,215 @@
+"""Running a whole study: one driver, one Ray session, the search, then the tables."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from tune_lt import data, provenance, training
+from tune_lt.errors import InputError
+from tune_lt.run.display import Display
+from tune_lt.run.planner import PlannedCell, parent_tags, planned_cells, recommended, trial_cells
+from tune_lt.run.runner import Runner
+from tune_lt.run.shared_folder import check_shared, checkpoint_folder
+from tune_lt.store import TAG, Store
+from tune_lt.store.journal import PATIENCE_SECONDS, Journal
+from tune_lt.store.lease import Lease
+from tune_lt.study import Search, Study, reader
+
+OBJECT_STORE_BYTES = 200 * 2**20  # beside the images
+ROOM_BYTES = 200 * 2**20  # on the disk, for the store, the journal and checkpoints
+
+
+def load_data(study: Study) -> data.Dataset:
+    """The study's data set; raises InputError naming what is missing or damaged."""
+    return training.load_dataset(reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0))
+
+
+def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
+    """Check that everything the study will train can be built, and say what data it is trained on, in lines.
+
+    Raises InputError for what cannot, before anything is started.
+    """
+    placeholder = {
+        name: {path: d.values[0] for path, d in space.space.items()} for name, space in study.searches.items()
+    }
+    for planned in {cell.row: cell for cell in planned_cells(study, placeholder, dataset.content_hash)}.values():
+        training.rehearse(planned.cell, dataset)
+    cells = [cell for name, space in study.searches.items() for cell in trial_cells(study, space, placeholder[name])]
+    base = reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)
+    split = training.rehearse(base, dataset)
+    unvalidated = [
+        training.rehearse(cell, dataset).unvalidated for cell in {cell.fold: cell for cell in cells}.values()
+    ]
+    counts = sorted(split.split_counts, reverse=True)
+    sealed = len(split.test_index)
+    lines = [f"data: {len(counts)} classes, {counts[0]} to {counts[-1]} training images, {sealed} images sealed"]
+    if dataset.skipped:
+        lines.append(f"data: {len(dataset.skipped)} unreadable files skipped: {_some(dataset.skipped)}")
+    never = set.intersection(*map(set, unvalidated)) if unvalidated else set()
+    sometimes = set().union(*map(set, unvalidated)) - never
+    if never:
+        names = [dataset.class_names[label] for label in sorted(never)]
+        lines.append(f"data: too few images to hold one out, so not in the validation: {_some(names)}")
+    if sometimes:
+        names = [dataset.class_names[label] for label in sorted(sometimes)]
+        lines.append(f"data: fewer images than folds, so not in the validation of every fold: {_some(names)}")
+    return lines
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended: whether every cell of its tables is there, and the network of the row it recommends."""
+
+    whole: bool
+    model: Model | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network of a ``cell`` that is trained to its end: its ``state``, from which `training.trained` makes it.
+
+    ``again``: it was trained once more, after its cell had been recorded.
+    """
+
+    cell: PlannedCell
+    state: Path
+    dataset: data.Dataset
+    again: bool
+
+
+def run_study(study: Study, store: Store, display: Display) -> Outcome:
+    """Search, train what is missing, record everything; what an earlier driver finished is not done again.
+
+    Raises InputError if the study cannot be carried out,
+    KeyboardInterrupt if it was stopped.
+    """
+    if not study.searches and not study.rows:
+        raise InputError(f"the study {study.name!r} has neither a search nor rows to run; tune-lt train trains it")
+    folder = store.state_folder(study.name)
+    checkpoints = checkpoint_folder(study, store)
+    _check_room(folder)
+    _check_room(checkpoints)
+    store.client.patience = PATIENCE_SECONDS
+    dataset = load_data(study)
+    for line in rehearse(study, dataset):
+        display.say(line)
+    parent = store.ensure_parent(study.name)
+    lease = Lease(store, parent)
+    status = "FAILED"
+    model = None
+    try:
+        before = store.snapshot(study.name)
+        runs = before.runs_by_key()
+        journal = Journal(store, study.name, parent, folder, say=display.say, beat=lease.renew, runs=runs)
+        try:
+            journal.drain()  # what a driver that was killed had not sent yet
+            orphans = store.interrupt_running(study.name)
+            for file in (*checkpoints.glob("*.json"), *checkpoints.glob("*.[0-9]*")):
+                file.unlink()  # scores of units, kept for a trial that is tried again: the store has them by now
+            if journal.inherited or orphans:
+                before = store.snapshot(study.name)
+            if orphans:
+                display.say(f"{orphans} runs of a driver that died are taken up again where they are still wanted")
+            store.begin(parent, study.text, {**parent_tags(study), **_where(checkpoints)})
+            _show(store, study)
+            with _ray_session(display, dataset, checkpoints):
+                runner = Runner(study, store, display, dataset, parent, journal, lease, before)
+                found = {
+                    name: values for space in study.searches.values() for name, values in runner.search(space).items()
+                }
+                cells = planned_cells(study, found, dataset.content_hash)
+                chosen = recommended(study, found, runner.values, cells)
+                whole = runner.train(cells, found, chosen)
+                if chosen:
+                    cell = next(cell for cell in cells if cell.fingerprint == chosen.fingerprint)
+                    kept = runner.state(cell)
+                    model = Model(cell, kept[0], dataset, kept[1]) if kept else None
+            status = "FINISHED" if whole else "FAILED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            journal.close()
+    finally:
+        if not lease.lost:
+            _leave(store, parent, status, lease)
+    return Outcome(status == "FINISHED", model)
+
+
+def _leave(store: Store, parent: str, status: str, lease: Lease) -> None:
+    """Say in the store that this driver is done; a store that is away must not hide why it is."""
+    try:
+        store.finish(parent, status)
+        lease.release()
+    except Exception:
+        logging.getLogger(__name__).debug("the store did not take the study's end", exc_info=True)
+
+
+def _where(checkpoints: Path) -> dict[str, str]:
+    return {f"{TAG}git": provenance.git_commit(), f"{TAG}checkpoints": str(checkpoints)}
+
+
+def _show(store: Store, study: Study) -> None:
+    """What is searched now as columns of the study's trials in MLflow's UI, sorted by the first search's objective."""
+    spaces = list(study.searches.values())
+    search = spaces[0].search if spaces else Search()
+    searched = dict.fromkeys(path for space in spaces for path in space.space)
+    store.show(study.name, list(searched), search.objectives[0], search.mode)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _check_room(folder: Path) -> None:
+    """Raise InputError where the study could not be recorded."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to ({error.strerror}); the study's state belongs there"
+        ) from None
+    for place in (folder, Path(tempfile.gettempdir())):
+        free = shutil.disk_usage(place).free
+        if free < ROOM_BYTES:
+            raise InputError(f"{place}: {free / 2**20:.0f} MiB free on the disk; {ROOM_BYTES / 2**20:.0f} are needed")
+
+
+@contextmanager
+def _ray_session(display: Display, dataset: data.Dataset, checkpoints: Path) -> Iterator[None]:
+    """The cluster at RAY_ADDRESS, or a Ray of our own on this machine, for as long as the block runs.
+
+    A cluster whose nodes do not share ``checkpoints`` is refused.
+    """
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith(("http://", "https://")):
+        raise InputError(
+            f"RAY_ADDRESS: found {address}, a dashboard; valid: the cluster's own address, host:6379 or auto on one of "
+            f"its hosts; from elsewhere: tune-lt submit STUDY --address {address}"
+        )
+    display.say("starting Ray ..." if address == "local" else f"connecting to Ray at {address} ...")
+    images = dataset.train_images.nbytes + dataset.test_images.nbytes
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES + 2 * images}
+    for noisy in ("ray.tune", "ray.tune.tuner", "ray._private", "ray.train"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == "local" else {}))
+    except Exception as error:
+        raise InputError(f"Ray cannot be used at {address}: {type(error).__name__}: {error}") from None
+    try:
+        check_shared(checkpoints)
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,302 @@
+"""The Tune callback that records every trial and keeps the display current."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray import cloudpickle, tune
+from ray.exceptions import RayTaskError
+from ray.tune.experiment import Trial
+
+from tune_lt.errors import InputError
+from tune_lt.run.display import Display, Progress
+from tune_lt.run.search.selection import Ended
+from tune_lt.run.trial_on_ray import averages_in
+from tune_lt.store import TAG_CHARACTERS
+from tune_lt.store.journal import Journal
+from tune_lt.training import results
+
+SECONDS_BETWEEN_UPDATES = 0.5
+REASON_CHARACTERS = 400
+
+
+@dataclass
+class _Flight:
+    """A trial that is running: the units it has had, by index, and the last one that was begun in the store."""
+
+    planned: Mapping[str, Any]
+    rungs: dict[int, float]
+    values: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    open: int | None = None
+    step: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def units(self) -> list[dict[str, Any]]:
+        units: list[dict[str, Any]] = self.planned["units"]
+        return units
+
+    @property
+    def key(self) -> str:
+        return str(self.planned["record"]["key"])
+
+    @property
+    def several(self) -> bool:
+        return len(self.units) > 1
+
+    @property
+    def share(self) -> float:
+        return self.step / sum(unit["cell"]["recipe"]["epochs"] for unit in self.units)
+
+    def unit_key(self, index: int) -> str:
+        return str(self.units[index]["record"]["key"]) if self.several else self.key
+
+
+class Recorder(tune.Callback):
+    """Records each planned trial: its cells a run each and, where it has several, a run of its own with their means.
+
+    ``metric``: what decides; ``judged_at``: the steps whose values a restarted ASHA needs; ``rungs``: those that trials
+    to be carried on have reached, by fingerprint. ``ended`` begins with what earlier drivers finished; ``best`` picks
+    from it what to show. ``on_end`` hears of each cell or trial that is done with, and a complete cell's metrics;
+    ``check`` is called now and then, to raise if the study must stop.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        display: Display,
+        total: int,
+        *,
+        class_names: tuple[str, ...],
+        metric: str = "",
+        judged_at: Sequence[int] = (),
+        rungs: Mapping[str, Mapping[int, float]] | None = None,
+        ended: Sequence[Ended] = (),
+        best: Callable[[Sequence[Ended]], Ended | None] = lambda ended: None,
+        on_end: Callable[[str, Mapping[str, float] | None], None] = lambda fingerprint, metrics: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._journal, self._display, self._total = journal, display, total
+        self._class_names, self._metric, self._pick = class_names, metric, best
+        self._judged_at, self._on_end, self._check = set(judged_at), on_end, check
+        self._flights: dict[str, _Flight] = {}
+        self._last: dict[str, dict[str, Any]] = {}
+        self._reached = rungs or {}
+        self._recovered: set[str] = set()
+        self._updated, self._epochs = 0.0, 0
+        self._gone: list[Trial] = []
+        self._broken: InputError | None = None
+        self.ended = list(ended)
+        self._counts = Counter(end.outcome for end in self.ended)
+        self._best = best(self.ended)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles callbacks into a snapshot that nothing here ever restores
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        planned = trial.config["planned"]
+        if trial.trial_id not in self._flights:
+            reached = self._reached.get(planned["fingerprint"], {})
+            rungs = {step: value for step, value in reached.items() if step in self._judged_at}
+            self._flights[trial.trial_id] = _Flight(planned, rungs)
+        self._start(planned["record"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "epoch" not in result:
+            return  # Tune repeats a function trainable's end as a result of its own
+        self._last[trial.trial_id] = result
+        if "failed" in result:
+            return
+        flight, unit = self._flights[trial.trial_id], result["unit"]
+        if unit in flight.values:
+            return  # a trial that was tried again repeats a unit which is recorded
+        flight.step = result["step"]
+        if result["known"]:
+            self._end_unit(flight, unit, result)
+            return
+        if trial.trial_id in self._recovered:
+            self._recovered.discard(trial.trial_id)
+            self._display.say(f"the trial goes on with epoch {result['epoch']}")
+        if flight.several and flight.open != unit:
+            self._start(flight.units[unit]["record"])
+            flight.open = unit
+        self._epochs += 1
+        flight.seconds.append(result["seconds"])
+        self._write(self._journal.epoch, flight.unit_key(unit), result["epoch"], results.metrics(result))
+        if result["step"] in self._judged_at:
+            flight.rungs[result["step"]] = averages_in(result)[self._metric]
+            if flight.several:
+                self._write(self._journal.epoch, flight.key, result["step"], _means(result))
+        if result["unit_final"]:
+            self._end_unit(flight, unit, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        result = self._last.pop(trial.trial_id, {})
+        if "failed" in result:
+            self._end(trial, "failed", {}, {"reason": result["failed"], "retry": result["retry"]})
+        else:
+            self._end(trial, "complete" if result.get("final") else "pruned", result)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._end(trial, "failed", self._last.pop(trial.trial_id, {}), {"reason": _reason(trial), "retry": "yes"})
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._recovered.add(trial.trial_id)
+        self._display.say(f"a trial is tried again: {_reason(trial)}")
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if self._broken is not None:
+            raise self._broken
+        while self._gone:
+            _strip(self._gone.pop())
+        if time.monotonic() - self._updated > SECONDS_BETWEEN_UPDATES:
+            self._show()
+            self._check()
+
+    def close(self) -> int:
+        """Record what was running when Tune stopped early; how many trials that were."""
+        for flight in self._flights.values():
+            if flight.several and flight.open is not None and flight.open not in flight.values:
+                self._write(self._journal.end, flight.unit_key(flight.open), "interrupted", {})
+            self._write(self._journal.end, flight.key, "interrupted", {})
+        interrupted = len(self._flights)
+        self._flights.clear()
+        return interrupted
+
+    def reused(self, end: Ended | None) -> None:
+        """Count a trial whose cells are known already, or are in training for another trial (None)."""
+        self._add(end or Ended({}, "reused"))
+
+    def _start(self, record: Mapping[str, Any]) -> None:
+        self._write(self._journal.start, record["key"], record["name"], record["params"], record["tags"])
+
+    def _write(self, what: Callable[..., None], *content: Any) -> None:
+        """Record something; if that fails the study ends with its next step: here Tune would blame the trial."""
+        if self._broken is None:
+            try:
+                what(*content)
+            except InputError as error:
+                self._broken = error
+
+    def _end_unit(self, flight: _Flight, unit: int, result: Mapping[str, Any]) -> None:
+        flight.values[unit] = results.metrics(result)
+        if not flight.several:
+            return  # its run ends with the trial
+        if not result["known"]:
+            self._write(
+                self._journal.end,
+                flight.unit_key(unit),
+                "complete",
+                results.tags(result, flight.seconds),
+                results.files(result, self._class_names),
+            )
+            self._on_end(flight.units[unit]["fingerprint"], results.metrics(result))
+        self._write(self._journal.epoch, flight.key, result["step"], _means(result))
+        flight.seconds.clear()
+
+    def _end(self, trial: Trial, outcome: str, result: dict[str, Any], tags: Mapping[str, str] | None = None) -> None:
+        flight, tags = self._flights.pop(trial.trial_id), dict(tags or {})
+        self._gone.append(trial)
+        if flight.several and flight.open is not None and flight.open not in flight.values:
+            name = flight.units[flight.open]["fingerprint"]
+            self._write(
+                self._journal.end, flight.unit_key(flight.open), outcome, tags | results.tags(result, flight.seconds)
+            )
+            self._on_end(name, None)
+        if flight.several:
+            effort = {"epochs": str(result.get("step", 0)), "units": _listed(flight)}
+        else:
+            effort = results.tags(result, flight.seconds)
+        whole = outcome == "complete" and not flight.several
+        self._on_end(flight.planned["fingerprint"], results.metrics(result) if whole else None)
+        if self._judged_at:
+            effort["rungs"] = json.dumps(flight.rungs)
+        self._write(
+            self._journal.end,
+            flight.key,
+            outcome,
+            tags | effort,
+            None if flight.several else results.files(result, self._class_names),
+        )
+        end = Ended(
+            flight.planned.get("found", {}),
+            outcome,
+            averages_in(result),
+            tags.get("reason", ""),
+            _by_metric(flight),
+            result.get("step", 0),
+        )
+        self._add(end)
+        if end.reason:
+            self._display.say(f"a trial failed and is recorded as such: {end.reason}")
+        self._show()
+
+    def _add(self, end: Ended) -> None:
+        self.ended.append(end)
+        self._counts[end.outcome] += 1
+        if end.outcome == "complete":
+            self._best = self._pick([*([self._best] if self._best else []), end])
+
+    def _show(self) -> None:
+        self._updated = time.monotonic()
+        counts = {outcome: self._counts[outcome] for outcome in ("pruned", "failed")}
+        best = ""
+        if self._best and self._metric:
+            found = ", ".join(f"{path.split('/')[-1]} {_short(value)}" for path, value in self._best.found.items())
+            best = f"{self._metric} {self._best.value(self._metric):.3f} ({found})"
+        shares = [flight.share for flight in self._flights.values()]
+        self._display.update(Progress(len(self.ended), shares, self._total, self._epochs, counts, best))
+
+
+def _strip(trial: Trial) -> None:
+    """Drop what Tune would keep of an ended trial for ever, 70 KiB each: the store has it all."""
+    metadata = trial.run_metadata
+    metadata.metric_analysis.clear()
+    metadata.metric_n_steps.clear()
+    metadata.last_result = {}
+    trial.evaluated_params, trial.experiment_tag = {}, ""
+    trial.config = {"planned": {"fingerprint": trial.config["planned"]["fingerprint"]}}
+
+
+def _means(result: Mapping[str, Any]) -> dict[str, float]:
+    """A trial's metrics so far: the means of what is watched, and the last training loss."""
+    watched = {name: value for name, value in averages_in(result).items() if math.isfinite(value)}
+    return {"train/loss": result["train/loss"]} | watched
+
+
+def _by_metric(flight: _Flight) -> dict[str, list[float]]:
+    """The watched metrics of each unit a trial has had, in order."""
+    order = sorted(flight.values)
+    return {name: [flight.values[index].get(name, math.nan) for index in order] for name in flight.planned["watched"]}
+
+
+def _listed(flight: _Flight) -> str:
+    values = {name: [v if math.isfinite(v) else None for v in some] for name, some in _by_metric(flight).items()}
+    exact = json.dumps(values)
+    if len(exact) <= TAG_CHARACTERS:
+        return exact
+    return json.dumps({name: [v if v is None else round(v, 5) for v in some] for name, some in values.items()})
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _reason(trial: Trial) -> str:
+    """The exception that ended the trial, in one line. Tune has it in a file of the trial's folder on this machine."""
+    try:
+        with open(trial.pickled_error_file, "rb") as file:
+            error = cloudpickle.load(file)  # written by this very process a moment ago
+    except (OSError, TypeError):
+        return "the trial ended without saying why"
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    text = " ".join(str(cause).split())
+    return f"{type(cause).__name__}: {text}"[:REASON_CHARACTERS]

@@ -1,0 +1,360 @@
+"""Carrying out a study inside a Ray session: its searches, and the cells of its tables."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from tune_lt import data, provenance, training
+from tune_lt.errors import InputError
+from tune_lt.run import workers
+from tune_lt.run.display import Display
+from tune_lt.run.out_of_memory import kills_fail_trials
+from tune_lt.run.planner import (
+    PlannedCell,
+    Planner,
+    Recommended,
+    artifact,
+    found_by,
+    recorded_search,
+    study_tags,
+    table_of_contents,
+)
+from tune_lt.run.recorder import Recorder
+from tune_lt.run.search import selection
+from tune_lt.run.search.past import ENDED, past_trials
+from tune_lt.run.search.schedulers import milestones, scheduler
+from tune_lt.run.search.searcher import CellSearch
+from tune_lt.run.search.selection import Ended
+from tune_lt.run.shared_folder import checkpoint_folder
+from tune_lt.run.trial_on_ray import Setting, averages, checkpoint_path, train_again, train_cell
+from tune_lt.store import CONTENTS, Snapshot, Store
+from tune_lt.store.journal import Journal
+from tune_lt.store.lease import Lease
+from tune_lt.store.records import reused_tag
+from tune_lt.study import Resources, Space, Study, ranges
+from tune_lt.study.rows import ONE_SE
+from tune_lt.training import checkpoint
+
+ATTEMPTS = 3  # for a trial whose worker dies or raises; one that would only repeat its failure gets one
+
+
+class Runner:
+    """Carries out one study: what every trial of it shares."""
+
+    def __init__(
+        self,
+        study: Study,
+        store: Store,
+        display: Display,
+        dataset: data.Dataset,
+        parent_id: str,
+        journal: Journal,
+        lease: Lease,
+        before: Snapshot,
+    ) -> None:
+        self.study, self.store, self.display, self.journal, self.lease = study, store, display, journal, lease
+        self.before = before  # what the store had when this driver began
+        self.finished = {name: record.metrics for name, record in before.finished.items()}  # and what was added since
+        self.dataset, self.parent_id = dataset, parent_id
+        self.checkpoints = checkpoint_folder(study, store)
+        tags = study_tags(study)
+        tags |= {"git": provenance.git_commit(), "versions": json.dumps(provenance.versions())}
+        gpus = study.resources.gpus
+        self.gpus = gpus if gpus is not None else float(ray.cluster_resources().get("GPU", 0) >= 1)
+        self.setting = Setting(study.plugins, str(study.folder), study.resources, self.gpus)
+        self.concurrent = _fit(study.resources, self.gpus)
+        tags["device"] = str(training.pick_device("auto" if self.gpus else "cpu"))
+        tags["workers"] = str(study.resources.workers)
+        self.planner = Planner(study, dataset.content_hash, tags)
+        self.values: dict[str, Mapping[str, float]] = {}  # search -> the means of the best it found
+        self.kept: str | None = None  # the cell whose state is not removed once it is recorded
+
+    def search(self, space: Space) -> dict[str, dict[str, Any]]:
+        """What rows take from a search: its name -> the best values found (flat, path -> value).
+
+        As many trials are trained as are still missing.
+        """
+        study, search = self.study, space.search
+        label = study.label(space)
+        recorded = recorded_search(study, space, self.store, self.parent_id, self.dataset.content_hash)
+        if recorded is not None:
+            self.display.say(f"{label}: {search.budget} trials, all reused; found {_listed(recorded['found'])}")
+            self.values[space.name] = recorded["values"]
+            return found_by(space.name, recorded)
+        reference = self._reference(space) if search.constraints else {}
+        signature, metric = study.search_signature(space, self.dataset.content_hash), search.objectives[0]
+        records = self.before.trials(signature)
+        past = past_trials(self.store, study.name, signature, metric, records)
+        past = [trial for trial in past if trial.number < search.budget]
+
+        def plan(found: Mapping[str, Any]) -> dict[str, Any]:
+            return self.planner.trial(space, found, self.finished)
+
+        over = {trial.fingerprint for trial in past if trial.outcome in ENDED}
+        ended = []
+        for trial in past:
+            if trial.outcome == "reused":
+                end = _reused(trial.found, plan(trial.found))
+                if end.outcome == "complete" or trial.fingerprint in over:
+                    ended.append(end)  # one that waited for another which is still in flight begins anew
+            elif trial.outcome != "running":
+                ended.append(Ended(trial.found, trial.outcome, trial.values, "", trial.units, trial.step))
+        running = sum(trial.outcome == "running" for trial in past)
+        self.display.say(
+            f"{label}: {search.budget} trials, {len(ended)} reused, {running} to be carried on, "
+            f"{search.budget - len(ended) - running} to begin"
+        )
+        recorder = self._recorder(
+            search.budget,
+            metric=metric,
+            best=lambda trials: selection.best(trials, search, reference),
+            judged_at=milestones(search, study.recipe.epochs),
+            rungs={trial.fingerprint: trial.rungs for trial in past if trial.outcome == "running"},
+            ended=ended,
+        )
+
+        def on_reuse(number: int, found: Mapping[str, Any], name: str, values: Mapping[str, float] | None) -> None:
+            text = json.dumps({"found": dict(found), "fingerprint": name})
+            self.journal.note({reused_tag(signature, number): text})
+            recorder.reused(_reused(found, plan(found)) if values is not None else None)
+
+        searcher = CellSearch(space, plan, past, on_reuse, reference)
+        units = study.units(space)
+        early = scheduler(search, study.recipe.epochs, past, units=len(units), folds=study.validation.folds)
+        self._tune(label, recorder, searcher=searcher, trial_scheduler=early)
+        if not searcher.exhausted:
+            raise KeyboardInterrupt  # Tune takes Ctrl-C itself, and returns
+        return self._conclude(space, signature, label, recorder.ended, reference)
+
+    def _conclude(
+        self, space: Space, signature: str, label: str, ended: Sequence[Ended], reference: Mapping[str, float]
+    ) -> dict[str, dict[str, Any]]:
+        """Choose, record what was chosen and from what, and say so."""
+        search = space.search
+        best = selection.best(ended, search, reference)
+        if best is None:
+            reasons = "; ".join(sorted({end.reason for end in ended if end.reason})) or "none ran to its end"
+            raise InputError(f"no trial of the search ended with a finite {search.objectives[0]}: {reasons}")
+        neutral = {path: value for path in space.space if (value := ranges.neutral(space.name, path)) is not None}
+        plain = selection.one_standard_error(ended, search, reference, space.space, neutral)
+        front = selection.pareto(ended, search, reference) if len(search.objectives) > 1 else []
+        content = {
+            **_choice(best),
+            "signature": signature,
+            "trials": search.budget,
+            "objectives": list(search.objectives),
+            "mode": search.mode,
+            "constraints": dict(search.constraints),
+            "reference": dict(reference),
+            "order": [f"seed {seed}, {fold}" for seed, fold in self.study.units(space)],
+            "epochs": sum(end.epochs for end in ended),  # of all trials
+            ONE_SE: _choice(plain) if plain else None,
+            "front": [_choice(trial) for trial in front],
+            "points": [_choice(end) | {"outcome": end.outcome} for end in ended if end.found],
+        }
+        self.store.log_json(self.parent_id, artifact(space.name), content)
+        self.values[space.name] = best.metrics
+        shown = ", ".join(f"{name} {best.value(name):.3f}" for name in search.objectives)
+        self.display.say(f"{label}: found {_listed(best.found)} ({shown})")
+        if plain and plain is not best:
+            shown = f"{search.objectives[0]} {plain.value(search.objectives[0]):.3f}"
+            self.display.say(f"{label}: the plainest within one standard error: {_listed(plain.found)} ({shown})")
+        broken = selection.violation(best, search, reference)
+        if broken:
+            self.display.say(f"{label}: no trial keeps the constraints; this one breaks them least, by {broken:.3f}")
+        return found_by(space.name, content)
+
+    def _reference(self, space: Space) -> dict[str, float]:
+        """The watched metrics of plain cross-entropy on the images the search's trials are judged on."""
+        cells = self.planner.reference(space)
+        missing = [cell for cell in cells if cell.fingerprint not in self.finished]
+        if missing:
+            self.display.say(f"reference for the constraints: {len(missing)} cells to train")
+            ended = self._train_cells("reference", missing)
+            reasons = {end.reason for end in ended if end.outcome == "failed"}
+            if reasons:
+                raise InputError(f"search.constraints: their reference cannot be trained: {'; '.join(sorted(reasons))}")
+        scores = [self.finished[cell.fingerprint] for cell in cells]
+        reference = {name: value for name, value in averages(scores, space.search.watched).items() if isfinite(value)}
+        for name in space.search.constraints:
+            if name not in reference:
+                raise InputError(f"search.constraints.{name}: no held-out image belongs to these classes")
+        return reference
+
+    def train(
+        self, cells: list[PlannedCell], found: Mapping[str, Mapping[str, Any]], chosen: Recommended | None
+    ) -> bool:
+        """Train the cells whose fingerprints no finished run has, and record which cells the tables are made of.
+
+        Whether none failed.
+        """
+        if not cells:
+            return True
+        self.kept = chosen.fingerprint if chosen else None
+        have, hopeless = self.finished, self.before.hopeless_cells()
+        for cell in cells:
+            if cell.fingerprint in have and cell.fingerprint != self.kept:  # kept when it was the one recommended
+                checkpoint_path(self.checkpoints, cell.fingerprint).unlink(missing_ok=True)
+        wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
+        missing = [cell for name, cell in wanted.items() if name not in have and name not in hopeless][::-1]
+        failed = [name for name in wanted if name in hopeless and name not in have]
+        self.display.say(
+            f"tables: {len(wanted)} cells, {len(wanted) - len(missing) - len(failed)} reused, {len(missing)} to train"
+            + (f", {len(failed)} known to fail: {hopeless[failed[0]]}" if failed else "")
+        )
+        self.store.log_json(self.parent_id, CONTENTS, table_of_contents(self.study, cells, found, chosen))
+        if not missing:
+            return not failed
+        failures = [end for end in self._train_cells("tables", missing) if end.outcome == "failed"]
+        if failures:
+            self.display.say(f"tables: {len(failures)} of {len(missing)} cells failed: {failures[0].reason}")
+        return not (failed or failures)
+
+    def state(self, cell: PlannedCell) -> tuple[Path, bool] | None:
+        """The file with the state after a finished cell's last epoch, and whether it was trained once more for that.
+
+        It is where none was kept. None where that failed.
+        """
+        if cell.fingerprint not in self.finished:
+            return None
+        path = checkpoint_path(self.checkpoints, cell.fingerprint)
+        if checkpoint.epoch(path) == cell.cell.recipe.epochs:
+            return path, False
+        path.unlink(missing_ok=True)
+        resources = self.study.resources
+        self.display.say(f"model: {cell.row} is trained once more, its network was not kept")
+        alone = {"num_cpus": resources.cpus, "num_gpus": self.gpus} if resources.workers == 1 else {"num_cpus": 0}
+        options: dict[str, Any] = {"max_retries": ATTEMPTS - 1, **alone}
+        task = ray.remote(**options)(train_again)
+        try:
+            ray.get(task.remote(cell.cell, path, self.dataset, self.setting))
+        except ray.exceptions.RayError as error:
+            self.display.say(f"model: {cell.row} could not be trained again: {str(error).strip().splitlines()[-1]}")
+            return None
+        return path, True
+
+    def _train_cells(self, label: str, cells: Sequence[PlannedCell]) -> list[Ended]:
+        planned = [self.planner.cell(cell, keep=cell.fingerprint == self.kept) for cell in cells]
+        recorder = self._recorder(len(planned))
+        self._tune(label, recorder, space={"planned": tune.grid_search(planned)})
+        if len(recorder.ended) < len(planned):
+            raise KeyboardInterrupt
+        return recorder.ended
+
+    def _recorder(self, total: int, **options: Any) -> Recorder:
+        def done_with(name: str, metrics: Mapping[str, float] | None) -> None:
+            if metrics is not None:
+                self.finished[name] = metrics
+                if name == self.kept:
+                    return
+            state = checkpoint_path(self.checkpoints, name)
+            for file in (state, state.with_suffix(".json")):
+                file.unlink(missing_ok=True)
+
+        names = self.dataset.class_names
+        return Recorder(
+            self.journal,
+            self.display,
+            total,
+            class_names=names,
+            on_end=done_with,
+            check=self._check_lease,
+            **options,
+        )
+
+    def _check_lease(self) -> None:
+        if self.lease.lost:
+            raise InputError(f"another driver has taken over the study {self.study.name!r}; this one stops")
+
+    def _tune(
+        self, label: str, recorder: Recorder, *, searcher: Any = None, trial_scheduler: Any = None, space: Any = None
+    ) -> None:
+        """Run trials until the searcher has no more, or the space is covered; each is recorded as it goes."""
+        resources = self.study.resources
+        with tempfile.TemporaryDirectory(prefix="tune_lt_") as scratch:
+            trainable = tune.with_parameters(
+                train_cell, dataset=self.dataset, checkpoints=str(self.checkpoints), setting=self.setting
+            )
+            alone = {"cpu": resources.cpus, "gpu": self.gpus}
+            self.display.phase(label, len(recorder.ended))
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, alone if resources.workers == 1 else workers.DRIVER),
+                param_space=space,
+                tune_config=tune.TuneConfig(
+                    num_samples=-1 if searcher else 1,
+                    search_alg=searcher,
+                    scheduler=trial_scheduler,
+                    max_concurrent_trials=self.concurrent,
+                    reuse_actors=resources.workers == 1,  # else Tune leaves a trial 2 s to end its workers
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name=label,
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=[recorder],
+                    failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
+                ),
+            )
+            try:
+                with kills_fail_trials():
+                    tuner.fit()
+            finally:
+                interrupted = recorder.close()
+        if interrupted:
+            raise KeyboardInterrupt
+
+
+def _choice(trial: Ended) -> dict[str, Any]:
+    """A trial as the artifact of its search has it; the standard error is that of the first metric."""
+    first = next(iter(trial.units.values()), ())
+    error = selection.standard_error(first)
+    return {
+        "found": dict(trial.found),
+        "values": dict(trial.metrics),
+        "standard_error": error if error == error else None,  # NaN is no JSON
+        "units": {name: [v if v == v else None for v in values] for name, values in trial.units.items()},
+        "epochs": trial.epochs,
+    }
+
+
+def _reused(found: Mapping[str, Any], planned: Mapping[str, Any]) -> Ended:
+    """A trial whose cells were all known; it took no epochs."""
+    if planned["values"] is None:
+        return Ended(found, "reused")
+    units = {name: [unit["known"].get(name, float("nan")) for unit in planned["units"]] for name in planned["watched"]}
+    return Ended(found, "complete", planned["values"], "", units)
+
+
+def _fit(resources: Resources, gpus: float) -> int:
+    """How many trials run at once: as many as are wanted, at most what the Ray cluster has room for."""
+    workers.check_resources(resources.workers, gpus)
+    if resources.workers > 1:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = workers.groups_at_once(nodes, workers=resources.workers, cpus=resources.cpus, gpus=gpus)
+    else:
+        have = ray.cluster_resources()
+        needs = (("CPU", resources.cpus), ("GPU", gpus))
+        room = int(min(have.get(kind, 0) // need for kind, need in needs if need))
+    if room < 1:
+        have, several = ray.cluster_resources(), f" for each of {resources.workers} workers"
+        raise InputError(
+            f"resources: a trial takes {resources.cpus:g} CPUs and {gpus:g} GPUs"
+            + (several if resources.workers > 1 else "")
+            + f"; this Ray cluster has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
+        )
+    return min(room, resources.concurrent or room)
+
+
+def _listed(found: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{path} {value:.4g}" if isinstance(value, float) else f"{path} {value}" for path, value in found.items()
+    )

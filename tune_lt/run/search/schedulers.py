@@ -1,0 +1,123 @@
+"""When a trial is stopped early: by ASHA within its first unit, or by racing between its folds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from tune_lt.run.search.past import Past
+from tune_lt.run.search.racing import FoldRace
+from tune_lt.run.trial_on_ray import MEAN
+from tune_lt.study import Search
+
+ETA = 2  # ASHA keeps the better half at each rung
+RUNGS = 2  # at a quarter and at half of the epochs
+
+
+def milestones(search: Search, epochs: int) -> list[int]:
+    """The epochs after which ASHA decides; none without it."""
+    if search.scheduler != "asha":
+        return []
+    grace = math.ceil(epochs / ETA**RUNGS)  # rounded down, Tune would add a rung just before the end
+    return [grace * ETA**k for k in range(RUNGS) if grace * ETA**k < epochs]
+
+
+def scheduler(
+    search: Search, epochs: int, past: Sequence[Past] = (), *, units: int = 1, folds: int | None = None
+) -> TrialScheduler:
+    """The search's scheduler with what ``past`` trials have shown; first-in-first-out where none stops any.
+
+    ``units``: the folds times the seeds of a trial, each of ``epochs``.
+    """
+    if search.scheduler == "racing":
+        return FoldRacing(past, search, units, folds or units)
+    if search.scheduler != "asha":
+        return FIFOScheduler()
+    return CellASHA(
+        past,
+        time_attr="step",
+        metric=f"{MEAN}{search.objectives[0]}",
+        mode=search.mode,
+        max_t=epochs,
+        grace_period=math.ceil(epochs / ETA**RUNGS),
+        reduction_factor=ETA,
+    )
+
+
+class CellASHA(ASHAScheduler):
+    """ASHA that starts with what earlier trials reached; Tune itself forgets it (ray#30838).
+
+    It judges within a trial's first unit; a trial whose first unit is known already is beyond that.
+    """
+
+    def __init__(self, past: Sequence[Past], **options: Any) -> None:
+        super().__init__(**options)
+        self._resumed: set[str] = set()
+        sign = 1.0 if options["mode"] == "max" else -1.0
+        for trial in past:
+            for milestone, recorded in self._brackets[0]._rungs:
+                if int(milestone) in trial.rungs:
+                    recorded[trial.fingerprint] = sign * trial.rungs[int(milestone)]
+
+    @property
+    def rungs(self) -> list[tuple[int, dict[str, float]]]:
+        """(epoch, trial -> value as ASHA orders it), the last rung first."""
+        return [(int(milestone), recorded) for milestone, recorded in self._brackets[0]._rungs]
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        super().on_trial_add(tune_controller, trial)
+        for _, recorded in self.rungs:  # a trial that is carried on brings what it reached
+            if (fingerprint := trial.config["planned"]["fingerprint"]) in recorded:
+                recorded[trial.trial_id] = recorded.pop(fingerprint)
+                self._resumed.add(trial.trial_id)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if result.get("known") or result.get("unit"):
+            return str(TrialScheduler.CONTINUE)
+        if trial.trial_id in self._resumed and "step" in result:
+            self._resumed.discard(trial.trial_id)
+            for milestone, recorded in self.rungs:
+                if milestone >= result["step"]:  # it is asked about again: the driver died before it could decide
+                    recorded.pop(trial.trial_id, None)
+        if result.get("unit_final") and not result["final"]:
+            return str(TrialScheduler.CONTINUE)  # the base class ends a trial at its last epoch; here folds follow
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        self._trial_info.pop(trial.trial_id, None)  # every epoch has been judged when it was reported
+
+
+class FoldRacing(FIFOScheduler):
+    """Stops a trial between units once a `FoldRace` finds it worse than the best with enough evidence."""
+
+    def __init__(self, past: Sequence[Past], search: Search, units: int, folds: int) -> None:
+        super().__init__()
+        self._metric: str = search.objectives[0]
+        self._race = FoldRace(units, folds, mode=search.mode)
+        for trial in past:
+            values = trial.units.get(self._metric, ()) if trial.outcome != "running" else ()
+            for unit, value in enumerate(values):
+                self._race.record(trial.fingerprint, unit, value)
+            if trial.outcome == "failed" and len(values) < units:
+                self._race.record(trial.fingerprint, len(values), math.nan)
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        super().on_trial_add(tune_controller, trial)
+        planned = trial.config["planned"]
+        for unit, content in enumerate(planned["units"]):  # judged with all that is known of it
+            if content["known"] is not None:
+                self._race.record(planned["fingerprint"], unit, content["known"].get(self._metric, math.nan))
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        fingerprint = trial.config["planned"]["fingerprint"]
+        if "failed" in result:
+            self._race.record(fingerprint, result["unit"], math.nan)
+        if not result.get("unit_final"):
+            return str(TrialScheduler.CONTINUE)
+        self._race.record(fingerprint, result["unit"], result.get(self._metric, math.nan))
+        stop = not result["final"] and not result["known"] and self._race.hopeless(fingerprint)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)

@@ -1,0 +1,234 @@
+"""Optuna behind Ray Tune: suggests whole trials, tells the truth about how each ended, and can start again.
+
+Ray's own OptunaSearch tells a stopped trial as complete and a failed one never (STACK.md §A); nothing of it is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from tune_lt.run.search.past import Past
+from tune_lt.run.trial_on_ray import MEAN
+from tune_lt.study import Dimension, Search, Space, grid
+
+STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+Values = Mapping[str, float]
+
+
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """A dimension of the study file as Optuna's distribution."""
+    if dimension.kind == "choice":
+        return CategoricalDistribution(dimension.values)
+    low, high = dimension.values
+    if dimension.kind == "int":
+        return IntDistribution(low, high)
+    return FloatDistribution(low, high, log=dimension.kind == "loguniform")
+
+
+def violations(search: Search, values: Values, reference: Values) -> dict[str, float]:
+    """How far each constraint is broken: by how much more than allowed a metric is below the reference; <= 0 holds."""
+    return {name: reference[name] - allowed - values[name] for name, allowed in search.constraints.items()}
+
+
+def _suggest(trial: optuna.trial.Trial, path: str, dimension: Dimension) -> Any:
+    if dimension.kind == "choice":
+        return trial.suggest_categorical(path, dimension.values)
+    low, high = dimension.values
+    if dimension.kind == "int":
+        return trial.suggest_int(path, low, high)
+    return trial.suggest_float(path, low, high, log=dimension.kind == "loguniform")
+
+
+class CellSearch(Searcher):
+    """A Tune searcher that suggests planned trials over ``space``, each one a configuration and its cells.
+
+    ``plan`` turns found values (flat, ``{"loss/alpha": 0.7}``) into a planned trial: a mapping with its
+    ``fingerprint``, its ``record``, and the ``values`` of the watched metrics where all its cells are trained already
+    (else None). ``past`` are the trials an earlier driver had. ``on_reuse(number, found, fingerprint, values)`` hears
+    of trials that need no training; ``values`` is None where another trial is about to give them. ``reference``: the
+    metrics that constraints compare with.
+
+    A trial stopped early is told as PRUNED with its last value, one without a finite value as FAILED. Each suggestion
+    follows from the seed, the trial's number and what is known by then, so that a search that starts again does not
+    repeat itself. A dimension whose ``when`` does not hold is not suggested.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        plan: Callable[[Mapping[str, Any]], dict[str, Any]],
+        past: Sequence[Past] = (),
+        on_reuse: Callable[[int, Mapping[str, Any], str, Values | None], None] = lambda *reuse: None,
+        reference: Values | None = None,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        search = space.search
+        self._space, self._search, self._plan, self._on_reuse = space.space, search, plan, on_reuse
+        self._reference = reference or {}
+        super().__init__(metric=f"{MEAN}{search.objectives[0]}", mode=search.mode)
+        direction: Literal["maximize", "minimize"] = "maximize" if search.mode == "max" else "minimize"
+        self.study = optuna.create_study(directions=[direction] * len(search.objectives), sampler=self._sampler_for(0))
+        self._numbers = sorted(set(range(search.budget)) - {trial.number for trial in past})
+        self._redo: list[tuple[Past, optuna.trial.Trial]] = []
+        self._ended: dict[str, tuple[TrialState, Values, int]] = {}  # fingerprint -> how a trial of it ended, its step
+        self._trials: dict[str, optuna.trial.Trial] = {}
+        self._running: dict[str, list[optuna.trial.Trial]] = {}  # fingerprint -> trials that wait for its result
+        self._fingerprints: dict[str, str] = {}
+        for trial in past:
+            self._remember(trial)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every trial has been suggested and has ended."""
+        return not (self._numbers or self._redo or self._running)
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._redo:
+            past, trial = self._redo.pop(0)
+            return self._begin(trial_id, trial, past.number, past.found, self._plan(past.found))
+        while self._numbers:
+            number = self._numbers.pop(0)
+            self.study.sampler = self._sampler_for(number)
+            if self._search.sampler == "grid":
+                self.study.enqueue_trial(next(itertools.islice(grid(self._space), number, None)))
+            trial, found = self._ask()
+            planned = self._plan(found)
+            fingerprint = planned["fingerprint"]
+            values = None
+            if fingerprint in self._ended:
+                state, values, step = self._ended[fingerprint]
+                self._repeat(trial, state, values, step)
+                values = values if state == TrialState.COMPLETE else None
+            elif planned["values"] is not None:
+                values = planned["values"]
+                self._tell(trial, TrialState.COMPLETE, values)
+            elif fingerprint in self._running:
+                self._running[fingerprint].append(trial)
+            else:
+                return self._begin(trial_id, trial, number, found, planned)
+            self._on_reuse(number, found, fingerprint, values)
+        return Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        value = result.get(self.metric, math.nan)
+        if math.isfinite(value) and len(self._search.objectives) == 1:
+            self._trials[trial_id].report(value, result["step"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if trial_id not in self._trials:
+            return  # Tune says it twice
+        trial, fingerprint = self._trials.pop(trial_id), self._fingerprints.pop(trial_id)
+        result = result or {}
+        values = {name: result.get(f"{MEAN}{name}", math.nan) for name in self._search.watched}
+        waiting = self._running.pop(fingerprint)
+        if error or not all(map(math.isfinite, values.values())):
+            state = TrialState.FAIL
+        else:
+            state = TrialState.COMPLETE if result["final"] else TrialState.PRUNED
+        if not error:  # what failed by an accident may be tried again, under another number
+            self._ended[fingerprint] = (state, values, result.get("step", 0))
+        self._tell(trial, state, values)
+        for one in waiting:
+            self._repeat(one, state, values, result.get("step", 0))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune's snapshot of the searcher is never restored, so it holds nothing."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search starts again from the store")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # likewise
+
+    def _ask(self) -> tuple[optuna.trial.Trial, dict[str, Any]]:
+        """The next trial and the values of the dimensions that matter in it."""
+        trial = self.study.ask()
+        found: dict[str, Any] = {}
+        for path, dimension in self._space.items():
+            if dimension.holds(found):
+                found[path] = _suggest(trial, path, dimension)
+        return trial, found
+
+    def _repeat(self, trial: optuna.trial.Trial, state: TrialState, values: Values, step: int) -> None:
+        """Tell of a trial what another one of the same cells ended with."""
+        if state == TrialState.PRUNED and len(self._search.objectives) == 1:
+            trial.report(values[self._search.objectives[0]], step)
+        self._tell(trial, state, values)
+
+    def _tell(self, trial: optuna.trial.Trial, state: TrialState, values: Values) -> None:
+        if state != TrialState.FAIL:
+            for name, broken in violations(self._search, values, self._reference).items():
+                trial.set_constraint(name, broken)
+        # of a pruned trial Optuna takes the last reported value itself
+        told = [values[name] for name in self._search.objectives] if state == TrialState.COMPLETE else None
+        self.study.tell(trial, told, state=state)
+
+    def _begin(
+        self, trial_id: str, trial: optuna.trial.Trial, number: int, found: Mapping[str, Any], planned: dict[str, Any]
+    ) -> dict[str, Any]:
+        self._trials[trial_id] = trial
+        self._fingerprints[trial_id] = planned["fingerprint"]
+        self._running[planned["fingerprint"]] = []
+        record = planned["record"]
+        record = record | {"name": f"trial {number}", "tags": record["tags"] | {"trial": str(number)}}
+        return {"planned": planned | {"found": dict(found), "record": record}}
+
+    def _remember(self, past: Past) -> None:
+        """Put a trial of an earlier driver into the Optuna study; one in flight is asked for again, as it was."""
+        if past.outcome == "reused":
+            known = self._plan(past.found)["values"]
+            if past.fingerprint in self._ended:
+                self._add(past, *self._ended[past.fingerprint])
+            elif known is not None:
+                self._add(past, TrialState.COMPLETE, known, past.step)
+            else:  # what it waited for is in flight, or was stopped: let it be tried on its own
+                self._numbers = sorted([*self._numbers, past.number])
+            return
+        if past.outcome == "running":
+            self.study.enqueue_trial(dict(past.found))
+            self._redo.append((past, self._ask()[0]))
+            return
+        values = {name: past.value(name) for name in self._search.watched}
+        finite = all(map(math.isfinite, values.values()))
+        state = STATES[past.outcome] if finite else TrialState.FAIL
+        self._add(past, state, values, past.step)
+        self._ended.setdefault(past.fingerprint, (state, values, past.step))
+
+    def _add(self, past: Past, state: TrialState, values: Values, step: int) -> None:
+        first = values[self._search.objectives[0]]
+        failed, pruned = state == TrialState.FAIL, state == TrialState.PRUNED
+        told = [first] if pruned else [values[name] for name in self._search.objectives]
+        trial = optuna.trial.create_trial(
+            state=state,
+            values=None if failed else told,
+            params=dict(past.found),
+            distributions={path: distribution(self._space[path]) for path in past.found},
+            intermediate_values={step: first} if pruned else None,
+            constraints=None if failed else violations(self._search, values, self._reference),
+        )
+        self.study.add_trial(trial)
+
+    def _sampler_for(self, number: int) -> optuna.samplers.BaseSampler:
+        """A sampler whose random state depends on the seed and the trial's number alone, so that none need be saved."""
+        digest = hashlib.sha256(f"{self._search.seed}/{number}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+        if self._search.sampler != "tpe":
+            return optuna.samplers.RandomSampler(seed=seed)
+        startup = max(4, min(10, self._search.budget // 3))  # a third of a short search is enough to start the model
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)

@@ -1,0 +1,47 @@
+"""Views that MLflow's UI lists for a study's experiment, so that its rows and trials can be read there at once.
+
+MLflow 3.17 keeps what a user saves under "Views" in tags of the experiment; these are such tags.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tune_lt.store.records import TAG
+from tune_lt.training.accuracies import GROUPS
+
+_KEY = "mlflow.sharedViewState."  # and the view's name in addresses: ?viewStateShareKey=tables
+_ROW = f"{TAG}row"
+
+
+def tags(searched: Sequence[str], metric: str, mode: str) -> dict[str, str]:
+    """The tags of an experiment that has the views.
+
+    ``searched``: paths of the searched parameters, a column of the trials each; ``metric`` and ``mode`` (max, min) say
+    what the trials are sorted by. Without a search there is no view of its trials.
+    """
+    accuracies = [f"metrics.`test/{name}`" for name in ("top1", *GROUPS)]
+    rows = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": _ROW}]}
+    tables = _state(f"tags.`{TAG}fold` = 'full'", "attributes.start_time", accuracies, ascending=True, groupBy=rows)
+    found = {f"{_KEY}tables": _view("Tables: rows, means over seeds", tables)}
+    if not searched:
+        return found
+    by = f"metrics.`{metric}`"
+    columns = [*(f"params.`{path}`" for path in ("loss/name", *searched)), by]
+    trials = _state(f"tags.`{_ROW}` = 'search'", by, columns, ascending=mode == "min")
+    return found | {f"{_KEY}search": _view(f"Search: trials by {metric}, the best first", trials)}
+
+
+def _state(search: str, order: str, columns: Sequence[str], *, ascending: bool, **more: Any) -> dict[str, Any]:
+    """What the UI keeps of a table of runs; all else is as it begins."""
+    shown = {"searchFilter": search, "orderByKey": order, "orderByAsc": ascending, "selectedColumns": list(columns)}
+    every = {"startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs"}
+    return shown | every | more
+
+
+def _view(name: str, state: dict[str, Any]) -> str:
+    now = int(1000 * time.time())
+    return json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": json.dumps(state)})

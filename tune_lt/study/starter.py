@@ -1,0 +1,123 @@
+"""A first study file for a folder of images: what fits its classes, its sizes and this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tune_lt.data.decode import Unreadable, opened
+from tune_lt.data.sources.folder import training_files
+from tune_lt.errors import InputError
+
+LOOKED_AT = 400  # files whose size is read, evenly over the folder
+STEPS_GPU, STEPS_CPU = 12_000, 800  # of one training: the CIFAR-LT recipe has 19,400 in its 200 epochs
+TRIALS_GPU, TRIALS_CPU = 12, 6
+SMALL, MEDIUM = 48, 112  # pixels of the shorter side up to which images are taken as 32 and as 64 pixels
+FOLDS = 3
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a folder holds: training images of each class, and the median shorter side of some of them, in pixels."""
+
+    counts: dict[str, int]
+    side: int
+
+    @property
+    def images(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def imbalance(self) -> float:
+        """Images of the largest class for one of the smallest."""
+        return max(self.counts.values()) / min(self.counts.values())
+
+
+def look(root: Path) -> Look:
+    """Count the images below ``root`` as `image_folder` would, and read the sizes of some.
+
+    Raises InputError naming the folder that is no data set, or if none of those files is an image.
+    """
+    files = training_files(root)
+    paths = [path for of_class in files.values() for path in of_class]
+    sides = _sides(paths[:: -(-len(paths) // LOOKED_AT)])
+    if not sides:
+        raise InputError(f"{root}: none of the files looked at can be read as an image")
+    return Look({name: len(of_class) for name, of_class in files.items()}, round(statistics.median(sides)))
+
+
+def _sides(paths: Sequence[Path]) -> list[int]:
+    sides = []
+    for path in paths:
+        try:
+            with opened(path) as image:
+                sides.append(min(image.size))
+        except Unreadable:
+            continue  # plan and run name it
+    return sides
+
+
+def study(root: Path, seen: Look, *, gpu: bool) -> str:
+    """The text of a study file for what `look` saw, for a machine with or without a GPU.
+
+    A search for each loss with equal budgets on folds of the training images; then softmax and all of them with five
+    seeds, scored once on the sealed test.
+    """
+    size = 32 if seen.side <= SMALL else 64 if seen.side <= MEDIUM or not gpu else 224
+    large = size == 224
+    batch = max(16, min(128, 2 ** (seen.images // 8).bit_length() // 2))
+    steps = STEPS_GPU if gpu else STEPS_CPU
+    epochs = max(10, min(200, round(steps * batch / seen.images)))
+    largest, smallest = (pick(seen.counts, key=seen.counts.__getitem__) for pick in (max, min))
+    where = json.dumps(str(root.expanduser().resolve()), ensure_ascii=False)  # JSON's texts are YAML's
+    network = "{name: torchvision, architecture: resnet18, weights: IMAGENET1K_V1}" if large else (
+        "{name: resnet32}" if gpu else "{name: resnet8}"
+    )  # fmt: skip
+    aside = "weights: null trains from nothing; {name: timm, architecture: …} knows others" if large else (
+        "resnet32 is better, and six times slower" if not gpu else "resnet8 is faster"
+    )  # fmt: skip
+    optimizer = (
+        "{name: adamw, lr: 0.0003, weight_decay: 0.05}" if large else "{name: sgd, lr: 0.1, weight_decay: 5.0e-4}"
+    )
+    augment = "{scale: [0.3, 1.0]}" if large else f"{{crop: {size // 8}, flip: true}}"
+    lines = [
+        "# Which loss for these images? Written by tune-lt init; every line may be changed.",
+        "#",
+        f"# found     {seen.images:,} training images of {len(seen.counts)} classes, {seen.counts[largest]:,} of "
+        f"{json.dumps(largest, ensure_ascii=False)} down to {seen.counts[smallest]:,} of "
+        f"{json.dumps(smallest, ensure_ascii=False)}; the shorter side is {seen.side} pixels (median)",
+        "# command   tune-lt plan FILE says what it costs, tune-lt run FILE does it",
+        f"name: {json.dumps(name_of(root))}",
+        f"data: {{name: image_folder, root: {where}, size: {size}{', stream: true' if large else ''}, "
+        f"validation: {{folds: {FOLDS}}}}}",
+        f"model: {network}   # {aside}",
+        "recipe:",
+        f"  epochs: {epochs}",
+        f"  batch_size: {batch}",
+        f"  optimizer: {optimizer}",
+        f"  augment: {augment}   # flip: false where left and right matter, as in writing",
+        "  clip_norm: 2.0",
+        *(["  precision: bfloat16"] if large else []),
+        "loss: {name: ghm_cwap, alpha: {uniform: [0.3, 1.0]}, gamma: {uniform: [0.0, 1.5]}}",
+        f"search: {{trials: {TRIALS_GPU if gpu else TRIALS_CPU}}}   # for each loss that has something to search",
+        "compare:",
+        "  losses:",
+        "    - balanced_softmax",
+        "    - logit_adjustment",
+        "    - vs",
+        "    - {loss: {name: ldam, drw: {start: 0.8}}, model: {head: cosine}}",
+        "rows:",
+        "  softmax: {loss: {name: softmax}}   # plain cross-entropy: what the others are measured against",
+        "seeds: [0, 1, 2, 3, 4]",
+        f"resources: {{cpus: {4 if large else 1}, gpus: {(1 if large else 0.25) if gpu else 0}}}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def name_of(root: Path) -> str:
+    """A study's name from a folder's: its letters, digits, dots, dashes and underlines."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", root.expanduser().resolve().name).strip("-._") or "images"

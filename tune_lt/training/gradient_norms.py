@@ -1,0 +1,75 @@
+"""The gradient norms a trained network leaves on its training images: what the paper's Figure 2 shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tune_lt import data, distributed, losses
+
+BINS = 100  # of equal width over [0, 1], as recorded
+FINE = 1000  # finer than any adaptive region: what regions are measured against
+
+
+@torch.no_grad()
+def recorded(
+    model: nn.Module, loss: losses.Loss, batches: data.AnyBatches, groups: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """Histograms of the loss's gradient norms g over the images in ``batches``, not augmented, in eval mode.
+
+    ``{"bins": 100, "counts": {name: [100 counts]}, "largest": c, "smallest": c, "edges": {name: [N + 1]} or None}``:
+    the names are ``all``, those of ``groups`` (classes by size), ``largest`` and ``smallest``, the classes with the
+    most and the fewest training images. ``edges`` are those two classes' unit regions, of a loss that has them; then
+    ``precision`` has the `density_error` of each class for its own regions and for as many equal ones.
+    """
+    model.eval()
+    loss.eval()
+    classes = len(loss.class_counts)
+    table = torch.zeros(classes * FINE, dtype=torch.int64, device=loss.class_counts.device)
+    for x, y in batches.epoch(0):
+        if len(y):
+            g = loss.gradient_norm(model(x).float(), y)
+            cells = y * FINE + (g * FINE).long().clamp(0, FINE - 1)
+            table.index_add_(0, cells, torch.ones_like(cells))
+    fine = distributed.total(table).view(classes, FINE).cpu()
+    counts = fine.view(classes, BINS, FINE // BINS).sum(2)
+    extremes = {"largest": int(loss.class_counts.argmax()), "smallest": int(loss.class_counts.argmin())}
+    members = {"all": list(range(classes)), **groups} | {name: [label] for name, label in extremes.items()}
+    edges = loss.unit_regions()
+    precision = {}
+    if edges is not None:
+        own = edges.double().cpu().numpy()
+        equal = np.broadcast_to(np.linspace(0, 1, own.shape[1]), own.shape)
+        precision["precision"] = {
+            name: [density_error(row, ends) for row, ends in zip(fine.numpy(), regions, strict=True)]
+            for name, regions in (("own", own), ("equal", equal))
+        }
+    return {
+        "bins": BINS,
+        "counts": {name: counts[list(labels)].sum(0).tolist() for name, labels in members.items()},
+        **extremes,
+        "edges": None if edges is None else {name: edges[label].tolist() for name, label in extremes.items()},
+        **precision,
+    }
+
+
+def density_error(counts: np.ndarray, edges: np.ndarray) -> float | None:
+    """How far off the logarithm of a class's density is, averaged over regions, at the mean image; None without images.
+
+    The mean of |log of the region's mean density − log of the density in a fine bin| over the images in the bins.
+    ``counts`` (bins) of equal bins over [0, 1]; ``edges`` (N + 1) of the regions; within a bin images lie evenly.
+    """
+    total = counts.sum()
+    if not total:
+        return None
+    bins = len(counts)
+    below = np.interp(edges, np.linspace(0, 1, bins + 1), np.concatenate([[0], np.cumsum(counts)]))
+    mean = np.diff(below) / np.maximum(np.diff(edges), 1e-12)  # images per unit of g
+    taken = np.flatnonzero(counts)
+    region = np.clip(np.searchsorted(edges, (taken + 0.5) / bins, side="right") - 1, 0, len(edges) - 2)
+    error = np.abs(np.log(np.maximum(mean[region], 1e-12)) - np.log(counts[taken] * bins))
+    return float((error * counts[taken]).sum() / total)

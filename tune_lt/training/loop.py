@@ -1,0 +1,363 @@
+"""Training one cell: a generator of epoch results. Knows neither Ray, MLflow nor pydantic.
+
+    for result in run_epochs(cell):
+        print(result.epoch, result.train_loss, result.val)
+
+Everything random is keyed by the cell's seeds: the sub-sample by the data seed; initialisation, the order of the
+images and their augmentation by the init seed. On one machine with one number of threads, equal cells give equal
+numbers on the CPU, interrupted and resumed or not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tune_lt import data, distributed, losses, models
+from tune_lt.config import RESULT_VERSION, CellConfig, determining, fold_of, long_tail
+from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.training import accuracies, checkpoint, gradient_norms
+from tune_lt.training.classifier import Classifier
+from tune_lt.training.evaluation import Scores, evaluate
+from tune_lt.training.optimization import lr_factor, optimizer
+from tune_lt.training.step import RecordedStep, Step
+
+EVALUATION_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch gave.
+
+    ``val`` is there where the cell holds images out. Only after the last epoch, and if asked for: ``test``; ``norms``,
+    the histograms of `tune_lt.training.gradient_norms`; ``by_image``, of each test image its label, whether it was
+    right, and the probability of its class.
+    """
+
+    epoch: int
+    epochs: int
+    lr: float
+    train_loss: float
+    seconds: float
+    val: Scores | None = None
+    test: Scores | None = None
+    class_counts: tuple[int, ...] = field(default=())
+    norms: Mapping[str, Any] | None = None
+    by_image: Mapping[str, Any] | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.epoch == self.epochs
+
+    def as_metrics(self) -> dict[str, float]:
+        """The numbers to record, by the names of DESIGN §6; groups without classes are left out."""
+        named = {"train/loss": self.train_loss}
+        for split, scores in (("val", self.val), ("test", self.test)):
+            if scores:
+                named |= {f"{split}/top1": scores.top1, f"{split}/balanced": scores.balanced}
+                named |= {f"{split}/{group}": value for group, value in scores.groups.items() if not math.isnan(value)}
+        return named
+
+
+def run_epochs(
+    cell: CellConfig,
+    *,
+    dataset: data.Dataset | None = None,
+    device: str = "auto",
+    score_test: bool = False,
+    save_to: Path | None = None,
+    save_seconds: float = 0.0,
+    identity: str = "",
+    loaders: int = 0,
+) -> Generator[EpochResult, bool | None, None]:
+    """Train ``cell`` and yield an EpochResult after each epoch.
+
+    ``dataset`` spares loading it again; ``device`` is ``auto``, ``cpu``, ``cuda``, ``mps`` or ``cuda:1``. The sealed
+    test is scored after the last epoch, and only with ``score_test``. With ``save_to`` the state is written there once
+    the caller has taken an epoch's result, unless that was done less than ``save_seconds`` ago, and after the last: by
+    a thread while the next epoch trains, never while the caller has a result. A caller that sends True for an epoch
+    ends the training, with its state saved. A state found there is continued (that of the last epoch is scored again).
+    ``identity`` is what else, beside the cell and the images, that state must belong to: the sources of plugins.
+    ``loaders``: processes that read images which stay on disk, 0 for this one; no result depends on it.
+
+    With several ranks (`tune_lt.distributed`) every rank runs this, and takes every result, which is the same on all:
+    each trains on its share of every batch, and the result is one process's but for rounding. Rank 0 alone reads and
+    writes the state, which one process or another number of ranks can go on from.
+
+    Raises InputError for a configuration or data that cannot be trained, TrainingFailed when the loss is no longer
+    finite.
+    """
+    run = _Run(cell, dataset or load_dataset(cell), pick_device(device), score_test, identity, loaders)
+    epochs = cell.recipe.epochs
+    done = 0
+    if save_to is not None:
+        if saved := distributed.from_first(partial(checkpoint.load, save_to, run.identity)):
+            done = run.restore(saved)
+        if done == epochs:
+            yield run.result(done)
+    writer = checkpoint.Writer(save_to, run.identity) if save_to and distributed.rank() == 0 else None
+    saved_at = time.monotonic()
+    with writer or nullcontext():
+        for epoch in range(done + 1, epochs + 1):
+            run.train_epoch(epoch)
+            if writer:
+                writer.wait()  # before scoring forks loaders, and the caller may remove the file or end its process
+            stop = yield run.result(epoch)
+            if writer and (stop or epoch == epochs or time.monotonic() - saved_at >= save_seconds):
+                writer.save(run.state(epoch))
+                saved_at = time.monotonic()
+            if stop:
+                return
+
+
+class _Run:
+    """The parts of one training run and its mutable state."""
+
+    def __init__(
+        self,
+        cell: CellConfig,
+        dataset: data.Dataset,
+        place: torch.device,
+        score_test: bool = False,
+        identity: str = "",
+        loaders: int = 0,
+    ) -> None:
+        split = data.cell_data(
+            dataset,
+            **long_tail(cell.data),
+            data_seed=cell.data_seed,
+            holdout=cell.holdout if cell.fold != "full" else None,
+            fold=fold_of(cell.fold),
+        )
+        if split.val_index is not None and len(split.val_index) == 0:
+            if max(split.split_counts) < 2:
+                raise InputError("no image can be held out: every class has a single training image")
+            raise InputError(f"fold {cell.fold} has no image to score: too many folds for so few images")
+        self.cell, self.place, self.split = cell, place, split
+        content = asdict(cell) | {"data": determining(cell.data, cell.fold)}
+        self.identity = json.dumps([content, dataset.content_hash, RESULT_VERSION, identity], sort_keys=True)
+        torch.manual_seed(cell.init_seed)
+        self.model, self.loss = build(cell, dataset, split.class_counts, place)
+        self.model = distributed.joined(self.model)
+        self.train_loss, self.seconds = math.nan, 0.0
+
+        def batches(
+            images: torch.Tensor | data.ImageFiles, labels: torch.Tensor, index: torch.Tensor, training: bool
+        ) -> data.AnyBatches:
+            streamed = isinstance(images, data.ImageFiles)  # large: no more of them at a time than in training
+            options: dict[str, Any] = {
+                "batch_size": cell.recipe.batch_size if training or streamed else EVALUATION_BATCH,
+                "augment": cell.recipe.augment if training else None,
+                "mean": dataset.mean,
+                "std": dataset.std,
+                "seed": cell.init_seed,
+                "device": place,
+            }
+            if isinstance(images, data.ImageFiles):
+                return data.StreamedBatches(images, labels, index, loaders=loaders, **options)
+            return data.Batches(images, labels, index, **options)
+
+        images, labels = dataset.train_images, dataset.train_labels
+        self.train = batches(images, labels, split.train_index, True)
+        self._device_lr = torch.zeros((), device=place) if self._records() else None  # a recorded step reads it anew
+        self.held_out = None if split.val_index is None else batches(images, labels, split.val_index, False)
+        scored = dataset.test_images, dataset.test_labels, split.test_index
+        self.test = batches(*scored, False) if score_test else None
+        self.seen = partial(batches, images, labels, split.train_index, False)  # as they are, not augmented
+        self.class_counts = tuple(split.class_counts)
+        self.groups = accuracies.groups(split.split_counts)
+        prior = torch.tensor(split.class_counts, device=place).clamp(min=1).log()
+        self.offset = cell.recipe.posthoc_tau * prior
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Made at its first use: the first one in a process loads a compiler, and a rehearsal needs none."""
+        return optimizer(self.cell.recipe.optimizer, self.model, self._device_lr)
+
+    @cached_property
+    def step(self) -> Step | RecordedStep:
+        """What `train_epoch` does with each batch."""
+        step = Step(self.model, self.loss, self.optimizer, self.cell.recipe.clip_norm, self.place)
+        return step if self._device_lr is None else RecordedStep(step, self.train.sizes[0])
+
+    def _records(self) -> bool:
+        """Whether steps are recorded: where that is quicker, and safe because network and loss are our own."""
+        own = self.cell.model["name"] in models.OWN and self.cell.loss["name"] in losses.OWN
+        small = isinstance(self.train, data.Batches)
+        return self.place.type == "cuda" and distributed.size() == 1 and small and own
+
+    def train_epoch(self, epoch: int) -> None:
+        """One pass over the training images, ``epoch`` counted from 1; leaves the mean loss per image."""
+        began = time.perf_counter()
+        self.model.train()
+        self.loss.train()
+        self._lr_to(self._lr(epoch))
+        self.step.total.zero_()
+        for (x, y), images in zip(self.train.epoch(epoch), self.train.sizes, strict=True):
+            self.step(x, y, images)
+        self.loss.end_epoch()
+        total = float(distributed.mean(self.step.total))  # the only read-back of the epoch
+        self.train_loss = total / sum(self.train.sizes)
+        self.seconds = time.perf_counter() - began
+        if not math.isfinite(self.train_loss):
+            raise TrainingFailed(
+                f"the training loss became {self.train_loss} in epoch {epoch} of {self.cell.recipe.epochs}; "
+                f"a lower recipe.optimizer.lr or a recipe.clip_norm may help"
+            )
+
+    def _lr(self, epoch: int) -> float:
+        recipe = self.cell.recipe
+        return recipe.optimizer.lr * lr_factor(recipe.schedule, epoch - 1, recipe.epochs)
+
+    def _lr_to(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr if self._device_lr is None else self._device_lr.fill_(lr)
+
+    def result(self, epoch: int) -> EpochResult:
+        last = epoch == self.cell.recipe.epochs
+        seen = accuracies.ByImage(len(self.split.test_index), self.place) if self.test and last else None
+        return EpochResult(
+            epoch=epoch,
+            epochs=self.cell.recipe.epochs,
+            lr=self._lr(epoch),
+            train_loss=self.train_loss,
+            seconds=self.seconds,
+            val=self._score(self.held_out) if self.held_out else None,
+            test=self._score(self.test, seen) if self.test and last else None,
+            class_counts=self.class_counts,
+            norms=self._norms() if last else None,
+            by_image=seen.content() if seen else None,
+        )
+
+    def _norms(self) -> dict[str, Any] | None:
+        if self.test is None or not isinstance(self.loss, losses.Loss):
+            return None
+        return gradient_norms.recorded(self.model, self.loss, self.seen(), self.groups)
+
+    def _score(self, batches: data.AnyBatches, seen: accuracies.ByImage | None = None) -> Scores:
+        return evaluate(self.model, batches, self.groups, len(self.class_counts), self.offset, seen)
+
+    def state(self, epoch: int) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "train_loss": self.train_loss,
+            "model": self.model.state_dict(),
+            "loss": self.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.place) if self.place.type == "cuda" else None,
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> int:
+        """Take over a saved state; the number of epochs it has had."""
+        self.model.load_state_dict(saved["model"])
+        self.loss.load_state_dict(saved["loss"])
+        options = self.optimizer.state_dict()["param_groups"]  # the cell's, and another device's do not fit this one
+        self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": options})
+        torch.set_rng_state(saved["random"])
+        if self.place.type == "cuda" and saved["random_cuda"] is not None:
+            torch.cuda.set_rng_state(saved["random_cuda"], self.place)
+        self.train_loss = saved["train_loss"]
+        return int(saved["epoch"])
+
+
+def trained(cell: CellConfig, dataset: data.Dataset, path: Path, identity: str = "") -> Classifier:
+    """The network of a cell from the state that `run_epochs` saved at ``path`` after the last epoch, on the CPU.
+
+    Raises InputError if there is no such state, or it is not of the last epoch.
+    """
+    run = _Run(cell, dataset, torch.device("cpu"), identity=identity)
+    saved = checkpoint.load(path, run.identity)
+    if saved is None or saved["epoch"] != cell.recipe.epochs:
+        raise InputError(f"{path}: no state of a training that has ended")
+    run.model.load_state_dict(saved["model"])
+    files = dataset.train_images
+    return Classifier(
+        run.model.network if isinstance(run.model, models.Mixed) else run.model,
+        model=cell.model,
+        class_names=dataset.class_names,
+        mean=dataset.mean,
+        std=dataset.std,
+        shape=tuple(files.shape[1:]),
+        resize=files.resize if isinstance(files, data.ImageFiles) else None,
+        offset=run.offset.tolist(),
+    )
+
+
+def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
+    """Build the cell's network and loss on the CPU and pass two images through both; the cell's images by index.
+
+    Raises InputError if that fails, so that a mistake in a plugin or an impossible combination costs no training.
+    """
+    with torch.random.fork_rng(devices=[]), _one_thread():  # threads wait for each other on a busy machine
+        run = _Run(cell, dataset, torch.device("cpu"))
+        x = dataset.train_images[:2].float() / 255
+        try:
+            value = run.loss(run.model(x), dataset.train_labels[:2])
+            value.backward()
+        except InputError:
+            raise
+        except Exception as error:
+            names = f"model {cell.model['name']!r} with loss {cell.loss['name']!r}"
+            raise InputError(f"{names} cannot be trained on these images: {type(error).__name__}: {error}") from None
+    if value.ndim != 0:
+        raise InputError(f"loss {cell.loss['name']!r} gives {tuple(value.shape)}, but it must be a scalar")
+    return run.split
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def load_dataset(cell: CellConfig) -> data.Dataset:
+    """The cell's data set, decoded and whole; raises InputError naming the file that is missing or damaged."""
+    params = {key: value for key, value in cell.data.items() if key not in ("name", *long_tail(cell.data))}
+    return data.build(cell.data["name"], **params)
+
+
+def build(
+    cell: CellConfig, dataset: data.Dataset, class_counts: list[int], place: torch.device
+) -> tuple[nn.Module, losses.Loss]:
+    """The cell's network and loss on ``place``, initialised from torch's global generator."""
+    model = models.build(**cell.model, classes=len(dataset.class_names), channels=dataset.train_images.shape[1])
+    loss = losses.build(**cell.loss, class_counts=class_counts, epochs=cell.recipe.epochs)
+    if not hasattr(loss, "end_epoch"):
+        raise InputError(f"loss {cell.loss['name']!r} has no end_epoch(); derive it from tune_lt.losses.Loss")
+    if cell.recipe.precision == "bfloat16":
+        model = models.Mixed(model)
+    return model.to(place).to(memory_format=torch.channels_last), loss.to(place)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first of CUDA, MPS, CPU that is there; raises InputError for one that is not."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        place = distributed.own_device(torch.device(name))
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto or cpu"
+        ) from None
+    if place.type == "cuda":
+        if place.index is not None:
+            torch.cuda.set_device(place)  # where streams are made
+        torch.backends.cudnn.deterministic = True  # equal cells give equal numbers
+        torch.backends.cudnn.benchmark = False
+    return place

@@ -1,0 +1,103 @@
+"""One training step, and the same step as a CUDA graph.
+
+A small network keeps a GPU waiting for its host, which launches each of the thousand kernels of a step of ResNet-32 by
+itself. A graph launches them all at once.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from tune_lt import distributed, losses
+
+WARM_UP = 3  # steps before one is recorded: libraries set themselves up in the first, the optimizer makes its state
+
+
+class Step:
+    """Forward pass, loss, backward pass, update; ``total`` sums up the losses of all images, on the device.
+
+    ``clip_norm``: the largest norm of all gradients together, None for any. Nothing is read back to the host.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: losses.Loss,
+        optimizer: torch.optim.Optimizer,
+        clip_norm: float | None,
+        place: torch.device,
+    ) -> None:
+        self.model, self.loss, self.optimizer, self.clip_norm = model, loss, optimizer, clip_norm
+        self.total = torch.zeros((), device=place)
+
+    def __call__(self, x: Tensor, y: Tensor, images: int) -> None:
+        """Train on this rank's share x (b, C, H, W), y (b,) of a batch of ``images`` images."""
+        value = self._value(x, y, images)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        distributed.average_gradients(self.model)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.optimizer.step()
+        self.total += value.detach() * images
+
+    def _value(self, x: Tensor, y: Tensor, images: int) -> Tensor:
+        """The loss of the batch; of several ranks' losses on their shares, the mean is that."""
+        logits = self.model(x)
+        if distributed.size() == 1 or type(self.loss).forward is losses.Loss.forward:
+            value: Tensor = self.loss(logits, y)
+            return value
+        # A loss that knows nothing of ranks: taken as a mean over its examples, of which there may be none.
+        return self.loss(logits, y) * (distributed.size() * len(y) / images) if len(y) else logits.sum()
+
+
+class RecordedStep:
+    """A `Step` on CUDA that is recorded once, for batches of ``images``, and then replayed; others run as they are.
+
+    Its network, loss and optimizer must do the same at every step, in the same memory, without asking the device: what
+    an epoch changes must be a tensor, changed in place. What cannot be recorded runs as it is, with a warning.
+    """
+
+    def __init__(self, step: Step, images: int) -> None:
+        self.step, self.total, self.images = step, step.total, images
+        self._seen = 0
+        self._aside = torch.cuda.Stream()  # recording must not be on the stream that everything else is on
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, x: Tensor, y: Tensor, images: int) -> None:
+        """As `Step`."""
+        if images != self.images or (self._seen > WARM_UP and self._graph is None):
+            self.step(x, y, images)
+        elif self._seen < WARM_UP:
+            self._seen += 1
+            self._aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._aside), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # soon it is
+                self.step(x, y, images)
+            torch.cuda.current_stream().wait_stream(self._aside)
+        elif self._graph is None:
+            self._seen += 1
+            self._record(x, y)
+            self(x, y, images)
+        else:
+            self._x.copy_(x)
+            self._y.copy_(y)
+            self._graph.replay()
+
+    def _record(self, x: Tensor, y: Tensor) -> None:
+        """Note what a step does without doing it."""
+        self._x, self._y, graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
+        before = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, stream=self._aside):
+                self.step(self._x, self._y, self.images)
+        except RuntimeError as error:
+            torch.cuda.set_stream(before)  # a recording that fails at its end leaves its own stream behind
+            reason = str(error).splitlines()[0]
+            del self._x, self._y
+            warnings.warn(f"steps are not replayed as a CUDA graph and take longer: {reason}", stacklevel=2)
+        else:
+            self._graph = graph
