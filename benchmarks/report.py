@@ -115,14 +115,14 @@ def tables(folder: Path) -> tuple[float, int, int]:
 
 def page(folder: Path) -> tuple[float, int, int]:
     """The same, and all files written, the page and its figures too."""
-    from tune_lt.report import collect
+    from tune_lt.report import collect, write
     from tune_lt.store import Store
 
     store = Store(f"sqlite:///{folder / 'mlflow.db'}")
 
     def whole() -> int:
         collected = collect.collect(store, NAME)
-        collect.write(collected, folder / "report")
+        write.write_report(collected, folder / "report")
         return len(collected.frame)
 
     return _timed(whole)

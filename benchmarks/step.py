@@ -30,7 +30,7 @@ from torchvision import transforms
 
 from tune_lt import data, losses, models, training
 from tune_lt.config import CellConfig, Optimizer, Recipe
-from tune_lt.training import optimization
+from tune_lt.training import step
 from tune_lt.training.step import Step
 
 CLASSES, BATCH = 10, 128
@@ -77,7 +77,7 @@ def product_step(network: str, loss: losses.Loss, classes: int, device: str, *, 
     torch.manual_seed(0)
     model = models.build(network, classes=classes, channels=3).to(device).to(memory_format=torch.channels_last)
     lr = torch.full((), Optimizer.lr, device=device) if recorded else None
-    return Step(model, loss, optimization.optimizer(Optimizer(), model, lr), None, torch.device(device))
+    return Step(model, loss, step.optimizer(Optimizer(), model, lr), None, torch.device(device))
 
 
 class Product:

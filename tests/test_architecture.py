@@ -12,8 +12,8 @@ import pytest
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[1] / "tune_lt"
-# a module may import from its own layer's package and from the layers before it
-LAYERS = (
+# a folder may import from itself and from the levels above it in this list
+LEVELS = (
     {"__init__", "errors"},
     {"registry", "config", "provenance", "plugins", "distributed"},
     {"losses", "models", "data"},
@@ -23,27 +23,48 @@ LAYERS = (
     {"plan", "report"},
     {"cli"},
 )
-LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 
-def _imports(file: Path) -> set[str]:
-    """The top-level modules of tune_lt that a file imports, inside functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tune_lt":
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("tune_lt.")}
-    return {name if name in LEVEL else "__init__" for name in found}
+def _module(file: Path) -> str:
+    return ".".join(("tune_lt", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
 
 
-def test_imports_point_one_way() -> None:
-    for file in ROOT.rglob("*.py"):
-        own = file.relative_to(ROOT).parts[0].removesuffix(".py")
-        assert own in LEVEL, f"{own} has no layer: add it to LAYERS"
-        for other in _imports(file) - {own}:
-            assert LEVEL[other] < LEVEL[own], f"{file.relative_to(ROOT)} imports {other}"
+IMPORTS: dict[str, set[str]] = {}  # module -> the modules of tune_lt that it imports, inside functions too
+for _file in ROOT.rglob("*.py"):
+    _found = IMPORTS.setdefault(_module(_file), set())
+    for _node in ast.walk(ast.parse(_file.read_text())):
+        if isinstance(_node, ast.ImportFrom) and _node.module and _node.module.split(".")[0] == "tune_lt":
+            _found |= {_node.module, *(f"{_node.module}.{alias.name}" for alias in _node.names)}
+        elif isinstance(_node, ast.Import):
+            _found |= {alias.name for alias in _node.names if alias.name.startswith("tune_lt")}
+for _module_name, _found in IMPORTS.items():
+    _found &= IMPORTS.keys() - {_module_name}
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def test_a_folder_imports_only_from_the_levels_below_it() -> None:
+    for module, imported in IMPORTS.items():
+        own = _room(module)
+        assert own in LEVEL, f"{own} has no level: add it to LEVELS"
+        for other in imported:
+            assert own == _room(other) or LEVEL[_room(other)] < LEVEL[own], f"{module} imports {other}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """A package's `__init__` that collects the names of its modules is no step of such a way."""
+    packages = {module for module in IMPORTS if (ROOT.parent / module.replace(".", "/")).is_dir()}
+    modules = {module: imported - packages for module, imported in IMPORTS.items()}
+    while free := {module for module, imported in modules.items() if not imported & modules.keys()}:
+        modules = {module: imported for module, imported in modules.items() if module not in free}
+    assert not modules, f"a circle among {sorted(modules)}"
+
+
+def test_few_files_stand_at_the_root() -> None:
+    assert len(list(ROOT.glob("*.py"))) <= 10
 
 
 def _run(code: str) -> str:

@@ -163,3 +163,6 @@ def fingerprint(cell: CellConfig, content_hash: str, sources: Mapping[str, str])
 def digest(content: Any) -> str:
     """A hash, 24 hexadecimal digits, of anything JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:24]
+
+
+GROUPS = ("many", "medium", "few", "rare")

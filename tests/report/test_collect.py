@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from tune_lt.errors import InputError
-from tune_lt.report import collect, formats
+from tune_lt.report import collect, formats, write
 from tune_lt.report.tables.sheet import Sheet
 from tune_lt.run.search.selection import Ended
 from tune_lt.study import Study
@@ -52,7 +52,7 @@ def test_a_search_without_rows_is_a_report(
     recorded.search(alphas, alpha_trials)
     collected = collect.collect(recorded.store, "alphas")
     assert [sheet.name for sheet in collected.tables] == ["search_ghm_cwap"]
-    files = [file.name for file in collect.write(collected, tmp_path / "out")]
+    files = [file.name for file in write.write_report(collected, tmp_path / "out")]
     assert files == [
         "search_ghm_cwap.md", "search_ghm_cwap.tex", "search_ghm_cwap.csv",
         "trials_ghm_cwap.md", "trials_ghm_cwap.tex", "trials_ghm_cwap.csv",
@@ -192,7 +192,7 @@ seeds: [0]
     assert [sheet.name for sheet in collected.details] == names
     shared = "Searched on held-out training images: focal, ghm_cwap; see the table of the searches."
     assert shared in collected.tables[1].notes
-    files = {file.name for file in collect.write(collected, tmp_path / "out")}
+    files = {file.name for file in write.write_report(collected, tmp_path / "out")}
     assert {"searches.csv", "search_focal.md", "search_ghm_cwap.tex", "curve_focal.pdf"} <= files
     for sheet in named(collected).values():
         console = Console(file=io.StringIO(), width=80)

@@ -10,7 +10,7 @@ import pytest
 
 from tune_lt.run import planner
 from tune_lt.run.planner import Planner
-from tune_lt.run.trial_on_ray import averages
+from tune_lt.run.search.trial_result import averages
 from tune_lt.store import Store
 from tune_lt.study import Study, reader
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from tune_lt import data, losses, training
 from tune_lt.config import Augment, CellConfig, Optimizer, Recipe
-from tune_lt.training import checkpoint, loop, optimization
+from tune_lt.training import checkpoint, loop, step
 from tune_lt.training.step import RecordedStep, Step
 
 DEVICE = os.environ.get("TUNE_LT_DEVICE", "cuda")
@@ -234,7 +234,7 @@ def test_the_fused_optimizer_takes_the_cpus_steps(name: str) -> None:
     here = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 5))
     here = here.to(memory_format=torch.channels_last)
     there, lr = copy.deepcopy(here).to(DEVICE), torch.zeros((), device=DEVICE)
-    plain, fused = optimization.optimizer(config, here, None), optimization.optimizer(config, there, lr)
+    plain, fused = step.optimizer(config, here, None), step.optimizer(config, there, lr)
     assert fused.param_groups[0]["fused"]
     assert not plain.param_groups[0]["fused"]
     before = _weights(here)

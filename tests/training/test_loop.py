@@ -15,8 +15,8 @@ from tune_lt import data, losses, training
 from tune_lt.config import Augment, CellConfig, Optimizer, Recipe, Schedule, fold_of
 from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.training import checkpoint, loop
-from tune_lt.training.evaluation import Scores, evaluate
-from tune_lt.training.optimization import lr_factor
+from tune_lt.training.accuracies import Scores, evaluate
+from tune_lt.training.step import lr_factor
 
 RECIPE = Recipe(
     epochs=4, batch_size=64, optimizer=Optimizer(lr=0.05), augment=Augment(crop=1, flip=False), clip_norm=2.0

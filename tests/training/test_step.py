@@ -12,8 +12,8 @@ from watch import Watch
 
 from tune_lt import data, losses, models, training
 from tune_lt.config import CellConfig, Optimizer, Recipe
-from tune_lt.training import loop, optimization
-from tune_lt.training.step import Step
+from tune_lt.training import loop
+from tune_lt.training.step import Step, optimizer
 
 COUNTS = [30, 14, 6, 2]
 RECIPE = Recipe(epochs=2, batch_size=64, clip_norm=2.0)
@@ -21,11 +21,11 @@ CELL = CellConfig({"name": "digits", "imbalance": 20.0}, {"name": "resnet8", "wi
 every_loss = pytest.mark.parametrize("name", sorted(losses.OWN))
 
 
-def _step(name: str, optimizer: Optimizer = RECIPE.optimizer, lr: Tensor | None = None) -> Step:
+def _step(name: str, recipe: Optimizer = RECIPE.optimizer, lr: Tensor | None = None) -> Step:
     torch.manual_seed(0)
     model = models.build("resnet8", classes=len(COUNTS), channels=1, width=4).train()
     loss = losses.build(name, class_counts=COUNTS, epochs=2, drw={"start": 0.5})
-    return Step(model, loss, optimization.optimizer(optimizer, model, lr), 2.0, torch.device("cpu"))
+    return Step(model, loss, optimizer(recipe, model, lr), 2.0, torch.device("cpu"))
 
 
 def _batch(seed: int = 0) -> tuple[Tensor, Tensor, int]:

@@ -27,11 +27,11 @@ def cells(
     search finds is listed once that search has ended on the store.
     """
     parsed = read_study(study, scale)
-    from tune_lt.run import driver, elsewhere
+    from tune_lt.run import elsewhere, rehearsal
     from tune_lt.store import Store, exists
 
-    dataset = driver.load_data(parsed)
-    for line in driver.rehearse(parsed, dataset):
+    dataset = rehearsal.load_data(parsed)
+    for line in rehearsal.rehearse(parsed, dataset):
         print(line, file=sys.stderr)
     opened = existing_store(store) if missing else Store(store) if exists(store) else None
     found = elsewhere.listing(parsed, dataset.content_hash, opened, missing=missing)

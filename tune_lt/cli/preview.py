@@ -51,11 +51,11 @@ def plan(
     """
     parsed = read_study(study, scale)
     from tune_lt.plan import cost, show
-    from tune_lt.run import driver
+    from tune_lt.run import rehearsal
     from tune_lt.store import Store, exists
 
-    dataset = driver.load_data(parsed)
-    lines = driver.rehearse(parsed, dataset)
+    dataset = rehearsal.load_data(parsed)
+    lines = rehearsal.rehearse(parsed, dataset)
     seen = cost.outlook(parsed, Store(store) if exists(store) else None, dataset.content_hash)
     estimated = cost.estimate(parsed, dataset, seen)
     if as_json:
@@ -72,10 +72,10 @@ def data(study: StudyFile, scale: ScaleOption = FULL, reports: ReportsOption = P
     parsed = read_study(study, scale)
     check_reports(reports)
     from tune_lt.report.figures import dataset
-    from tune_lt.run import driver
+    from tune_lt.run import rehearsal
 
-    loaded = driver.load_data(parsed)
-    for line in driver.rehearse(parsed, loaded):
+    loaded = rehearsal.load_data(parsed)
+    for line in rehearsal.rehearse(parsed, loaded):
         print(line)
     table, files = dataset.write(parsed, loaded, reports / parsed.name / "data")
     print_tables([table])

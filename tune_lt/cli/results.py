@@ -91,7 +91,7 @@ def best(
     import yaml
 
     from tune_lt.registry import names
-    from tune_lt.run import driver, planner
+    from tune_lt.run import planner, rehearsal
     from tune_lt.study import reader
 
     own = parsed.own_search()
@@ -102,7 +102,7 @@ def best(
     first = command_line("run", study, scale)
     opened = existing_store(store, first)
     parent = opened.parent(parsed.name)
-    content_hash = driver.load_data(parsed).content_hash
+    content_hash = rehearsal.load_data(parsed).content_hash
     concluded = parent and planner.recorded_search(parsed, space, opened, parent.info.run_id, content_hash)
     if not concluded:
         raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as it stands; {first}")
@@ -119,12 +119,13 @@ def best(
 
 def report_study(name: str, store: Store, reports: Path, ui: str | None = None) -> Report:
     """Write and record what there is to say of a study, and print its tables. ``ui``: as `page.html` has it."""
-    from tune_lt.report import collect as reporting
     from tune_lt.report import formats
+    from tune_lt.report.collect import collect
+    from tune_lt.report.write import write_report
     from tune_lt.store import access_problem, answered
 
-    collected = reporting.collect(store, name)
-    files = reporting.write(collected, reports / name, ui)
+    collected = collect(store, name)
+    files = write_report(collected, reports / name, ui)
     run_id = collected.recorded.run_id
     recorded = " and to the study's run in MLflow"
     try:
@@ -141,22 +142,22 @@ def report_study(name: str, store: Store, reports: Path, ui: str | None = None) 
 
 
 def _report_paper(store: Store, scale: str, reports: Path) -> None:
-    from tune_lt.report import collect as reporting
     from tune_lt.report.tables import paper
+    from tune_lt.report.write import write_sheets
 
     sheets = paper.sheets(store, scale)
     if not sheets:
         first = command_line("run", "table1_cifar10", scale)
         raise InputError(f"the store {store.shown} has no {scale} part of the paper's tables; one is: {first}")
     folder = reports / ("paper" if scale == FULL else f"paper-{scale}")
-    reporting.write_sheets(sheets, folder)
+    write_sheets(sheets, folder)
     print_tables(sheets)
     print(f"\nwritten to {folder}/")
 
 
 def _as_file(study: Study, space: Space, found: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration that a search found, as a study file has it."""
-    from tune_lt.plan.show import plain
+    from tune_lt.study.mappings import plain
 
     base = study.base() | {"loss": dict(space.loss), "model": dict(space.model)}
     config: dict[str, Any] = {"name": f"{study.name}-best"}

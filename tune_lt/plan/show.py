@@ -10,6 +10,7 @@ import yaml
 
 from tune_lt.plan.cost import Estimate, Outlook
 from tune_lt.study import Space, Study, flattened, smaller
+from tune_lt.study.mappings import plain
 
 ENDS = ("mean", "low", "high")  # of an interval
 
@@ -68,13 +69,6 @@ def content(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | 
     search = {"searches": searches, "epochs_left": epochs["search"]} if searches else None
     about_it = {"name": study.name, "scale": study.scale, "data": list(about)}
     return about_it | {"search": search, "tables": tables, "estimate": estimated}
-
-
-def plain(config: Any) -> Any:
-    """Lists for tuples: YAML has no other."""
-    if isinstance(config, dict):
-        return {key: plain(value) for key, value in config.items()}
-    return [plain(value) for value in config] if isinstance(config, tuple | list) else config
 
 
 def _search_line(study: Study, space: Space, seen: Outlook) -> str:

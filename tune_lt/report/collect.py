@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from tune_lt.errors import InputError
-from tune_lt.report import formats
 from tune_lt.report.figures import search
 from tune_lt.report.of_rows import hardest, of_column, of_rows, reference_of
-from tune_lt.report.page import page
 from tune_lt.report.study_run import Recorded, read, with_runs
 from tune_lt.report.tables import claims, paper, recommendation, searches
 from tune_lt.report.tables.searches import Searched
@@ -100,32 +97,6 @@ def collect(store: Store, study: str) -> Report:
         tuple(content["rows"]),
         tuple(shown),
     )
-
-
-def write(report: Report, folder: Path, ui: str | None = None) -> list[Path]:
-    """Write tables as Markdown, LaTeX and CSV, figures as PNG and PDF, and the page, below ``folder``; their paths.
-
-    ``ui``: as `page.html` has it.
-    """
-    files = write_sheets((*report.tables, *report.details), folder)
-    for name, figure in report.figures.items():
-        for suffix in ("png", "pdf"):
-            files.append(folder / f"{name}.{suffix}")
-            figure.savefig(files[-1], dpi=150)
-    files.append(folder / "report.html")
-    files[-1].write_text(page.html(report, ui), encoding="utf-8")
-    return files
-
-
-def write_sheets(sheets: Iterable[Sheet], folder: Path) -> list[Path]:
-    """Write tables as Markdown, LaTeX and CSV below ``folder``; the files' paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for sheet in sheets:
-        for suffix, text in (("md", formats.markdown), ("tex", formats.latex), ("csv", formats.csv)):
-            files.append(folder / f"{sheet.name}.{suffix}")
-            files[-1].write_text(text(sheet), encoding="utf-8")
-    return files
 
 
 def _measured(store: Store, frame: pd.DataFrame, factor: float | None, reference: str | None) -> list[Sheet]:

@@ -16,17 +16,17 @@ from mlflow.exceptions import MlflowException
 from tune_lt import data, training
 from tune_lt.config import long_tail
 from tune_lt.errors import InputError
-from tune_lt.plan.show import plain
 from tune_lt.report import formats
 from tune_lt.report.collect import Report
 from tune_lt.report.tables import recommendation
 from tune_lt.report.tables.sheet import Sheet
 from tune_lt.store import Store
+from tune_lt.study.mappings import plain
 from tune_lt.training import classifier
 from tune_lt.training.classifier import Classifier
 
 if TYPE_CHECKING:
-    from tune_lt.run.driver import Model
+    from tune_lt.run.planner import Model
 
 STATE, ONNX, CARD = "model.pt", "model.onnx", "README.md"
 

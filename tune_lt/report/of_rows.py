@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tune_lt.report.figures.classes import accuracy_by_class_size
-from tune_lt.report.study_run import provenance
 from tune_lt.report.tables import pairs, searches
+from tune_lt.report.tables.origins import provenance
 from tune_lt.report.tables.sheet import Sheet, of_factors, of_groups
 from tune_lt.report.tables.summary import Spec, Table, assemble, with_classes
 from tune_lt.store import CellRecord

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Run
 
+from tune_lt.report.tables.origins import different
 from tune_lt.report.tables.searches import Searched
 from tune_lt.report.tables.sheet import Behind, Sheet
 from tune_lt.report.tables.summary import Scored
@@ -82,24 +82,6 @@ def read(store: Store, run: Run, frame: pd.DataFrame, records: Iterable[CellReco
     )
 
 
-def provenance(records: Sequence[CellRecord]) -> str:
-    """Where the runs come from; tables that mix commits, versions or devices say so."""
-    parts = []
-    for tag, label in (("git", "code"), ("device", "device")):
-        values = _different(records, tag)
-        shown = ", ".join(re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", value) for value in values)
-        parts.append(f"{label} {shown}" if len(values) == 1 else f"MIXED {label}: {shown}")
-    versions = _different(records, "versions", "{}")
-    names = ", ".join(f"{name} {json.loads(versions[0]).get(name, '?')}" for name in ("torch", "ray", "optuna"))
-    parts.append(names if len(versions) == 1 else f"MIXED versions, {names} among them")
-    sentence = "Runs: " + "; ".join(parts) + "."
-    elsewhere = [record for record in records if "elsewhere" in record.tags]
-    if elsewhere:
-        count = "" if len(elsewhere) == len(records) else f" ({len(elsewhere)} of {len(records)})"
-        sentence += f" Trained elsewhere{count}: {'; '.join(_different(elsewhere, 'elsewhere'))}."
-    return sentence
-
-
 def with_runs(sheet: Sheet, trials: Sequence[tuple[Searched, Ended]], store: Store, study: str) -> Sheet:
     """The sheet of searches with the runs behind its metrics: ``trials`` are those of its lines, in order.
 
@@ -162,16 +144,11 @@ def _factor(line: pd.Series) -> float | None:
 
 def _origins(records: Sequence[CellRecord]) -> dict[str, list[str]]:
     """The different commits, devices and versions of the runs."""
-    versions = map(json.loads, _different(records, "versions", "{}"))
+    versions = map(json.loads, different(records, "versions", "{}"))
     origins = {
-        "git commit": _different(records, "git"),
-        "device": _different(records, "device"),
-        "trained elsewhere": _different([one for one in records if "elsewhere" in one.tags], "elsewhere"),
+        "git commit": different(records, "git"),
+        "device": different(records, "device"),
+        "trained elsewhere": different([one for one in records if "elsewhere" in one.tags], "elsewhere"),
         "versions": [", ".join(f"{name} {version}" for name, version in one.items()) for one in versions],
     }
     return {label: values for label, values in origins.items() if any(values)}
-
-
-def _different(records: Iterable[CellRecord], tag: str, unknown: str = "unknown") -> list[str]:
-    """The different values of a tag."""
-    return sorted({record.tags.get(tag, unknown) for record in records})

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,56 +14,20 @@ from typing import Any
 
 import ray
 
-from tune_lt import data, provenance, training
+from tune_lt import data, provenance
 from tune_lt.errors import InputError
 from tune_lt.run.display import Display
-from tune_lt.run.planner import PlannedCell, parent_tags, planned_cells, recommended, trial_cells
+from tune_lt.run.planner import Model, parent_tags, planned_cells, recommended
+from tune_lt.run.rehearsal import load_data, rehearse
 from tune_lt.run.runner import Runner
 from tune_lt.run.shared_folder import check_shared, checkpoint_folder
 from tune_lt.store import TAG, Store
 from tune_lt.store.journal import PATIENCE_SECONDS, Journal
 from tune_lt.store.lease import Lease
-from tune_lt.study import Search, Study, reader
+from tune_lt.study import Search, Study
 
 OBJECT_STORE_BYTES = 200 * 2**20  # beside the images
 ROOM_BYTES = 200 * 2**20  # on the disk, for the store, the journal and checkpoints
-
-
-def load_data(study: Study) -> data.Dataset:
-    """The study's data set; raises InputError naming what is missing or damaged."""
-    return training.load_dataset(reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0))
-
-
-def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
-    """Check that everything the study will train can be built, and say what data it is trained on, in lines.
-
-    Raises InputError for what cannot, before anything is started.
-    """
-    placeholder = {
-        name: {path: d.values[0] for path, d in space.space.items()} for name, space in study.searches.items()
-    }
-    for planned in {cell.row: cell for cell in planned_cells(study, placeholder, dataset.content_hash)}.values():
-        training.rehearse(planned.cell, dataset)
-    cells = [cell for name, space in study.searches.items() for cell in trial_cells(study, space, placeholder[name])]
-    base = reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)
-    split = training.rehearse(base, dataset)
-    unvalidated = [
-        training.rehearse(cell, dataset).unvalidated for cell in {cell.fold: cell for cell in cells}.values()
-    ]
-    counts = sorted(split.split_counts, reverse=True)
-    sealed = len(split.test_index)
-    lines = [f"data: {len(counts)} classes, {counts[0]} to {counts[-1]} training images, {sealed} images sealed"]
-    if dataset.skipped:
-        lines.append(f"data: {len(dataset.skipped)} unreadable files skipped: {_some(dataset.skipped)}")
-    never = set.intersection(*map(set, unvalidated)) if unvalidated else set()
-    sometimes = set().union(*map(set, unvalidated)) - never
-    if never:
-        names = [dataset.class_names[label] for label in sorted(never)]
-        lines.append(f"data: too few images to hold one out, so not in the validation: {_some(names)}")
-    if sometimes:
-        names = [dataset.class_names[label] for label in sorted(sometimes)]
-        lines.append(f"data: fewer images than folds, so not in the validation of every fold: {_some(names)}")
-    return lines
 
 
 @dataclass(frozen=True)
@@ -72,19 +36,6 @@ class Outcome:
 
     whole: bool
     model: Model | None = None
-
-
-@dataclass(frozen=True)
-class Model:
-    """The network of a ``cell`` that is trained to its end: its ``state``, from which `training.trained` makes it.
-
-    ``again``: it was trained once more, after its cell had been recorded.
-    """
-
-    cell: PlannedCell
-    state: Path
-    dataset: data.Dataset
-    again: bool
 
 
 def run_study(study: Study, store: Store, display: Display) -> Outcome:
@@ -165,10 +116,6 @@ def _show(store: Store, study: Study) -> None:
     search = spaces[0].search if spaces else Search()
     searched = dict.fromkeys(path for space in spaces for path in space.space)
     store.show(study.name, list(searched), search.objectives[0], search.mode)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _check_room(folder: Path) -> None:

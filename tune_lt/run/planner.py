@@ -8,10 +8,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from tune_lt import data
 from tune_lt.config import CellConfig, fingerprint, long_tail
-from tune_lt.run.trial_on_ray import averages
+from tune_lt.run.search.trial_result import averages
 from tune_lt.store import TAG, Store
 from tune_lt.study import Space, Study, file_part, flattened, nested, overlay, ranges, reader
 from tune_lt.study.rows import ONE_SE, REFERENCE
@@ -255,3 +257,16 @@ class Planner:
 
 def _scores(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith(("val/", "train/"))}
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network of a ``cell`` that is trained to its end: its ``state``, from which `training.trained` makes it.
+
+    ``again``: it was trained once more, after its cell had been recorded.
+    """
+
+    cell: PlannedCell
+    state: Path
+    dataset: data.Dataset
+    again: bool

@@ -17,7 +17,7 @@ from ray.tune.experiment import Trial
 from tune_lt.errors import InputError
 from tune_lt.run.display import Display, Progress
 from tune_lt.run.search.selection import Ended
-from tune_lt.run.trial_on_ray import averages_in
+from tune_lt.run.search.trial_result import averages_in
 from tune_lt.store import TAG_CHARACTERS
 from tune_lt.store.journal import Journal
 from tune_lt.training import results

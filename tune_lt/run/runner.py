@@ -33,8 +33,9 @@ from tune_lt.run.search.past import ENDED, past_trials
 from tune_lt.run.search.schedulers import milestones, scheduler
 from tune_lt.run.search.searcher import CellSearch
 from tune_lt.run.search.selection import Ended
+from tune_lt.run.search.trial_result import averages
 from tune_lt.run.shared_folder import checkpoint_folder
-from tune_lt.run.trial_on_ray import Setting, averages, checkpoint_path, train_again, train_cell
+from tune_lt.run.trial_on_ray import Setting, checkpoint_path, train_again, train_cell
 from tune_lt.store import CONTENTS, Snapshot, Store
 from tune_lt.store.journal import Journal
 from tune_lt.store.lease import Lease

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from ray import tune
 from tune_lt import data, training
 from tune_lt.config import CellConfig, cell_of
 from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.run.search.trial_result import means
 from tune_lt.run.workers import epochs_on_workers
 from tune_lt.study import Resources, reader
 from tune_lt.training import results as recorded
-
-MEAN = "mean:"  # before a metric's name: its mean over the units a trial has had
 
 
 @dataclass(frozen=True)
@@ -119,22 +117,6 @@ def train_again(cell: CellConfig, state: Path, dataset: data.Dataset, setting: S
     setting.prepare()
     for _ in setting.epochs(cell, state, dataset, score_test=False):
         pass
-
-
-def averages(values: Sequence[Mapping[str, float]], watched: Sequence[str]) -> dict[str, float]:
-    """The mean of each watched metric over units; NaN where no unit has it."""
-    have = {name: [value[name] for value in values if math.isfinite(value.get(name, math.nan))] for name in watched}
-    return {name: sum(some) / len(some) if some else math.nan for name, some in have.items()}
-
-
-def means(values: Sequence[Mapping[str, float]], watched: Sequence[str]) -> dict[str, float]:
-    """`averages` as a report has them: under each name with `MEAN` before."""
-    return {f"{MEAN}{name}": value for name, value in averages(values, watched).items()}
-
-
-def averages_in(result: Mapping[str, Any]) -> dict[str, float]:
-    """The `averages` in a report."""
-    return {name.removeprefix(MEAN): value for name, value in result.items() if name.startswith(MEAN)}
 
 
 def checkpoint_path(folder: str | Path, fingerprint: str) -> Path:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from tune_lt.config import GROUPS
 from tune_lt.store.records import TAG
-from tune_lt.training.accuracies import GROUPS
 
 _KEY = "mlflow.sharedViewState."  # and the view's name in addresses: ?viewStateShareKey=tables
 _ROW = f"{TAG}row"

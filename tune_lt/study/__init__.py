@@ -1,5 +1,6 @@
 """A study: what the user writes in a file, checked and immutable. `tune_lt.study.reader` reads the file."""
 
+from tune_lt.study.mappings import flattened, nested, overlay
 from tune_lt.study.study import (
     FULL,
     MOST_TRIALS,
@@ -13,10 +14,7 @@ from tune_lt.study.study import (
     Validation,
     command_line,
     file_part,
-    flattened,
     grid,
-    nested,
-    overlay,
     scaled_name,
     smaller,
     unscaled_name,

@@ -266,33 +266,3 @@ def command_line(name: str, study: str, scale: str) -> str:
 def file_part(name: str) -> str:
     """A name as part of a file's: what might not be allowed there is an underscore."""
     return re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
-
-
-def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, mapping by mapping; neither is altered."""
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = overlay(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"loss/alpha": 0.9}`` as ``{"loss": {"alpha": 0.9}}``."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
-
-
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The inverse of `nested`; an empty mapping stands as a value."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat |= flattened(value, f"{path}/") if isinstance(value, Mapping) and value else {path: value}
-    return flat

@@ -27,10 +27,9 @@ from tune_lt import data, distributed, losses, models
 from tune_lt.config import RESULT_VERSION, CellConfig, determining, fold_of, long_tail
 from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.training import accuracies, checkpoint, gradient_norms
+from tune_lt.training.accuracies import Scores, evaluate
 from tune_lt.training.classifier import Classifier
-from tune_lt.training.evaluation import Scores, evaluate
-from tune_lt.training.optimization import lr_factor, optimizer
-from tune_lt.training.step import RecordedStep, Step
+from tune_lt.training.step import RecordedStep, Step, lr_factor, optimizer
 
 EVALUATION_BATCH = 1024
 

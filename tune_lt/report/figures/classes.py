@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from tune_lt.report.points import Classes, plain, points_of
 from tune_lt.report.tables.summary import runs_of
 
 # Okabe & Ito's palette: told apart by colour-blind readers, and by markers in black and white
@@ -23,30 +23,8 @@ _STYLES = (
     ("#56B4E9", "P"),
     ("#000000", "X"),
 )
-_POINTS = 30  # at most: beyond, neighbouring classes are averaged
 _TICKS = 12
 _SHORT = 10  # characters of a class name that fits below its tick
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The classes from head to tail, in ``groups`` of neighbours: one point of a figure each.
-
-    ``sizes``: the mean number of training images of each group; ``names``: of its largest class.
-    """
-
-    groups: tuple[np.ndarray, ...]
-    sizes: np.ndarray
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, run: pd.Series, most: int = _POINTS) -> Classes:
-        """From a line of the frame, in ``most`` groups or fewer."""
-        counts = np.asarray(run["class_counts"], dtype=float)
-        order = np.argsort(-counts, kind="stable")
-        groups = tuple(np.array_split(order, min(len(order), most)))
-        sizes = np.array([counts[group].mean() for group in groups])
-        return cls(groups, sizes, tuple(run["class_names"][group[0]] for group in groups))
 
 
 def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str) -> Figure:
@@ -96,13 +74,6 @@ def _draw_row(axes: Axes, label: str, runs: pd.DataFrame, classes: Classes, styl
     axes.plot(x, mean, color=colour, marker=marker, markersize=5 if len(x) <= 20 else 3, linewidth=1.8, label=label)
 
 
-def points_of(per_class: Sequence[float], classes: Classes) -> list[float]:
-    """One run's accuracy at each point, in percent: the mean over those of its classes that have a value."""
-    accuracy = 100 * np.asarray(per_class, dtype=float)
-    known = [accuracy[group][~np.isnan(accuracy[group])] for group in classes.groups]
-    return [float(values.mean()) if len(values) else np.nan for values in known]
-
-
 def _draw_sizes(axes: Axes, classes: Classes) -> None:
     sizes = axes.twinx()
     sizes.bar(np.arange(len(classes.sizes)), classes.sizes, width=0.85, color="#E4E4E4")
@@ -143,8 +114,3 @@ def _means(classes: Classes) -> str:
 
 def _runs(n: int) -> str:
     return "no runs" if n == 0 else "1 run" if n == 1 else f"{n} runs"
-
-
-def plain(text: str) -> str:
-    """``text`` as matplotlib should show it."""
-    return text.replace("$", r"\$")  # matplotlib reads $...$ as mathematics

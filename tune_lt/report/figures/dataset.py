@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tune_lt import data
+from tune_lt import config, data
 from tune_lt.config import fold_of, long_tail
 from tune_lt.report import formats
 from tune_lt.report.tables.sheet import NONE, Sheet
@@ -57,7 +57,7 @@ def sheet(study: Study, frame: pd.DataFrame) -> Sheet:
     lines = []
     for factor in study.columns:
         own = frame[frame["imbalance"].isna()] if factor is None else frame[frame["imbalance"] == factor]
-        for group in (*accuracies.GROUPS, "all"):
+        for group in (*config.GROUPS, "all"):
             some = own if group == "all" else own[own["group"] == group]
             if some.empty:
                 lines.append((_factor(factor), group, "0", *[NONE] * (4 + len(folds))))

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tune_lt.report.figures.classes import plain
+from tune_lt.report.points import plain
 from tune_lt.report.tables.searches import Searched, error, finite_units, number, short
 from tune_lt.run.search.selection import Ended
 

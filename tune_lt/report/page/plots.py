@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tune_lt.report.figures.classes import Classes, points_of
+from tune_lt.report.points import Classes, points_of
 from tune_lt.report.study_run import Curve
 from tune_lt.report.tables.sheet import mean_std, plus_minus
 from tune_lt.report.tables.summary import runs_of, summarise

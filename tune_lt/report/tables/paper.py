@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from tune_lt.report.study_run import provenance
 from tune_lt.report.tables import published
 from tune_lt.report.tables.differences import Difference, Pair, corrected, difference, tied
+from tune_lt.report.tables.origins import provenance
 from tune_lt.report.tables.published import Column
 from tune_lt.report.tables.sheet import NONE, TIED, TIES, Behind, Sheet, difference_text, marked, plus_minus
 from tune_lt.report.tables.summary import COLUMNS, Scored, Summary, best, summarise

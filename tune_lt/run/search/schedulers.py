@@ -11,7 +11,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from tune_lt.run.search.past import Past
 from tune_lt.run.search.racing import FoldRace
-from tune_lt.run.trial_on_ray import MEAN
+from tune_lt.run.search.trial_result import MEAN
 from tune_lt.study import Search
 
 ETA = 2  # ASHA keeps the better half at each rung

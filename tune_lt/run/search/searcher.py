@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from tune_lt.run.search.past import Past
-from tune_lt.run.trial_on_ray import MEAN
+from tune_lt.run.search.trial_result import MEAN
 from tune_lt.study import Dimension, Search, Space, grid
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}

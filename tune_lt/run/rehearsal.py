@@ -1,0 +1,50 @@
+"""Checks before anything is trained: the data can be loaded, and every network and loss can be built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tune_lt import data, training
+from tune_lt.run.planner import planned_cells, trial_cells
+from tune_lt.study import Study, reader
+
+
+def load_data(study: Study) -> data.Dataset:
+    """The study's data set; raises InputError naming what is missing or damaged."""
+    return training.load_dataset(reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0))
+
+
+def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
+    """Check that everything the study will train can be built, and say what data it is trained on, in lines.
+
+    Raises InputError for what cannot, before anything is started.
+    """
+    placeholder = {
+        name: {path: d.values[0] for path, d in space.space.items()} for name, space in study.searches.items()
+    }
+    for planned in {cell.row: cell for cell in planned_cells(study, placeholder, dataset.content_hash)}.values():
+        training.rehearse(planned.cell, dataset)
+    cells = [cell for name, space in study.searches.items() for cell in trial_cells(study, space, placeholder[name])]
+    base = reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)
+    split = training.rehearse(base, dataset)
+    unvalidated = [
+        training.rehearse(cell, dataset).unvalidated for cell in {cell.fold: cell for cell in cells}.values()
+    ]
+    counts = sorted(split.split_counts, reverse=True)
+    sealed = len(split.test_index)
+    lines = [f"data: {len(counts)} classes, {counts[0]} to {counts[-1]} training images, {sealed} images sealed"]
+    if dataset.skipped:
+        lines.append(f"data: {len(dataset.skipped)} unreadable files skipped: {_some(dataset.skipped)}")
+    never = set.intersection(*map(set, unvalidated)) if unvalidated else set()
+    sometimes = set().union(*map(set, unvalidated)) - never
+    if never:
+        names = [dataset.class_names[label] for label in sorted(never)]
+        lines.append(f"data: too few images to hold one out, so not in the validation: {_some(names)}")
+    if sometimes:
+        names = [dataset.class_names[label] for label in sorted(sometimes)]
+        lines.append(f"data: fewer images than folds, so not in the validation of every fold: {_some(names)}")
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

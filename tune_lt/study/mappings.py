@@ -1,0 +1,43 @@
+"""Nested mappings, as a study file has them: laid over one another, flattened, and as plain lists and dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def plain(config: Any) -> Any:
+    """Lists for tuples: YAML has no other."""
+    if isinstance(config, dict):
+        return {key: plain(value) for key, value in config.items()}
+    return [plain(value) for value in config] if isinstance(config, tuple | list) else config
+
+
+def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, mapping by mapping; neither is altered."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = overlay(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"loss/alpha": 0.9}`` as ``{"loss": {"alpha": 0.9}}``."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The inverse of `nested`; an empty mapping stands as a value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat |= flattened(value, f"{path}/") if isinstance(value, Mapping) and value else {path: value}
+    return flat
