@@ -32,10 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import commands
-import common
-import memory
-import timing
+from lib import commands, common, memory, timing
 
 DEMO = Path(__file__).parents[1] / "search_spaces" / "digits.yaml"
 HELP_SECONDS, START_RATIO, SHARE = 0.3, 1.3, 0.03  # targets

@@ -23,11 +23,10 @@ import math
 import statistics
 from dataclasses import dataclass, field
 
-import common
 import numpy as np
 import optuna
 import record_scores
-import timing
+from lib import common, timing
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 

@@ -31,9 +31,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import step
-import timing
 import torch
+from lib import one_step, timing
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -62,7 +61,7 @@ class Trainer:
         model: str = "resnet32",
         **recipe: Any,
     ) -> None:
-        dataset = step.random_images(10 * step.BATCH)
+        dataset = one_step.random_images(10 * one_step.BATCH)
         noise = {"name": "noise", "imbalance": 20.0}  # 10 classes: 4 batches, the last one short
         cell = CellConfig(noise, {"name": model}, {"name": loss}, Recipe(**recipe))
         self.run = loop._Run(cell, dataset, training.pick_device(device))
@@ -72,7 +71,7 @@ class Trainer:
         self.run._lr_to(cell.recipe.optimizer.lr)
         self.run.model.train()
         plain = Step(network, self.run.loss, self.run.optimizer, cell.recipe.clip_norm, self.run.place)
-        self.step = RecordedStep(plain, step.BATCH) if recorded else plain
+        self.step = RecordedStep(plain, one_step.BATCH) if recorded else plain
         self.batches = list(self.run.train.epoch(1))
         self.x, self.y = self.batches[0]
 
@@ -165,11 +164,11 @@ def _milliseconds(connection: Any, options: Any, tried: bool) -> None:
 
 def trial(options: Any) -> str:
     """Whole epochs; on a GPU against the recorded bare step as well, which is the one to come near to."""
-    times_of = step.sides(options.images, options.device, [4, 8] if options.device != "cpu" else [2])
+    times_of = one_step.sides(options.images, options.device, [4, 8] if options.device != "cpu" else [2])
     if options.device != "cpu":
         bare = Trainer(options.device, loss="softmax", recorded=True)
-        times_of["bare, recorded"] = lambda: bare(len(step.batches(options.images)))
-    return step.compare(times_of, options.images, options.device, options.repetitions)
+        times_of["bare, recorded"] = lambda: bare(len(one_step.batches(options.images)))
+    return one_step.compare(times_of, options.images, options.device, options.repetitions)
 
 
 def overhead(options: Any) -> str:
@@ -270,7 +269,7 @@ class Crew:
 def _one_of(connection: Any, device: str, images: int) -> None:
     """A process of `Crew`."""
     torch.set_num_threads(1)
-    trained = step.Product(step.random_images(images), "ghm_cwap", device)
+    trained = one_step.Product(one_step.random_images(images), "ghm_cwap", device)
     trained.epoch()
     connection.send("ready")
     while True:
@@ -282,7 +281,7 @@ def _one_of(connection: Any, device: str, images: int) -> None:
         connection.send((seconds, torch.cuda.max_memory_allocated() if device != "cpu" else 0))
 
 
-def _train(trained: step.Product, epochs: int) -> None:
+def _train(trained: one_step.Product, epochs: int) -> None:
     for _ in range(epochs):
         trained.epoch()
 

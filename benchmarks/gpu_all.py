@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mps
+from lib import mps
 
 HERE = Path(__file__).parent
 BEST = HERE / ".gpu_best.json"

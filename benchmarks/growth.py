@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import common
-import timing
+from lib import common, timing
 
 REPORTS = 2
 SLEEP_SECONDS = 0.003

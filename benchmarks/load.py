@@ -19,13 +19,13 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import timing
+from lib import timing
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
-import load_clients
 import psutil
 import service as lab
 from hosts import Hosts
+from lib import load_clients
 from mlflow.tracking import MlflowClient
 
 PROCESSES = 8  # of clients: a thread each in one process would wait for its interpreter

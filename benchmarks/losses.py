@@ -18,10 +18,9 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import public_losses
-import timing
 import torch
-from step import product_step
+from lib import public_losses, timing
+from lib.one_step import product_step
 from torch import Tensor
 
 from tune_lt import losses, training

@@ -25,8 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import common
-import timing
+from lib import common, timing
 
 SIDES = {"ours": "ours", "reuse": "stock, reuse_actors=True", "stock": "stock"}
 RATE_REPORTS = (1, 8)

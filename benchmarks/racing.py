@@ -28,10 +28,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-import common
 import numpy as np
 import record_scores
-import timing
+from lib import common, timing
 from scipy import special, stats
 
 from tune_lt.run.search.racing import FoldRace

@@ -20,8 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import common
-import timing
+from lib import common, timing
 
 ROWS = 10
 NAME = "large"

@@ -21,10 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pictures
-import step
-import timing
 import torch
+from lib import one_step, pictures, timing
 
 from tune_lt import data, losses
 from tune_lt.config import Augment
@@ -68,7 +66,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(timing.heading(options.device, options.threads))
     loss, device = losses.build("softmax", class_counts=[1] * pictures.CLASSES), torch.device(options.device)
-    train = step.product_step(options.model, loss.to(device), pictures.CLASSES, options.device, recorded=False)
+    train = one_step.product_step(options.model, loss.to(device), pictures.CLASSES, options.device, recorded=False)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "images"
         count = -(-options.images * 4 // 3 // pictures.CLASSES) * pictures.CLASSES  # some are sealed as the test

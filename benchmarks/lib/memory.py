@@ -11,10 +11,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import commands
-import common
-import pictures
-import timing
+from lib import commands, common, pictures, timing
 
 MEMORY = 0.2  # target: at most this far off
 

@@ -2,7 +2,7 @@
 
 Without torch. Each logs one batch a second to a run of its own, as a driver does an epoch of a trial.
 
-    python benchmarks/load_clients.py URI EXPERIMENT COUNT SECONDS
+    python benchmarks/lib/load_clients.py URI EXPERIMENT COUNT SECONDS
 """
 
 from __future__ import annotations

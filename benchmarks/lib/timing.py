@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-sys.path.append(str(Path(__file__).parents[1]))  # where the package is not installed; import this before it
+sys.path.append(str(Path(__file__).parents[2]))  # where the package is not installed; import this before it
 
 PACKAGES = ("torch", "torchvision", "numpy")  # whose versions a table of training is measured with
 Times = dict[str, list[float]]
