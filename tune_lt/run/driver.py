@@ -115,7 +115,7 @@ def _show(store: Store, study: Study) -> None:
     spaces = list(study.searches.values())
     search = spaces[0].search if spaces else Search()
     searched = dict.fromkeys(path for space in spaces for path in space.space)
-    store.show(study.name, list(searched), search.objectives[0], search.mode)
+    store.show(study.name, list(searched), search.objectives[0])
 
 
 def _check_room(folder: Path) -> None:

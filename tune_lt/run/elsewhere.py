@@ -150,7 +150,7 @@ def _describe(listing: Listing, store: Store, parent: str) -> None:
     if run is None or "git" in own_tags(run):
         return
     store.begin(parent, listing.text, listing.tags)
-    store.show(listing.study, [], "val/balanced", "max")
+    store.show(listing.study, [], "val/balanced")
     store.log_json(parent, CONTENTS, dict(listing.contents))
     wanted = {cell["fingerprint"] for row in listing.contents["rows"].values() for cell in row}
     left = wanted - store.finished_cells().keys()

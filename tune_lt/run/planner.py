@@ -108,8 +108,7 @@ def recommended(
         return None
 
     def quality(space: Space) -> float:
-        sign = 1 if space.search.mode == "max" else -1
-        return sign * sum(values[space.name][name] for name in space.search.objectives)
+        return sum(values[space.name][name] for name in space.search.objectives)
 
     space = max(study.searches.values(), key=quality)
     wanted = trial_cells(study, space, found[space.name])[0]

@@ -152,7 +152,6 @@ class Runner:
             "signature": signature,
             "trials": search.budget,
             "objectives": list(search.objectives),
-            "mode": search.mode,
             "constraints": dict(search.constraints),
             "reference": dict(reference),
             "order": [f"seed {seed}, {fold}" for seed, fold in self.study.units(space)],

@@ -106,10 +106,10 @@ class Store:
         self.tag(run_id, tags)
         self.client.log_text(run_id, text, "study.yaml")
 
-    def show(self, study: str, searched: Sequence[str], metric: str, mode: str) -> None:
+    def show(self, study: str, searched: Sequence[str], metric: str) -> None:
         """Leave the views of the study's rows and trials in MLflow's UI (`views.tags`)."""
         experiment = self.experiment(study)
-        for name, content in views.tags(searched, metric, mode).items():
+        for name, content in views.tags(searched, metric).items():
             self.client.set_experiment_tag(experiment, name, content)
 
     def interrupt_running(self, study: str) -> int:

@@ -17,7 +17,7 @@ _KEY = "mlflow.sharedViewState."  # and the view's name in addresses: ?viewState
 _ROW = f"{TAG}row"
 
 
-def tags(searched: Sequence[str], metric: str, mode: str) -> dict[str, str]:
+def tags(searched: Sequence[str], metric: str) -> dict[str, str]:
     """The tags of an experiment that has the views.
 
     ``searched``: paths of the searched parameters, a column of the trials each; ``metric`` and ``mode`` (max, min) say
@@ -31,7 +31,7 @@ def tags(searched: Sequence[str], metric: str, mode: str) -> dict[str, str]:
         return found
     by = f"metrics.`{metric}`"
     columns = [*(f"params.`{path}`" for path in ("loss/name", *searched)), by]
-    trials = _state(f"tags.`{_ROW}` = 'search'", by, columns, ascending=mode == "min")
+    trials = _state(f"tags.`{_ROW}` = 'search'", by, columns, ascending=False)
     return found | {f"{_KEY}search": _view(f"Search: trials by {metric}, the best first", trials)}
 
 

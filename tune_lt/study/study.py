@@ -89,7 +89,8 @@ class Search:
     ``scheduler``: ``asha`` stops the worse half of the trials after a quarter and again after half of the (first
     fold's) epochs; ``racing`` stops a trial between folds once it is worse than the best one with enough evidence;
     unless told otherwise racing with folds, asha without, and none for a grid or for two metrics.
-    ``metric``: one, or two for a Pareto front. ``constraints``: how much (a fraction; 0.01 is a point) a metric may at
+    ``metric``: an accuracy on the held-out images, to be as high as can be; or two, for a Pareto front.
+    ``constraints``: how much (a fraction; 0.01 is a point) a metric may at
     most fall below softmax's on the same images. ``seed`` is the sampler's.
     """
 
@@ -99,7 +100,6 @@ class Search:
     seed: Seed = 0
     scheduler: Literal["asha", "racing", "none"] | None = None
     metric: Metric | tuple[Metric, Metric] = "val/balanced"
-    mode: Literal["max", "min"] = "max"
     constraints: Mapping[Metric, Annotated[float, Ge(0), Lt(1)]] = field(default_factory=dict)
 
     @property
@@ -229,7 +229,7 @@ class Study:
 
     def search_signature(self, space: Space, content_hash: str) -> str:
         """Hash of all that decides what each trial of the search is; with more trials the same search goes on."""
-        search = dataclasses.asdict(space.search) | {"trials": None}
+        search = dataclasses.asdict(space.search) | {"trials": None, "mode": "max"}  # once a choice: signatures stay
         dimensions = {path: dataclasses.asdict(dimension) for path, dimension in space.space.items()}
         base = self.base() | {
             "loss": dict(space.loss),

@@ -94,13 +94,6 @@ def test_both_choices_and_the_band_between(one_dimension: Axes) -> None:
     assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((80 - 0.5**0.5, 80))
 
 
-def test_the_band_is_above_the_best_where_less_is_better(make_trial: Make) -> None:
-    trials = [make_trial({"loss/alpha": alpha}, val_balanced=[alpha - 0.1, alpha + 0.1]) for alpha in (0.4, 0.6)]
-    (axes,) = search.curve(searched(trials, 0, mode="min")).axes
-    (band,) = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
-    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((40, 50))
-
-
 def test_a_stopped_trial_far_below_is_at_the_edge(make_trial: Make) -> None:
     """Complete ones from 80 to 90: 76 is still on the axis, 10 would press them into its top."""
     trials = [make_trial({"loss/alpha": 0.5 + y}, val_balanced=[y]) for y in (0.8, 0.9)]

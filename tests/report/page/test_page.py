@@ -336,7 +336,7 @@ def searched(trials: int) -> Searched:
         found = {"loss/alpha": alpha, "loss/gamma": draw.uniform(0, 2), "loss/aura": index % 2 == 0, "loss/n": 30}
         points.append({"found": found, "outcome": "complete", "values": {"val/top1": alpha}, "units": {}, "epochs": 1})
     best = max(points, key=lambda point: point["values"]["val/top1"])  # type: ignore[index, no-any-return, call-overload]
-    content = {"objectives": ["val/top1"], "trials": trials, "mode": "max", "constraints": {}, "points": points}
+    content = {"objectives": ["val/top1"], "trials": trials, "constraints": {}, "points": points}
     return Searched.of("ghm_cwap", content | {"found": best["found"], "front": [], "reference": {}})
 
 

@@ -99,13 +99,6 @@ def test_the_mean_over_classes_is_not_the_accuracy_over_images(recorded, make_tr
     assert any(note.startswith("The mean over classes loses −9.60 points [") for note in advice.notes)
 
 
-def test_where_less_is_better_the_search_with_the_least_is_recommended(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
-    text = TEXT.replace("search: {trials: 2}", "search: {trials: 2, mode: min}")
-    advice = _advice(recorded, make_trial, {}, text)
-    assert advice is not None
-    assert advice.title == "Recommendation: ghm_cwap (searched)"  # 0.55 against vs's 0.65
-
-
 def test_a_head_that_loses_pays_for_nothing_where_all_classes_alike_gain(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
     up, down = [0.9, 0.91, 0.9, 0.91, 0.9], [0.4, 0.41, 0.4, 0.41, 0.4]
     advice = _with_groups(recorded, make_trial, GAIN, many=down, few=up, rare=up)

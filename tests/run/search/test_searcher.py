@@ -122,14 +122,6 @@ def test_optuna_is_told_the_truth() -> None:
     assert searcher.study.best_trial.number == 0
 
 
-def test_mode_min_turns_the_search_around() -> None:
-    searcher = _search(mode="min")
-    for name, value in (("a", 0.2), ("b", 0.1)):
-        searcher.suggest(name)
-        searcher.on_trial_complete(name, _result(value, 4))
-    assert searcher.study.best_trial.number == 1
-
-
 def test_ranges_are_optunas_own() -> None:
     assert distribution(Dimension("uniform", (0.0, 1.0))) == FloatDistribution(0.0, 1.0)
     assert distribution(Dimension("loguniform", (0.1, 1.0))) == FloatDistribution(0.1, 1.0, log=True)

@@ -34,11 +34,9 @@ def test_the_standard_error_is_that_of_a_mean() -> None:
     assert selection.standard_error([1.0, math.nan, 3.0]) == pytest.approx(math.sqrt(2) / math.sqrt(2))
 
 
-def test_the_best_is_complete_and_finite_and_the_mode_counts() -> None:
+def test_the_best_is_complete_and_finite() -> None:
     trials = [_trial(0.3, [0.9], "pruned"), _trial(0.5, [0.6]), _trial(0.7, [0.7]), _trial(0.9, [math.nan])]
-    best, worst = (selection.best(trials, Search(mode=mode), {}) for mode in ("max", "min"))
-    assert best is trials[2]
-    assert worst is trials[1]
+    assert selection.best(trials, ONE, {}) is trials[2]
     assert selection.best(trials[:1], ONE, {}) is None
 
 

@@ -137,9 +137,9 @@ def _panel(axes: Axes, searched: Searched, path: str, limits: tuple[float, float
     at, choices = _scale(axes, searched, path)
     best, spread = 100 * searched.best.value(metric), 100 * error(searched.best, metric)
     if math.isfinite(spread) and len(searched.search.objectives) == 1:
-        sign = 1 if searched.search.mode == "max" else -1
         axes.axhspan(
-            *sorted((best - sign * spread, best)),
+            best - spread,
+            best,
             color=_BEST,
             alpha=0.12,
             linewidth=0,

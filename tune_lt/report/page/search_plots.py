@@ -87,7 +87,7 @@ def importances(searched: Searched) -> dict[str, float]:
     if not varied or len({trial.value(searched.metric) for trial in complete}) == 1:
         return {}
     spaces = {path: _distribution([trial.found[path] for trial in complete]) for path in varied}
-    study = optuna.create_study(direction="maximize" if searched.search.mode == "max" else "minimize")
+    study = optuna.create_study(direction="maximize")
     for trial in complete:
         values = {path: trial.found[path] for path in varied}
         study.add_trial(
@@ -196,8 +196,7 @@ def _within(searched: Searched) -> list[Plot]:
     )
     if math.isnan(spread) or len(searched.search.objectives) > 1:
         return []
-    other = best - spread if searched.search.mode == "max" else best + spread
-    ends = {"y0": round(best, 3), "y1": round(other, 3), "x0": 0, "x1": 1}
+    ends = {"y0": round(best, 3), "y1": round(best - spread, 3), "x0": 0, "x1": 1}
     return [{"type": "rect", "xref": "paper", "layer": "below", "line": {"width": 0}, "fillcolor": tint(_RED), **ends}]
 
 

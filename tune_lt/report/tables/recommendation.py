@@ -69,7 +69,7 @@ def _why(search: str, searched: Sequence[Searched]) -> list[str]:
     score = ", ".join(
         f"{metric} {plus_minus(100 * one.best.value(metric), 100 * error(one.best, metric))} %" for metric in metrics
     )
-    others = sorted((other for other in searched if other is not one), key=value, reverse=one.search.mode == "max")
+    others = sorted((other for other in searched if other is not one), key=value, reverse=True)
     if not others:
         return [found, f"Its best trial reached {score} on held-out images; no other loss was searched."]
     following = f"{others[0].name} {100 * others[0].best.value(metrics[0]):.2f}"

@@ -53,7 +53,6 @@ class Searched:
         search = Search(
             trials=content["trials"],
             metric=objectives if len(objectives) > 1 else objectives[0],
-            mode=content["mode"],
             constraints=content["constraints"],
         )
         points = tuple(map(_trial, content["points"]))
@@ -134,9 +133,9 @@ def compared_sheet(all_searched: Sequence[Searched]) -> Sheet:
 
 def trials_sheet(searched: Searched) -> Sheet:
     """Every complete trial of one search, the best first, with its distance from the best over the units of both."""
-    metric, sign = searched.metric, -1 if searched.search.mode == "max" else 1
+    metric = searched.metric
     complete = [point for point in searched.points if point.outcome == "complete" and finite_units(point, metric)]
-    complete.sort(key=lambda point: sign * point.value(metric))
+    complete.sort(key=lambda point: -point.value(metric))
     lines, data = [], []
     best = _pairs(searched.best, metric)
     for point in complete:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import special
@@ -36,7 +35,7 @@ class Comparison:
     """A trial against the best other one.
 
     ``deficit``: by how much the trial's mean over all units is expected to end below the other's, in the units of the
-    metric, positive is worse whatever the mode. ``p``: the probability that it ends above it by the minimum effect or
+    metric, positive is worse. ``p``: the probability that it ends above it by the minimum effect or
     more. ``level``: how small ``p`` must be at this look for the trial to be hopeless. ``units``: of the trial so far.
     """
 
@@ -64,20 +63,16 @@ class FoldRace:
         units: int,
         folds: int,
         *,
-        mode: Literal["max", "min"] = "max",
         minimum_effect: float = 0.005,
         error: float = 0.05,
     ) -> None:
         if folds < 1 or units < folds or units % folds:
             raise InputError(f"units = {units!r}, but it must be {folds!r} folds times the number of seeds")
-        if mode not in ("max", "min"):
-            raise InputError(f"mode = {mode!r}, but it must be max or min")
         if not 0 <= minimum_effect < math.inf:
             raise InputError(f"minimum_effect = {minimum_effect!r}, but it must be a number of at least 0")
         if not 0 < error < 1:
             raise InputError(f"error = {error!r}, but it must lie between 0 and 1, both excluded")
         self._units, self._effect, self._error = units, minimum_effect, error
-        self._sign = 1.0 if mode == "max" else -1.0
         self._values: dict[str, np.ndarray] = {}  # trial -> (units,), NaN where there is nothing (yet)
         self._failed: dict[str, set[int]] = {}
         self._fit: _Fit | None = None
@@ -93,7 +88,7 @@ class FoldRace:
         values = self._values.setdefault(trial, np.full(self._units, np.nan))
         failed = self._failed.setdefault(trial, set())
         if math.isfinite(value):
-            values[unit] = self._sign * value
+            values[unit] = value
             failed.discard(unit)
         else:
             values[unit] = np.nan

@@ -41,7 +41,7 @@ def scheduler(
         past,
         time_attr="step",
         metric=f"{MEAN}{search.objectives[0]}",
-        mode=search.mode,
+        mode="max",
         max_t=epochs,
         grace_period=math.ceil(epochs / ETA**RUNGS),
         reduction_factor=ETA,
@@ -57,11 +57,10 @@ class CellASHA(ASHAScheduler):
     def __init__(self, past: Sequence[Past], **options: Any) -> None:
         super().__init__(**options)
         self._resumed: set[str] = set()
-        sign = 1.0 if options["mode"] == "max" else -1.0
         for trial in past:
             for milestone, recorded in self._brackets[0]._rungs:
                 if int(milestone) in trial.rungs:
-                    recorded[trial.fingerprint] = sign * trial.rungs[int(milestone)]
+                    recorded[trial.fingerprint] = trial.rungs[int(milestone)]
 
     @property
     def rungs(self) -> list[tuple[int, dict[str, float]]]:
@@ -97,7 +96,7 @@ class FoldRacing(FIFOScheduler):
     def __init__(self, past: Sequence[Past], search: Search, units: int, folds: int) -> None:
         super().__init__()
         self._metric: str = search.objectives[0]
-        self._race = FoldRace(units, folds, mode=search.mode)
+        self._race = FoldRace(units, folds)
         for trial in past:
             values = trial.units.get(self._metric, ()) if trial.outcome != "running" else ()
             for unit, value in enumerate(values):

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -80,9 +80,8 @@ class CellSearch(Searcher):
         search = space.search
         self._space, self._search, self._plan, self._on_reuse = space.space, search, plan, on_reuse
         self._reference = reference or {}
-        super().__init__(metric=f"{MEAN}{search.objectives[0]}", mode=search.mode)
-        direction: Literal["maximize", "minimize"] = "maximize" if search.mode == "max" else "minimize"
-        self.study = optuna.create_study(directions=[direction] * len(search.objectives), sampler=self._sampler_for(0))
+        super().__init__(metric=f"{MEAN}{search.objectives[0]}", mode="max")
+        self.study = optuna.create_study(directions=["maximize"] * len(search.objectives), sampler=self._sampler_for(0))
         self._numbers = sorted(set(range(search.budget)) - {trial.number for trial in past})
         self._redo: list[tuple[Past, optuna.trial.Trial]] = []
         self._ended: dict[str, tuple[TrialState, Values, int]] = {}  # fingerprint -> how a trial of it ended, its step

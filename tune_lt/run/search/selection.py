@@ -53,10 +53,9 @@ def eligible(trials: Sequence[Ended], search: Search, reference: Mapping[str, fl
 
 def best(trials: Sequence[Ended], search: Search, reference: Mapping[str, float]) -> Ended | None:
     """The trial with the best metric, of two the best mean of both; the first of equals. None if none is eligible."""
-    sign = 1 if search.mode == "max" else -1
 
     def quality(trial: Ended) -> float:
-        return sign * statistics.fmean(trial.value(name) for name in search.objectives)
+        return statistics.fmean(trial.value(name) for name in search.objectives)
 
     return max(eligible(trials, search, reference), key=quality, default=None)
 
@@ -76,7 +75,7 @@ def one_standard_error(
     top = best(trials, search, reference)
     if top is None or len(search.objectives) > 1 or not neutral:
         return None
-    metric, sign = search.objectives[0], 1 if search.mode == "max" else -1
+    metric = search.objectives[0]
     error = standard_error(top.units.get(metric, ()))
     if not math.isfinite(error):
         return None
@@ -88,19 +87,14 @@ def one_standard_error(
             if path in trial.found
         )
 
-    near = [
-        trial
-        for trial in eligible(trials, search, reference)
-        if sign * trial.value(metric) >= sign * top.value(metric) - error
-    ]
-    return min(near, key=lambda trial: (distance(trial), -sign * trial.value(metric)))
+    near = [trial for trial in eligible(trials, search, reference) if trial.value(metric) >= top.value(metric) - error]
+    return min(near, key=lambda trial: (distance(trial), -trial.value(metric)))
 
 
 def pareto(trials: Sequence[Ended], search: Search, reference: Mapping[str, float]) -> list[Ended]:
     """The eligible trials that no other is at least as good as in both metrics and better in one; best first metric
     first, of equal ones one."""
-    sign = 1 if search.mode == "max" else -1
-    points = {tuple(sign * trial.value(name) for name in search.objectives): trial for trial in
+    points = {tuple(trial.value(name) for name in search.objectives): trial for trial in
               reversed(eligible(trials, search, reference))}  # fmt: skip
     return [points[point] for point in front(sorted(points, reverse=True))]
 
