@@ -130,15 +130,14 @@ def trial(config: dict[str, Any], **shared: Any) -> None:
     import torch
 
     from tune_lt import training
-    from tune_lt.config import cell_of
     from tune_lt.run import trial_on_ray as product
-    from tune_lt.run.search import trial_result
+    from tune_lt.run.search import planned as trials
     from tune_lt.training import checkpoint
     from tune_lt.training import results as recorded
 
     torch.set_num_threads(1)
     planned = config["planned"]
-    cell = cell_of(planned["units"][0]["cell"])
+    cell = planned.units[0].cell
     turn, place = divmod(cell.init_seed, len(SIDES))
     side = SIDES[(place + turn) % len(SIDES)]
     clock: dict[str, float] = {}
@@ -164,7 +163,7 @@ def trial(config: dict[str, Any], **shared: Any) -> None:
         took = time.perf_counter() - began
         results.close()
         steps = {"unit": 0, "units": 1, "step": cell.recipe.epochs, "unit_final": True, "final": True, "known": False}
-        product.tune.report(content | steps | trial_result.means([content], planned["watched"]))
+        product.tune.report(content | steps | trials.means([content], planned.watched))
     Path(shared["setting"].folder, f"{cell.init_seed}.json").write_text(
         json.dumps({"side": side, "took": took} | clock)
     )

@@ -60,14 +60,14 @@ def fill(folder: Path, runs: int) -> None:
     cells = planned_cells(study, {}, "content")
     parent = store.ensure_parent(study.name)
     store.begin(parent, text, {**parent_tags(study), **_where(folder)})
-    store.log_json(parent, "cells.json", table_of_contents(study, cells, {}, None))
+    store.log_json(parent, "cells.json", table_of_contents(study, cells, {}, None).content())
     planner = Planner(
         study, "content", {"git": "0" * 40, "device": "cpu", "versions": json.dumps(provenance.versions())}
     )
     experiment, draw = store.experiment(study.name), random.Random(0)
     names = [f"test/{name}" for name in ("top1", "balanced", "many", "medium", "few", "rare")]
     for planned in cells:
-        record = planner.cell(planned)["record"]
+        record = planner.cell(planned).record
         tags = record["tags"] | {"study": NAME, "key": record["key"], "outcome": "complete", "epochs": "40"}
         run = store.client.create_run(
             experiment, tags={f"{TAG}{key}": value for key, value in tags.items()} | {"mlflow.parentRunId": parent}

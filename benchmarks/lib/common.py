@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,13 +59,15 @@ class Times:
 
 def reports(count: int, alpha: float, gamma: float) -> Iterator[dict[str, Any]]:
     """What `tune_lt.training.results.content` would make of ``count`` epochs, without training."""
+    from tune_lt.documents import PerClass
+
     for epoch in range(1, count + 1):
         score = (1 - (alpha - 0.7) ** 2 - (gamma - 1) ** 2) * epoch / count
         content = {"epoch": epoch, "final": epoch == count, "seconds": 0.001, "train/loss": 1 - score}
         content |= {"val/top1": score, "val/balanced": score}
         if epoch == count:
             content |= {"memory": 1, "norms": None, "by_image": None}
-            content["classes"] = {"class_counts": [1] * CLASSES, "val": [score] * CLASSES}
+            content["classes"] = PerClass((), (1,) * CLASSES, val=(score,) * CLASSES)
         yield content
 
 
@@ -77,13 +79,12 @@ def train_cell(config: dict[str, Any], **shared: Any) -> None:
         tune.report(report)
 
 
-def planned_reports(planned: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def planned_reports(planned: Any) -> Iterator[dict[str, Any]]:
     """`reports` as the product's trainable makes them of a planned trial of one cell."""
-    (unit,) = planned["units"]
-    cell = unit["cell"]
-    for report in reports(cell["recipe"]["epochs"], cell["loss"]["alpha"], cell["loss"]["gamma"]):
+    cell = planned.units[0].cell
+    for report in reports(cell.recipe.epochs, cell.loss["alpha"], cell.loss["gamma"]):
         place = {"unit": 0, "units": 1, "step": report["epoch"], "unit_final": report["final"], "known": False}
-        yield report | place | {f"mean:{name}": report[name] for name in planned["watched"]}
+        yield report | place | {f"mean:{name}": report[name] for name in planned.watched}
 
 
 def run_ours(

@@ -17,7 +17,7 @@ from random import SystemRandom
 
 import pytest
 
-from tune_lt.store import CellRecord, Store
+from tune_lt.store import Cells, Store
 
 HELD = """\
 # Nothing is trained until a file is there.
@@ -108,7 +108,7 @@ def progress(folder: Path, study: str = "tiny") -> tuple[int, int]:
     return len(ended), sum(count > 1 and key not in ended for key, count in epochs.items())
 
 
-def whole_study(store: Store, name: str, epochs: int) -> list[CellRecord]:
+def whole_study(store: Store, name: str, epochs: int) -> Cells:
     """The cells of a study of 5 trials and 6 cells, each checked to be one run, ended, with an unbroken curve."""
     records = store.cells(name)
     assert len({record.tags["key"] for record in records}) == len(records)

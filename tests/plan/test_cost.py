@@ -15,6 +15,7 @@ import torch
 
 from tune_lt import data, training
 from tune_lt.config import CellConfig, fingerprint
+from tune_lt.documents import SearchResult, Trial, search_file
 from tune_lt.plan import cost
 from tune_lt.plan.cost import (
     Interval,
@@ -297,10 +298,11 @@ def test_with_the_search_done_only_missing_cells_count(tiny: Study, digits: data
     found = {"loss/alpha": 0.7, "loss/gamma": 0.5, "loss/regions": 20, "loss/aura": True}
     cells = [planned.cell for planned in planner.planned_cells(tiny, {OWN: found}, content)]
     _train(store, tiny, [(cell, {"row": "any"}, "complete") for cell in cells[:4]], content)
-    recorded = {"signature": tiny.search_signature(tiny.searches[OWN], content), "trials": 5, "found": found}
+    signature, best = tiny.search_signature(tiny.searches[OWN], content), Trial(found, "complete")
+    recorded = SearchResult(OWN, signature, 5, ("val/balanced",), {}, {}, (best,), best)
     parent = store.parent(tiny.name)
     assert parent is not None
-    store.log_json(parent.info.run_id, planner.artifact(OWN), recorded)
+    store.log_json(parent.info.run_id, search_file(OWN), recorded.content())
     seen = cost.outlook(tiny, store, content)
     assert (seen.found[OWN], seen.trials_done, seen.cells_done) == (found, {OWN: 5}, 4)
     assert [(work.phase, work.cells, work.epochs.mean) for work in seen.work] == [("tables", 1, 4), ("tables", 1, 4)]

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from mlflow.entities import Metric, Param
 
+from tune_lt.documents import Trial
 from tune_lt.run.planner import Planner, parent_tags, planned_cells, recommended, table_of_contents
-from tune_lt.run.search.selection import Ended
 from tune_lt.store import TAG, Store
 from tune_lt.study import Study, reader
 
@@ -107,7 +107,7 @@ class Recorded:
     def search(
         self,
         study: Study,
-        ended: Sequence[Ended],
+        ended: Sequence[Trial],
         name: str | None = None,
         reference: Mapping[str, float] | None = None,
     ) -> dict[str, dict[str, Any]]:
@@ -139,7 +139,7 @@ class Recorded:
         self.store.tag(parent, {**parent_tags(study), **_where(self.folder)})
         _show(self.store, study)
         chosen = recommended(study, found, self.values, cells)
-        self.store.log_json(parent, "cells.json", table_of_contents(study, cells, found, chosen))
+        self.store.log_json(parent, "cells.json", table_of_contents(study, cells, found, chosen).content())
         experiment = self.store.experiment(study.name)
         planner = Planner(study, "content", {"git": "0", "device": "cpu"})
         scored: set[str] = set()
@@ -149,9 +149,9 @@ class Recorded:
             if value is None or planned.fingerprint in scored:
                 continue
             scored.add(planned.fingerprint)
-            record = planner.cell(planned)["record"]
-            own = {f"{TAG}{key}": text for key, text in (record["tags"] | {"outcome": "complete"}).items()}
-            run = self.store.client.create_run(experiment, tags=own, run_name=record["name"])
+            record = planner.cell(planned).record
+            own = {f"{TAG}{key}": text for key, text in {**record.tags, "outcome": "complete"}.items()}
+            run = self.store.client.create_run(experiment, tags=own, run_name=record.name)
             names = ("top1", "balanced", "many", "medium", "few", "rare")
             self.store.client.log_batch(
                 run.info.run_id,
@@ -175,16 +175,16 @@ def recorded_once(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -
     return Recorded(Path(shutil.copy(empty_store, tmp_path_factory.mktemp("recorded") / "mlflow.db")))
 
 
-def ended(found: Mapping[str, Any], outcome: str = "complete", epochs: int = 20, **units: Sequence[float]) -> Ended:
+def ended(found: Mapping[str, Any], outcome: str = "complete", epochs: int = 20, **units: Sequence[float]) -> Trial:
     """A trial with the values of each unit by metric (``val_balanced=[...]``), NaN where a unit has none."""
     by_metric = {name.replace("_", "/"): list(values) for name, values in units.items()}
     finite = {name: [value for value in values if value == value] for name, values in by_metric.items()}
     means = {name: sum(values) / len(values) if values else nan for name, values in finite.items()}
-    return Ended(found, outcome, means, "broke" if outcome == "failed" else "", by_metric, epochs)
+    return Trial(found, outcome, means, by_metric, epochs, "broke" if outcome == "failed" else "")
 
 
 @pytest.fixture
-def make_trial() -> Callable[..., Ended]:
+def make_trial() -> Callable[..., Trial]:
     return ended
 
 
@@ -194,7 +194,7 @@ def alphas(recorded: Recorded) -> Study:
 
 
 @pytest.fixture
-def alpha_trials() -> list[Ended]:
+def alpha_trials() -> list[Trial]:
     """Four alphas in five folds. 0.6 is best: its mean is 0.80, its standard error 0.01 · √2.5 / √5 = 0.00707.
 
     1.0, the neutral value, is at 0.795: within one standard error. 0.8 was stopped after two folds, 0.4 failed.
@@ -221,7 +221,7 @@ def two_metrics() -> str:
 
 
 @pytest.fixture
-def two_metric_trials() -> list[Ended]:
+def two_metric_trials() -> list[Trial]:
     """top1, rare, many. The third breaks many's limit (0.94); the second is the best of both; the last is behind it."""
     scores = [(0.90, 0.40, 0.95), (0.88, 0.60, 0.95), (0.95, 0.90, 0.90), (0.86, 0.62, 0.94), (0.87, 0.50, 0.96)]
     return [

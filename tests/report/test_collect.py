@@ -12,16 +12,16 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from tune_lt.documents import Trial
 from tune_lt.errors import InputError
 from tune_lt.report import collect, formats, write
 from tune_lt.report.tables.sheet import Sheet
-from tune_lt.run.search.selection import Ended
 from tune_lt.study import Study
 
 pytestmark = pytest.mark.long
 
 if TYPE_CHECKING:
-    from reporting.conftest import Recorded
+    from report.conftest import Recorded
 
 CROSSED = "cross: {imbalance: [10, 100]}\n"
 
@@ -46,7 +46,7 @@ def scores(seed: int) -> dict[tuple[str, float, int], float]:
 
 
 def test_a_search_without_rows_is_a_report(
-    recorded: Recorded, alphas: Study, alpha_trials: list[Ended], tmp_path: Path
+    recorded: Recorded, alphas: Study, alpha_trials: list[Trial], tmp_path: Path
 ) -> None:
     """The driver records no cells.json where there are no rows."""
     recorded.search(alphas, alpha_trials)
@@ -70,7 +70,7 @@ def test_neither_searches_nor_cells_are_an_error(recorded: Recorded, alphas: Stu
 
 
 def test_what_was_found_stands_before_the_rows_trained_with_it(
-    recorded: Recorded, alphas: Study, alpha_trials: list[Ended]
+    recorded: Recorded, alphas: Study, alpha_trials: list[Trial]
 ) -> None:
     rows = "rows: {softmax: {loss: {name: softmax}}, best mean: {}, plain: {loss: {best: one_standard_error}}}\n"
     study = recorded.study(alphas.text.replace("seeds: [0, 1, 2, 3, 4]", "seeds: [0, 1]") + rows)
@@ -170,7 +170,7 @@ def test_a_base_row_is_the_reference_where_there_is_no_softmax(recorded: Recorde
 
 
 def test_several_searches_are_compared_and_each_has_files_of_its_own(
-    recorded: Recorded, alpha_trials: list[Ended], tmp_path: Path
+    recorded: Recorded, alpha_trials: list[Trial], tmp_path: Path
 ) -> None:
     text = """\
 name: compared
@@ -183,7 +183,7 @@ compare: {losses: [focal]}
 seeds: [0]
 """
     study = recorded.study(text)
-    other = [Ended({"loss/gamma": 1.0}, "complete", {"val/balanced": 0.5}, "", {"val/balanced": [0.5]}, 4)]
+    other = [Trial({"loss/gamma": 1.0}, "complete", {"val/balanced": 0.5}, {"val/balanced": [0.5]}, 4)]
     found = recorded.search(study, alpha_trials, "ghm_cwap") | recorded.search(study, other, "focal")
     recorded.rows(study, found, lambda row, factor, data, init: 0.5)
     collected = collect.collect(recorded.store, "compared")

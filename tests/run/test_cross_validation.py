@@ -17,7 +17,7 @@ import pytest
 import yaml
 from ran import Ran
 
-from tune_lt.run.planner import artifact
+from tune_lt.documents import search_file
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]
 Call = Callable[..., tuple[int, str, str]]
@@ -60,7 +60,7 @@ def _content(ran: Ran, search: str) -> Mapping[str, Any]:
     """What the study's search concluded."""
     parent = ran.store.parent(ran.file.stem)
     assert parent is not None
-    content: Mapping[str, Any] = ran.store.read_json(parent.info.run_id, artifact(search))
+    content: Mapping[str, Any] = ran.store.read_json(parent.info.run_id, search_file(search))
     return content
 
 
@@ -148,7 +148,7 @@ def test_every_compared_loss_has_the_same_budget(two: Ran) -> None:
     own, other = _content(two, "ghm_cwap"), _content(two, "logit_adjustment")
     assert own["epochs"] == other["epochs"] == 2 * 2 * 2
     assert len(own["points"]) == len(other["points"]) == 2
-    assert two.store.read_json(two.store.parent("two").info.run_id, artifact("balanced_softmax")) is None  # type: ignore[union-attr]
+    assert two.store.read_json(two.store.parent("two").info.run_id, search_file("balanced_softmax")) is None  # type: ignore[union-attr]
     rows = {record.tags["row"] for record in two.cells() if record.tags["fold"] == "full"}
     assert rows == {"logit_adjustment (searched)", "balanced_softmax", "ghm_cwap (searched)"}
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tune_lt.documents import SearchResult, Trial, search_file
 from tune_lt.run import planner
 from tune_lt.run.planner import Planner
-from tune_lt.run.search.trial_result import averages
+from tune_lt.run.search.planned import averages
 from tune_lt.store import Store
 from tune_lt.study import Study, reader
 
@@ -41,22 +42,24 @@ def test_the_same_trial_of_two_searches_has_the_same_cells_and_a_run_of_its_own(
     """Another sampler is another search. With one key they would share a run, and one would lose its trial."""
     other = reader.parse(TEXT.replace("trials: 4", "trials: 4, sampler: random"), tmp_path)
     one, two = (Planner(each, "images", {}).trial(each.searches[OWN], FOUND, {}) for each in (study, other))
-    assert [unit["fingerprint"] for unit in one["units"]] == [unit["fingerprint"] for unit in two["units"]]
-    assert one["fingerprint"] == two["fingerprint"]
-    assert one["record"]["key"] != two["record"]["key"]
-    assert one["record"]["tags"]["search"] != two["record"]["tags"]["search"]
+    assert [unit.fingerprint for unit in one.units] == [unit.fingerprint for unit in two.units]
+    assert one.fingerprint == two.fingerprint
+    assert one.record.key != two.record.key
+    assert one.record.tags["search"] != two.record.tags["search"]
 
 
 def test_a_search_of_fewer_trials_is_not_the_end_of_one_with_more(tmp_path: Path, study: Study, store: Store) -> None:
     """More trials are the same search, by its signature, going on; what fewer of them found is not its result."""
     parent = store.ensure_parent(study.name)
     signature = study.search_signature(study.searches[OWN], "images")
-    store.log_json(parent, planner.artifact(OWN), {"signature": signature, "trials": 4, "found": FOUND})
+    best = Trial(FOUND, "complete")
+    ended = SearchResult(OWN, signature, 4, ("val/balanced",), {}, {}, (best,), best)
+    store.log_json(parent, search_file(OWN), ended.content())
     more = reader.parse(TEXT.replace("trials: 4", "trials: 9"), tmp_path)
     assert more.search_signature(more.searches[OWN], "images") == signature
     found = planner.recorded_search(study, study.searches[OWN], store, parent, "images")
     assert found is not None
-    assert found["found"] == FOUND
+    assert found.best.found == FOUND
     assert planner.recorded_search(more, more.searches[OWN], store, parent, "images") is None
     assert planner.recorded_search(study, study.searches[OWN], store, parent, "other images") is None
 

@@ -205,7 +205,7 @@ def test_an_adopted_run_gets_its_artifact(store: Store, tmp_path: Path) -> None:
     journal = _open(store, tmp_path / "first")
     _start(journal, "f1")
     journal.close()
-    journal = _open(store, tmp_path / "second", runs=store.runs_by_key("s"))
+    journal = _open(store, tmp_path / "second", runs=store.cells("s").runs_by_key())
     _cell(journal, "f1")
     journal.close()
     (record,) = store.cells("s")

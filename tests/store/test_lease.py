@@ -128,11 +128,10 @@ def test_the_history_of_a_search_is_what_its_runs_and_its_notes_say(store: Store
     store.client.log_metric(flying, "val/balanced", 0.3, step=1)
     note = {"found": {"loss/alpha": 0.5}, "fingerprint": "f0"}
     store.tag(parent, {"tune_lt." + reused_tag("sig", 5): json.dumps(note)})
-    past = past_trials(store, "s", "sig", "val/balanced")
+    noted = own_tags(store.client.get_run(parent))
+    past = past_trials(store, store.cells("s"), noted, "sig", "val/balanced")
     assert [trial.number for trial in past] == [0, 1, 2, 3, 4, 5]
     assert [trial.outcome for trial in past] == ["complete", "pruned", "running", "failed", "running", "reused"]
-    assert (past[0].value("val/balanced"), past[0].step, past[0].rungs) == (0.6, 4, {1: 0.4, 2: 0.5})
+    assert (past[0].value("val/balanced"), past[0].epochs, past[0].rungs) == (0.6, 4, {1: 0.4, 2: 0.5})
     assert past[2].rungs == {1: 0.3}
     assert (past[5].found, past[5].fingerprint) == ({"loss/alpha": 0.5}, "f0")
-    noted = own_tags(store.client.get_run(parent))
-    assert past_trials(store, "s", "sig", "val/balanced", store.trials("s", "sig"), noted) == past

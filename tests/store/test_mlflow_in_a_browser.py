@@ -16,11 +16,11 @@ import pytest
 from mlflow.entities import Metric, Param
 from processes import answers, environment, free_ports, wait_until
 
-from tune_lt.run.search.selection import Ended
+from tune_lt.documents import Trial
 from tune_lt.store import TAG
 
 if TYPE_CHECKING:
-    from reporting.conftest import Recorded
+    from report.conftest import Recorded
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]
@@ -46,9 +46,7 @@ See = Callable[[str, str], str]
 @pytest.fixture(scope="module")
 def see(recorded_once: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[See]:
     """A page of a real server on the store -> its text; ``name``: of a screenshot beside the store."""
-    trials = [
-        Ended({"loss/alpha": a}, "complete", {"val/balanced": a}, "", {"val/balanced": [a]}, 4) for a in (0.5, 0.9)
-    ]
+    trials = [Trial({"loss/alpha": a}, "complete", {"val/balanced": a}, {"val/balanced": [a]}, 4) for a in (0.5, 0.9)]
     for number in range(30):
         study = recorded_once.study(STUDY.format(number=number))
         found = recorded_once.search(study, trials)

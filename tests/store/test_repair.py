@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from tune_lt.documents import Trial
 from tune_lt.errors import InputError
 from tune_lt.run.search.past import past_trials
-from tune_lt.store import Store
+from tune_lt.store import Store, own_tags
 from tune_lt.store.journal import Journal
 from tune_lt.store.repair import examine_study, fix
 
@@ -120,6 +121,10 @@ def _kinds(store: Store) -> list[str]:
     return [finding.kind for finding in examine_study(store, "s")]
 
 
+def _past(store: Store, signature: str) -> list[Trial]:
+    return past_trials(store, store.cells("s"), own_tags(store.parent("s")), signature, "val/balanced")
+
+
 def _fixed(store: Store, *kinds: str, changed: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
     """Examine (which changes nothing), fix, and check that only runs in ``changed`` and the lease differ after it."""
     before = _all(store)
@@ -209,7 +214,7 @@ def test_a_cell_without_its_numbers_is_trained_again(
     assert set(store.finished_cells()) == {"a", "b"}
     _fixed(store, "damaged", changed={broken})
     assert set(store.finished_cells()) == {"a"}
-    assert store.runs_by_key("s") == {"a": sound}
+    assert store.cells("s").runs_by_key() == {"a": sound}
     journal = Journal(store, "s", _parent(store), tmp_path / "j")  # as the next driver does
     journal.start("b", "name", {}, {"kind": "cell", "fingerprint": "b", "fold": fold})
     numbers = FULL if fold == "full" else HELD_OUT
@@ -251,12 +256,12 @@ def test_a_store_that_was_moved_is_not_taken_for_damage(store: Store, tmp_path: 
 def test_a_damaged_trial_is_carried_on_under_its_number_until_it_is_trained_again(store: Store) -> None:
     broken = _trial(store, 4, fingerprint="f", metrics={})
     _fixed(store, "damaged", changed={broken})
-    (past,) = past_trials(store, "s", "sig", "val/balanced")
+    (past,) = _past(store, "sig")
     assert (past.number, past.outcome) == (4, "running")
     again = _trial(store, 4, "pruned", fingerprint="f", artifact=None, start=2)
-    (past,) = past_trials(store, "s", "sig", "val/balanced")
+    (past,) = _past(store, "sig")
     assert (past.number, past.outcome, past.value("val/balanced")) == (4, "pruned", 0.8)
-    assert [trial.run_id for trial in store.trials("s")] == [again]
+    assert [trial.run_id for trial in store.cells("s").trials()] == [again]
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -267,7 +272,7 @@ def test_of_two_complete_runs_of_a_cell_the_one_that_finished_first_stays(store:
     _fixed(store, "duplicate", changed={runs[1 - first]})
     assert _outcome(store, runs[1 - first]) == ("FINISHED", "duplicate")
     assert store.finished_cells()["a"].run_id == runs[first]
-    assert store.runs_by_key("s") == {"a": runs[first], "b": other}
+    assert store.cells("s").runs_by_key() == {"a": runs[first], "b": other}
 
 
 @pytest.mark.parametrize(("outcome", "status"), [("failed", "FAILED"), ("interrupted", "KILLED"), (None, "RUNNING")])
@@ -279,7 +284,7 @@ def test_a_complete_run_stays_rather_than_an_older_one_that_is_not(
     expected = ("running", "duplicate") if outcome is None else ("duplicate",)
     _fixed(store, *expected, changed={older})
     assert _outcome(store, older)[1] == "duplicate"
-    assert store.runs_by_key("s") == {"a": complete}
+    assert store.cells("s").runs_by_key() == {"a": complete}
 
 
 def test_of_two_unfinished_runs_the_older_stays(store: Store) -> None:
@@ -288,7 +293,7 @@ def test_of_two_unfinished_runs_the_older_stays(store: Store) -> None:
         for start, end in ((1, 40), (2, 30))
     )
     _fixed(store, "duplicate", changed={newer})
-    assert store.runs_by_key("s") == {"a": older}
+    assert store.cells("s").runs_by_key() == {"a": older}
 
 
 def test_a_damaged_run_gives_way_to_a_whole_one(store: Store) -> None:
@@ -305,9 +310,9 @@ def test_a_trial_whose_cell_another_search_had_stays_known_to_its_own(store: Sto
     parent = _parent(store)
     _fixed(store, "duplicate", changed={second, parent})
     assert store.finished_cells()["f"].run_id == first
-    (past,) = past_trials(store, "s", "two", "val/balanced")
+    (past,) = _past(store, "two")
     assert (past.number, past.outcome, past.fingerprint, past.found) == (3, "reused", "f", {"loss/alpha": 0.5})
-    (past,) = past_trials(store, "s", "one", "val/balanced")
+    (past,) = _past(store, "one")
     assert (past.number, past.outcome) == (0, "complete")
 
 
@@ -335,7 +340,7 @@ def test_records_that_were_not_sent_are_sent_before_anything_is_judged(store: St
     assert "3 records" in str(examine_study(store, "s")[0])
     fix(store, examine_study(store, "s"))
     assert _outcome(store, run_id) == ("FINISHED", "complete")  # its end was in the journal
-    begun = store.client.get_run(store.runs_by_key("s")["b"])
+    begun = store.client.get_run(store.cells("s").runs_by_key()["b"])
     assert (begun.info.status, begun.data.tags["tune_lt.outcome"]) == ("KILLED", "interrupted")
     assert list(folder.iterdir()) == []
     assert examine_study(store, "s") == []

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tune_lt import losses, registry
+from tune_lt.documents import SearchResult, Trial
 from tune_lt.run.planner import Planner, found_by
 from tune_lt.study import Dimension, Study, grid, ranges, reader, rows
 from tune_lt.study.checks import Problems
@@ -306,12 +307,13 @@ def test_a_row_is_what_was_found_and_defaults_where_a_condition_does_not_hold(tm
 
 
 def test_without_a_plainer_choice_its_row_is_the_best(tmp_path: Path) -> None:
-    concluded = {"found": {"loss/alpha": 0.77}, "one_standard_error": None}
+    best = Trial({"loss/alpha": 0.77}, "complete")
+    concluded = SearchResult("ghm_cwap", "", 1, ("val/balanced",), {}, {}, (best,), best)
     study = reader.parse(
         _searching("alpha: {uniform: [0.3, 1.0]}", SEARCH + "rows: {se: {loss: {best: one_standard_error}}}\n"),
         tmp_path,
     )
-    config = reader.row_config(study, "se", found_by("ghm_cwap", concluded))
+    config = reader.row_config(study, "se", found_by(concluded))
     assert config["loss"]["alpha"] == 0.77
 
 

@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, recall_score
 from torch import Tensor
 
+from tune_lt.documents import ByImage
 from tune_lt.training import accuracies
 from tune_lt.training.accuracies import group_scores, groups, per_class, scores, tally
 
@@ -134,7 +135,7 @@ def test_cuda_agrees_and_never_waits() -> None:
 
 
 def test_what_became_of_each_image() -> None:
-    seen = accuracies.ByImage(3, torch.device("cpu"))
+    seen = accuracies.ImageScores(3, torch.device("cpu"))
     seen.add(slice(1, 3), torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]]), torch.tensor([1, 1]))
     seen.add(slice(0, 1), torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
-    assert seen.content() == {"label": [0, 1, 1], "right": [1, 1, 0], "p": [0.5, 0.75, 0.2]}
+    assert seen.content() == ByImage([0, 1, 1], [1, 1, 0], [0.5, 0.75, 0.2])

@@ -12,6 +12,7 @@ from torch import nn
 
 from tune_lt import data, losses, training
 from tune_lt.config import Augment, CellConfig, Optimizer, Recipe
+from tune_lt.documents import Norms
 from tune_lt.training import gradient_norms
 
 COUNTS = [5, 2, 3]
@@ -32,7 +33,7 @@ class _Batches:
         return [(self.x[:7], self.y[:7]), (self.x[7:], self.y[7:])]
 
 
-def _recorded(loss: losses.Loss, x: torch.Tensor, y: torch.Tensor) -> dict[str, object]:
+def _recorded(loss: losses.Loss, x: torch.Tensor, y: torch.Tensor) -> Norms:
     groups = {"many": [0], "medium": [2], "few": [1], "rare": []}
     return gradient_norms.recorded(_Logits(), loss, _Batches(x, y), groups)  # type: ignore[arg-type]
 
@@ -60,7 +61,7 @@ def test_norms_of_a_plain_loss_are_one_minus_the_targets_probability(
     labelled: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
     content = _recorded(losses.build("softmax", class_counts=COUNTS), *labelled)
-    assert content["counts"] == {
+    assert content.counts == {
         "all": _by_hand(*labelled, None),
         "many": _by_hand(*labelled, 0),
         "medium": _by_hand(*labelled, 2),
@@ -69,7 +70,7 @@ def test_norms_of_a_plain_loss_are_one_minus_the_targets_probability(
         "largest": _by_hand(*labelled, 0),
         "smallest": _by_hand(*labelled, 1),
     }
-    assert (content["largest"], content["smallest"], content["edges"]) == (0, 1, None)
+    assert (content.largest, content.smallest, content.edges) == (0, 1, None)
 
 
 def test_norms_of_ghm_cwap_are_those_it_bins_by_and_come_with_its_regions(
@@ -78,15 +79,15 @@ def test_norms_of_ghm_cwap_are_those_it_bins_by_and_come_with_its_regions(
     loss = losses.build("ghm_cwap", class_counts=COUNTS, gamma=0.8, regions=2, alpha=1.0, aura=True)
     margins = [[0.8 * math.log(min(1.0, n / m)) for n in COUNTS] for m in COUNTS]  # first epoch: from raw counts
     content = _recorded(loss, *labelled)
-    assert content["counts"]["all"] == _by_hand(*labelled, None, margins)  # type: ignore[index]
-    assert content["edges"] == {"largest": [0.0, 0.5, 1.0], "smallest": [0.0, 0.5, 1.0]}
+    assert content.counts["all"] == _by_hand(*labelled, None, margins)  # type: ignore[index]
+    assert content.edges == {"largest": [0.0, 0.5, 1.0], "smallest": [0.0, 0.5, 1.0]}
     assert not loss.live.counts.any()  # looking counts nothing
     x, y = labelled
     for _ in range(2):
         loss.train()
         loss(x, y)
         loss.end_epoch()
-    assert _recorded(loss, x, y)["edges"]["largest"] != [0.0, 0.5, 1.0]  # type: ignore[index]
+    assert _recorded(loss, x, y).edges["largest"] != [0.0, 0.5, 1.0]  # type: ignore[index]
 
 
 def test_a_wrapped_loss_answers_for_its_base(labelled: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -104,8 +105,8 @@ def test_a_final_cell_has_the_norms_of_every_training_image_and_no_other_cell_ha
     first, last = training.run_epochs(cell, dataset=digits, device="cpu", score_test=True)
     assert first.norms is None
     assert last.norms is not None
-    assert sum(last.norms["counts"]["all"]) == sum(last.class_counts)
-    assert sum(last.norms["counts"]["largest"]) == max(last.class_counts)
+    assert sum(last.norms.counts["all"]) == sum(last.class_counts)
+    assert sum(last.norms.counts["largest"]) == max(last.class_counts)
     held_out = dataclasses.replace(cell, fold="holdout", holdout=0.3)
     assert [one.norms for one in training.run_epochs(held_out, dataset=digits, device="cpu")] == [None, None]
 
@@ -129,6 +130,6 @@ def test_precision_is_recorded_for_each_class_of_a_loss_with_regions(
     x, y = labelled
     loss = losses.build("ghm_cwap", class_counts=COUNTS, aura=False, regions=4)
     content = _recorded(loss, x, y)
-    assert content["precision"]["own"] == content["precision"]["equal"]  # type: ignore[index]
-    assert len(content["precision"]["own"]) == 3  # type: ignore[index]
-    assert "precision" not in _recorded(losses.build("softmax", class_counts=COUNTS), x, y)
+    assert content.precision["own"] == content.precision["equal"]  # type: ignore[index]
+    assert len(content.precision["own"]) == 3  # type: ignore[index]
+    assert _recorded(losses.build("softmax", class_counts=COUNTS), x, y).precision is None

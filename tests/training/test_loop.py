@@ -439,9 +439,9 @@ def test_what_became_of_each_sealed_image_is_what_the_scores_count(digits: data.
     seen, index = last.by_image, data.test_index(digits, 7)
     assert seen is not None
     assert last.test is not None
-    assert seen["label"] == digits.test_labels[index].tolist()
-    assert sum(seen["right"]) / len(index) == pytest.approx(last.test.top1)
+    assert seen.label == digits.test_labels[index].tolist()
+    assert sum(seen.right) / len(index) == pytest.approx(last.test.top1)
     for label, recall in enumerate(last.test.per_class):
-        own = [right for right, true in zip(seen["right"], seen["label"], strict=True) if true == label]
+        own = [right for right, true in zip(seen.right, seen.label, strict=True) if true == label]
         assert sum(own) / len(own) == pytest.approx(recall)
-    assert all(right or p <= 0.5 for right, p in zip(seen["right"], seen["p"], strict=True))
+    assert all(right or p <= 0.5 for right, p in zip(seen.right, seen.p, strict=True))

@@ -20,6 +20,7 @@ from tune_lt.cli.arguments import (
     study_name,
 )
 from tune_lt.cli.output import print_tables
+from tune_lt.documents import CONTENTS, Contents
 from tune_lt.errors import InputError
 from tune_lt.study import FULL, command_line, nested, overlay
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOption = None) -> None:
     """What the store has of one study, or of all: trials by outcome, cells of the tables done and missing."""
-    from tune_lt.store import CONTENTS
-
     opened = existing_store(store)
     names = [study_name(study)] if study else opened.studies()
     if not names:
@@ -44,9 +43,9 @@ def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOp
             raise InputError(
                 f"no study {name!r} in {opened.shown}; studies there: {', '.join(opened.studies()) or 'none'}"
             )
-        outcomes = Counter(trial.tags.get("outcome", "unfinished") for trial in opened.trials(name))
-        content = opened.read_json(parent.info.run_id, CONTENTS) or {"rows": {}}
-        planned = {entry["fingerprint"] for entries in content["rows"].values() for entry in entries}
+        outcomes = Counter(trial.tags.get("outcome", "unfinished") for trial in opened.cells(name).trials())
+        contents = opened.read(parent.info.run_id, CONTENTS, Contents.of)
+        planned = {cell.fingerprint for cell in contents.cells} if contents else set()
         trials = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "none"
         done = len(planned & finished.keys())
         state = parent.info.status.lower()
@@ -108,7 +107,7 @@ def best(
         raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as it stands; {first}")
     seed = parsed.units(space)[0][0]
     text = f"# what the search of {parsed.name} found; its trial was trained with --seed {seed}\n"
-    text += yaml.safe_dump(_as_file(parsed, space, concluded["found"]), sort_keys=False, allow_unicode=True)
+    text += yaml.safe_dump(_as_file(parsed, space, concluded.best.found), sort_keys=False, allow_unicode=True)
     reader.parse(text, parsed.folder)  # what we hand out must be readable
     if export is None:
         print(text, end="")

@@ -25,7 +25,7 @@ from tune_lt.errors import InputError
 from tune_lt.run import planner
 from tune_lt.run.search.past import past_trials
 from tune_lt.run.search.schedulers import milestones
-from tune_lt.store import CellRecord, Store, own_tags
+from tune_lt.store import CellRecord, Cells, Store, own_tags
 from tune_lt.study import Resources, Study, flattened
 from tune_lt.training import loop
 from tune_lt.training.results import peak_memory
@@ -135,23 +135,21 @@ class Outlook:
 def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     """Look up what ``store`` has of the study; None is a store that is not there yet."""
     parent = store.parent(study.name) if store else None
-    before = store.snapshot(study.name) if store else None
-    have = before.finished if before else {}
-    hopeless = before.hopeless_cells() if before else {}
+    have, before = store.snapshot(study.name) if store else ({}, Cells())
+    hopeless = before.hopeless()
     found: dict[str, dict[str, Any]] = {}
     ended: dict[str, int] = {}
     work: list[Work] = []
     for name, space in study.searches.items():
         search = space.search
         concluded = None
-        if store and before and parent:
+        if store and parent:
             concluded = planner.recorded_search(study, space, store, parent.info.run_id, content_hash)
             signature = study.search_signature(space, content_hash)
-            records = before.trials(signature)
-            past = past_trials(store, study.name, signature, search.objectives[0], records, own_tags(parent))
+            past = past_trials(store, before, own_tags(parent), signature, search.objectives[0])
             ended[name] = sum(trial.outcome != "running" and trial.number < search.budget for trial in past)
         if concluded is not None:
-            found |= planner.found_by(name, concluded)
+            found |= planner.found_by(concluded)
             ended[name] = search.budget
             continue
         units = planner.trial_cells(study, space, planner.at_end(space, 0))

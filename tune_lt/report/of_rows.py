@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from tune_lt.documents import Contents, TableCell
 from tune_lt.report.figures.classes import accuracy_by_class_size
 from tune_lt.report.tables import pairs, searches
 from tune_lt.report.tables.origins import provenance
@@ -23,21 +25,20 @@ SWAPPED = (
 
 
 def of_rows(
-    study: str, content: Mapping[str, Any], frame: pd.DataFrame, records: Mapping[str, CellRecord]
+    study: str, content: Contents, frame: pd.DataFrame, records: Mapping[str, CellRecord]
 ) -> tuple[list[Sheet], list[Sheet], Figure, list[str]]:
     """The tables of a study that has rows, all pairs of its rows, the figure, and the rows in the figure."""
-    columns, rows = content["columns"], tuple(content["rows"])
+    columns, rows = content.columns, tuple(content.rows)
     sheets: list[Sheet] = []
     compared: list[Sheet | None] = []
     overall: dict[str, Table] = {}
     for column in columns:
         part = {
-            row: [entry for entry in entries if entry["imbalance"] == column]
-            for row, entries in content["rows"].items()
+            row: tuple(entry for entry in entries if entry.imbalance == column) for row, entries in content.rows.items()
         }
         own = frame if frame.empty else frame[of_column(frame, column)]
         several = column if len(columns) > 1 else None
-        specs = _specs({**content, "rows": part}, records, several)
+        specs = _specs(replace(content, rows=part), records, several)
         sheets += [of_groups(assemble(own, spec)) for spec in specs]
         entries = next(iter(part.values()))
         label = "as it is" if column is None else f"{column:g}"
@@ -77,24 +78,21 @@ def of_column(frame: pd.DataFrame, imbalance: float | None) -> pd.Series:
     return frame["imbalance"].isna() if imbalance is None else frame["imbalance"] == imbalance
 
 
-def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord], imbalance: float | None) -> list[Spec]:
+def _specs(content: Contents, records: Mapping[str, CellRecord], imbalance: float | None) -> list[Spec]:
     """The ablation: rows of the searched loss. The baselines: every other loss, and the searched one in full.
 
     ``imbalance`` is in their titles where there are tables for several.
     """
-    rows, searched, losses = content["rows"], content["searched"], content["losses"]
-    entries: list[dict[str, Any]] = next(iter(rows.values()), [])
+    rows, searched, losses = content.rows, content.searched, content.losses
+    entries = next(iter(rows.values()), ())
     expected = len(entries)
     own = [row for row in rows if losses[row] == searched]
     others = [row for row in rows if losses[row] != searched]
     reference = [row for row in others if row == reference_of(rows)]
     table_3 = (SWAPPED,) if {"margin", "weight_ura"} <= set(own) else ()
-    notes = _found(content["found"]) + _crossed(entries)
+    notes = _found(content.found) + _crossed(entries)
     used = [
-        records[entry["fingerprint"]]
-        for entries in rows.values()
-        for entry in entries
-        if entry["fingerprint"] in records
+        records[entry.fingerprint] for entries in rows.values() for entry in entries if entry.fingerprint in records
     ]
     notes += [provenance(used)] if used else []
     if any(abs(record.metrics["test/top1"] - record.metrics["test/balanced"]) > 1e-9 for record in used):
@@ -104,7 +102,7 @@ def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord], imbala
         )
     if not rows:
         return []
-    alone = {_search(name) for name in content["found"]} == {searched}
+    alone = {_search(name) for name in content.found} == {searched}
     only = (f"Only {searched} was searched; the other losses run as the study file has them.",) if alone else ()
     suffix, end = _at(imbalance)
     ablated, compared = (*reference, *own), (*others, *own[-1:])
@@ -129,26 +127,24 @@ def _specs(content: Mapping[str, Any], records: Mapping[str, CellRecord], imbala
     return [ablation, baselines] if len(own) > 1 else [baselines]
 
 
-def _balanced(rows: Mapping[str, list[dict[str, Any]]], records: Mapping[str, CellRecord]) -> str:
+def _balanced(rows: Mapping[str, Sequence[TableCell]], records: Mapping[str, CellRecord]) -> str:
     """Each complete row's mean of the balanced accuracy, in percent."""
     shown = []
     for row, entries in rows.items():
         values = [
-            records[entry["fingerprint"]].metrics["test/balanced"]
-            for entry in entries
-            if entry["fingerprint"] in records
+            records[entry.fingerprint].metrics["test/balanced"] for entry in entries if entry.fingerprint in records
         ]
         if len(values) == len(entries):
             shown.append(f"{row} {100 * sum(values) / len(values):.2f}")
     return ", ".join(shown)
 
 
-def _figure_rows(content: Mapping[str, Any], frame: pd.DataFrame) -> list[str]:
+def _figure_rows(content: Contents, frame: pd.DataFrame) -> list[str]:
     """The reference, the full method, and of the other losses the one with the best overall mean."""
     present = list(dict.fromkeys(frame["row"])) if not frame.empty else []
-    full = [row for row in present if content["losses"][row] == content["searched"]][-1:]
-    chosen = [row for row in present if row == reference_of(content["rows"])]
-    rest = [row for row in present if row not in chosen and content["losses"][row] != content["searched"]]
+    full = [row for row in present if content.losses[row] == content.searched][-1:]
+    chosen = [row for row in present if row == reference_of(content.rows)]
+    rest = [row for row in present if row not in chosen and content.losses[row] != content.searched]
     if rest:
         means = frame[frame["row"].isin(rest)].groupby("row")["test/top1"].mean()
         chosen.append(str(means.idxmax()))
@@ -168,9 +164,9 @@ def _found(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def _crossed(entries: list[dict[str, Any]]) -> list[str]:
+def _crossed(entries: Sequence[TableCell]) -> list[str]:
     """The footnote on runs that are less independent than the intervals and tests take them to be."""
-    data = len({entry["data_seed"] for entry in entries})
+    data = len({entry.data_seed for entry in entries})
     if data == len(entries):
         return []
     return [

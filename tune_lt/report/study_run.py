@@ -10,16 +10,14 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pandas as pd
 from mlflow.entities import Run
 
+from tune_lt.documents import NORMS, Norms, SearchResult, Trial
 from tune_lt.report.tables.origins import different
-from tune_lt.report.tables.searches import Searched
 from tune_lt.report.tables.sheet import Behind, Sheet
 from tune_lt.report.tables.summary import Scored
-from tune_lt.run.search.selection import Ended
 from tune_lt.store import CellRecord, Store, own_tags
 from tune_lt.study import FULL
 
@@ -51,7 +49,7 @@ class Recorded:
     ended: int
     origins: Mapping[str, Sequence[str]] = field(default_factory=dict)
     curves: Mapping[tuple[str, float | None], Mapping[str, Curve]] = field(default_factory=dict)
-    norms: Mapping[float | None, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    norms: Mapping[float | None, Mapping[str, Norms]] = field(default_factory=dict)
     left_out: int = 0
 
     @property
@@ -82,7 +80,7 @@ def read(store: Store, run: Run, frame: pd.DataFrame, records: Iterable[CellReco
     )
 
 
-def with_runs(sheet: Sheet, trials: Sequence[tuple[Searched, Ended]], store: Store, study: str) -> Sheet:
+def with_runs(sheet: Sheet, trials: Sequence[tuple[SearchResult, Trial]], store: Store, study: str) -> Sheet:
     """The sheet of searches with the runs behind its metrics: ``trials`` are those of its lines, in order.
 
     A trial has one run, also where it is a mean over several cells. The runs of `MOST_TRIALS` lines are looked up.
@@ -129,10 +127,10 @@ def _curves(
     return curves, left_out
 
 
-def _norms(store: Store, firsts: pd.DataFrame) -> dict[float | None, dict[str, Any]]:
-    found: dict[float | None, dict[str, Any]] = {}
+def _norms(store: Store, firsts: pd.DataFrame) -> dict[float | None, dict[str, Norms]]:
+    found: dict[float | None, dict[str, Norms]] = {}
     for _, line in firsts.head(MOST_NORMS).iterrows():
-        content = store.read_json(line["run_id"], "norms.json")
+        content = store.read(line["run_id"], NORMS, Norms.of)
         if content is not None:
             found.setdefault(_factor(line), {})[line["row"]] = content
     return found

@@ -59,7 +59,7 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
     status = "FAILED"
     model = None
     try:
-        before = store.snapshot(study.name)
+        finished, before = store.snapshot(study.name)
         runs = before.runs_by_key()
         journal = Journal(store, study.name, parent, folder, say=display.say, beat=lease.renew, runs=runs)
         try:
@@ -68,13 +68,13 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
             for file in (*checkpoints.glob("*.json"), *checkpoints.glob("*.[0-9]*")):
                 file.unlink()  # scores of units, kept for a trial that is tried again: the store has them by now
             if journal.inherited or orphans:
-                before = store.snapshot(study.name)
+                finished, before = store.snapshot(study.name)
             if orphans:
                 display.say(f"{orphans} runs of a driver that died are taken up again where they are still wanted")
             store.begin(parent, study.text, {**parent_tags(study), **_where(checkpoints)})
             _show(store, study)
             with _ray_session(display, dataset, checkpoints):
-                runner = Runner(study, store, display, dataset, parent, journal, lease, before)
+                runner = Runner(study, store, display, dataset, parent, journal, lease, finished, before)
                 found = {
                     name: values for space in study.searches.values() for name, values in runner.search(space).items()
                 }

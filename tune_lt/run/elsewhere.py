@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tune_lt.config import fingerprint
+from tune_lt.documents import CONTENTS
 from tune_lt.errors import InputError
 from tune_lt.run.planner import (
     PlannedCell,
@@ -20,7 +22,7 @@ from tune_lt.run.planner import (
     table_of_contents,
     trial_cells,
 )
-from tune_lt.store import CONTENTS, DUPLICATE, TAG, Store, own_tags
+from tune_lt.store import DUPLICATE, TAG, Store, own_tags
 from tune_lt.store.journal import PATIENCE_SECONDS, Journal
 from tune_lt.store.lease import Lease
 from tune_lt.study import Space, Study, grid
@@ -43,19 +45,19 @@ def listing(study: Study, content_hash: str, store: Store | None, *, missing: bo
         if concluded is None:
             cells += _of_search(planner, study, space, content_hash)
         else:
-            found |= found_by(space.name, concluded)
+            found |= found_by(concluded)
     tables, waiting = _of_tables(study, found, content_hash)
     cells += tables
-    have = store.finished_cells().keys() | store.hopeless_cells(study.name).keys() if store and missing else set()
+    have = store.finished_cells().keys() | store.cells(study.name).hopeless().keys() if store and missing else set()
     wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
     listed = tuple(_listed(planner, cell) for name, cell in reversed(wanted.items()) if name not in have)
-    content = table_of_contents(study, tables, found, None)
-    content["rows"] = {row: entries for row, entries in content["rows"].items() if row not in waiting}
+    contents = table_of_contents(study, tables, found, None)
+    rows = {row: cells for row, cells in contents.rows.items() if row not in waiting}
     return Listing(
         study=study.name,
         text=study.text,
         tags=parent_tags(study),
-        contents=content,
+        contents=dataclasses.replace(contents, rows=rows),
         waiting=tuple(waiting),
         content_hash=content_hash,
         plugins=study.plugins,
@@ -88,8 +90,8 @@ def _of_tables(
 
 def _listed(planner: Planner, planned: PlannedCell) -> ListedCell:
     record = planner.record(planned.cell, planned.fingerprint, planned.row, planned.fingerprint)
-    params = {path: str(value) for path, value in record["params"].items()}
-    return ListedCell(planned.fingerprint, planned.cell, record["name"], params, record["tags"])
+    params = {path: str(value) for path, value in record.params.items()}
+    return ListedCell(planned.fingerprint, planned.cell, record.name, params, record.tags)
 
 
 def read(folder: Path) -> tuple[Listing, list[TrainedCell]]:
@@ -120,7 +122,7 @@ def take_in(listing: Listing, cells: Sequence[TrainedCell], store: Store, say: C
     try:
         opened = partial(Journal, store, study, parent, store.state_folder(study), say=say, beat=lease.renew)
         opened().close()  # what a driver that was killed had not sent yet
-        complete, failed = store.finished_cells().keys(), store.hopeless_cells(study).keys()
+        complete, failed = store.finished_cells().keys(), store.cells(study).hopeless().keys()
         known = {one.fingerprint for one in cells if one.fingerprint in complete | (failed if one.failed else set())}
         fresh = [one for one in cells if one.fingerprint not in known]
         _set_aside(store, study, {one.fingerprint for one in fresh})
@@ -151,8 +153,8 @@ def _describe(listing: Listing, store: Store, parent: str) -> None:
         return
     store.begin(parent, listing.text, listing.tags)
     store.show(listing.study, [], "val/balanced")
-    store.log_json(parent, CONTENTS, dict(listing.contents))
-    wanted = {cell["fingerprint"] for row in listing.contents["rows"].values() for cell in row}
+    store.log_json(parent, CONTENTS, listing.contents.content())
+    wanted = {cell.fingerprint for cell in listing.contents.cells}
     left = wanted - store.finished_cells().keys()
-    ended = left <= store.hopeless_cells(listing.study).keys() and not listing.waiting
+    ended = left <= store.cells(listing.study).hopeless().keys() and not listing.waiting
     store.finish(parent, "KILLED" if not ended else "FAILED" if left else "FINISHED")  # as a driver would have

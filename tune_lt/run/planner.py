@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from tune_lt import data
 from tune_lt.config import CellConfig, fingerprint, long_tail
-from tune_lt.run.search.trial_result import averages
+from tune_lt.documents import Contents, Recommended, SearchResult, TableCell, search_file
+from tune_lt.run.search.planned import PlannedTrial, Record, Unit
 from tune_lt.store import TAG, Store
-from tune_lt.study import Space, Study, file_part, flattened, nested, overlay, ranges, reader
+from tune_lt.study import Space, Study, flattened, nested, overlay, ranges, reader
 from tune_lt.study.rows import ONE_SE, REFERENCE
 
 
@@ -60,37 +61,20 @@ def at_end(space: Space, end: Literal[0, -1]) -> dict[str, Any]:
     return {path: dimension.values[end] for path, dimension in space.space.items()}
 
 
-def artifact(search: str) -> str:
-    """The name of the artifact of the study's run that holds what a search found."""
-    return f"search.{file_part(search)}.json"
-
-
-def recorded_search(
-    study: Study, space: Space, store: Store, parent_id: str, content_hash: str
-) -> dict[str, Any] | None:
+def recorded_search(study: Study, space: Space, store: Store, parent_id: str, content_hash: str) -> SearchResult | None:
     """What an earlier run of exactly this search, with as many trials, concluded, or None."""
-    recorded = store.read_json(parent_id, artifact(space.name))
-    if recorded is None or recorded["signature"] != study.search_signature(space, content_hash):
+    recorded = store.read(parent_id, search_file(space.name), partial(SearchResult.of, space.name))
+    if recorded is None or recorded.signature != study.search_signature(space, content_hash):
         return None
-    return dict(recorded) if recorded["trials"] == space.search.budget else None
+    return recorded if recorded.trials == space.search.budget else None
 
 
-def found_by(name: str, concluded: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What rows take from a concluded search: its best values, and the plainest within a standard error if others."""
-    best, plainest = concluded["found"], concluded.get(ONE_SE)
-    return {name: best} | ({f"{name}/{ONE_SE}": plainest["found"]} if plainest and plainest["found"] != best else {})
-
-
-@dataclass(frozen=True)
-class Recommended:
-    """What held-out images choose: the ``search`` whose best configuration did best, and the ``row`` trained with it.
-
-    ``fingerprint``: its cell of the first seed, the one whose network is handed out.
-    """
-
-    search: str
-    row: str
-    fingerprint: str
+def found_by(searched: SearchResult) -> dict[str, dict[str, Any]]:
+    """What rows take from a search: its best values, and the plainest within a standard error if they are others."""
+    found = {searched.name: dict(searched.best.found)}
+    if searched.plain and searched.plain.found != searched.best.found:
+        found[f"{searched.name}/{ONE_SE}"] = dict(searched.plain.found)
+    return found
 
 
 def recommended(
@@ -134,23 +118,23 @@ def trial_cells(study: Study, space: Space, found: Mapping[str, Any]) -> list[Ce
 
 def table_of_contents(
     study: Study, cells: Sequence[PlannedCell], found: Mapping[str, Mapping[str, Any]], chosen: Recommended | None
-) -> dict[str, Any]:
-    """What the reporter needs to assemble the tables from the store alone: each row's cells by fingerprint."""
-    rows: dict[str, list[dict[str, Any]]] = {row: [] for row in study.rows}
+) -> Contents:
+    """What the report needs to assemble the tables from the store alone: each row's cells by fingerprint."""
+    rows: dict[str, list[TableCell]] = {row: [] for row in study.rows}
     for planned in cells:
-        seeds = {"data_seed": planned.cell.data_seed, "init_seed": planned.cell.init_seed}
-        rows[planned.row].append({"fingerprint": planned.fingerprint, "imbalance": planned.imbalance, **seeds})
-    return {
-        "found": {name: dict(values) for name, values in found.items()},
-        "searches": {name: artifact(name) for name in study.searches},
-        "data": long_tail(study.data),
-        "model": study.model["name"],
-        "searched": study.loss["name"],
-        "recommended": dataclasses.asdict(chosen) if chosen else None,
-        "columns": list(study.columns),
-        "rows": rows,
-        "losses": {planned.row: planned.cell.loss["name"] for planned in cells},
-    }
+        seeds = planned.cell.data_seed, planned.cell.init_seed
+        rows[planned.row].append(TableCell(planned.fingerprint, planned.imbalance, *seeds))
+    return Contents(
+        found={name: dict(values) for name, values in found.items()},
+        searches={name: search_file(name) for name in study.searches},
+        data=long_tail(study.data),
+        model=study.model["name"],
+        searched=study.loss["name"],
+        recommended=chosen,
+        columns=study.columns,
+        rows={row: tuple(own) for row, own in rows.items()},
+        losses={planned.row: planned.cell.loss["name"] for planned in cells},
+    )
 
 
 def study_tags(study: Study) -> dict[str, str]:
@@ -171,34 +155,33 @@ class Planner:
     def __init__(self, study: Study, content_hash: str, tags: Mapping[str, str]) -> None:
         self._study, self._content_hash, self._tags = study, content_hash, tags
 
-    def cell(self, planned: PlannedCell, *, keep: bool = False) -> dict[str, Any]:
+    def cell(self, planned: PlannedCell, *, keep: bool = False) -> PlannedTrial:
         """A trial of its own for one cell of a table. ``keep``: the state of its last epoch."""
         record = self.record(planned.cell, planned.fingerprint, planned.row, planned.fingerprint)
-        trial = self._trial([(planned.cell, planned.fingerprint)], {}, planned.fingerprint, record, ())
-        return trial | ({"keep": True} if keep else {})
+        return PlannedTrial((Unit(planned.cell, planned.fingerprint),), planned.fingerprint, record, keep=keep)
 
     def trial(
         self, space: Space, found: Mapping[str, Any], finished: Mapping[str, Mapping[str, float]]
-    ) -> dict[str, Any]:
+    ) -> PlannedTrial:
         """A trial of a search; ``finished``: the metrics of cells that are trained already, by fingerprint."""
         study, watched = self._study, space.search.watched
         signature = study.search_signature(space, self._content_hash)
         cells = [
             (cell, fingerprint(cell, self._content_hash, study.sources)) for cell in trial_cells(study, space, found)
         ]
-        known = {
-            name: finished[name]
-            for _, name in cells  # a group without held-out images has no metric
-            if name in finished and ("val/many" in finished[name] or set(watched) <= finished[name].keys())
-        }
-        several = len(cells) > 1
-        name = hashlib.sha256(json.dumps([name for _, name in cells]).encode()).hexdigest()[:24]
-        name = name if several else cells[0][1]
-        record = self.record(cells[0][0], name, "search", f"{name}.{signature}")
-        record["tags"] |= {"search": signature, "searched": space.name, "found": json.dumps(dict(found))}
+        several, name = len(cells) > 1, cells[0][1]
         if several:
-            record["tags"] |= {"kind": "trial", "fold": "all"}
-        return self._trial(cells, known, name, record, watched)
+            name = hashlib.sha256(json.dumps([own for _, own in cells]).encode()).hexdigest()[:24]
+        runs = [self.record(cell, own, "fold", own) if several else None for cell, own in cells]
+        units = tuple(
+            Unit(cell, own, _known(finished.get(own), watched), run)
+            for (cell, own), run in zip(cells, runs, strict=True)
+        )
+        record = self.record(cells[0][0], name, "search", f"{name}.{signature}")
+        tags = {"search": signature, "searched": space.name, "found": json.dumps(dict(found))}
+        tags |= {"kind": "trial", "fold": "all"} if several else {}
+        record = dataclasses.replace(record, tags={**record.tags, **tags})
+        return PlannedTrial(units, name, record, watched, dict(found))
 
     def reference(self, space: Space) -> list[PlannedCell]:
         """The cells of plain cross-entropy on the images that the search's trials are judged on."""
@@ -213,32 +196,8 @@ class Planner:
             for cell in cells
         ]
 
-    def _trial(
-        self,
-        cells: list[tuple[CellConfig, str]],
-        known: Mapping[str, Mapping[str, float]],
-        name: str,
-        record: dict[str, Any],
-        watched: tuple[str, ...],
-    ) -> dict[str, Any]:
-        several = len(cells) > 1
-        units = [
-            {
-                "cell": dataclasses.asdict(cell),
-                "fingerprint": own,
-                "known": _scores(known[own]) if own in known else None,
-                "record": self.record(cell, own, "fold", own) if several else None,
-            }
-            for cell, own in cells
-        ]
-        values = None
-        if all(unit["known"] is not None for unit in units):
-            values = averages([known[own] for _, own in cells], watched)
-            values = values if all(map(math.isfinite, values.values())) else None
-        return {"units": units, "fingerprint": name, "record": record, "watched": watched, "values": values}
-
-    def record(self, cell: CellConfig, name: str, row: str, key: str) -> dict[str, Any]:
-        """What is recorded of a cell, with the fingerprint ``name``, at its start: ``key``, name, parameters, tags."""
+    def record(self, cell: CellConfig, name: str, row: str, key: str) -> Record:
+        """What is recorded of a cell, with the fingerprint ``name``, at its start."""
         content = dataclasses.asdict(cell)
         label = f"{row} · seed {cell.init_seed}" + (f" · fold {cell.fold}" if "/" in cell.fold else "")
         tags = dict(self._tags) | {
@@ -251,10 +210,13 @@ class Planner:
             "init_seed": str(cell.init_seed),
         }
         params = flattened({section: content[section] for section in ("data", "model", "loss", "recipe")})
-        return {"key": key, "name": label, "params": params, "tags": tags}
+        return Record(key, label, params, tags)
 
 
-def _scores(metrics: Mapping[str, float]) -> dict[str, float]:
+def _known(metrics: Mapping[str, float] | None, watched: Sequence[str]) -> dict[str, float] | None:
+    """The scores of a trained cell if a search can go by them; a group without held-out images has no metric."""
+    if metrics is None or not ("val/many" in metrics or set(watched) <= metrics.keys()):
+        return None
     return {name: value for name, value in metrics.items() if name.startswith(("val/", "train/"))}
 
 

@@ -7,17 +7,17 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
-from ray.tune.experiment import Trial
+from ray.tune.experiment import Trial as TuneTrial
 
+from tune_lt.documents import Trial
 from tune_lt.errors import InputError
 from tune_lt.run.display import Display, Progress
-from tune_lt.run.search.selection import Ended
-from tune_lt.run.search.trial_result import averages_in
+from tune_lt.run.search.planned import PlannedTrial, Record, averages_in
 from tune_lt.store import TAG_CHARACTERS
 from tune_lt.store.journal import Journal
 from tune_lt.training import results
@@ -30,7 +30,7 @@ REASON_CHARACTERS = 400
 class _Flight:
     """A trial that is running: the units it has had, by index, and the last one that was begun in the store."""
 
-    planned: Mapping[str, Any]
+    planned: PlannedTrial
     rungs: dict[int, float]
     values: dict[int, Mapping[str, float]] = field(default_factory=dict)
     open: int | None = None
@@ -38,24 +38,20 @@ class _Flight:
     seconds: list[float] = field(default_factory=list)
 
     @property
-    def units(self) -> list[dict[str, Any]]:
-        units: list[dict[str, Any]] = self.planned["units"]
-        return units
-
-    @property
     def key(self) -> str:
-        return str(self.planned["record"]["key"])
+        return self.planned.record.key
 
     @property
     def several(self) -> bool:
-        return len(self.units) > 1
+        return self.planned.several
 
     @property
     def share(self) -> float:
-        return self.step / sum(unit["cell"]["recipe"]["epochs"] for unit in self.units)
+        return self.step / self.planned.epochs
 
-    def unit_key(self, index: int) -> str:
-        return str(self.units[index]["record"]["key"]) if self.several else self.key
+    def unit_record(self, index: int) -> Record:
+        """Of the unit's own run, or of the trial's where it has only one."""
+        return self.planned.units[index].record or self.planned.record
 
 
 class Recorder(tune.Callback):
@@ -77,8 +73,8 @@ class Recorder(tune.Callback):
         metric: str = "",
         judged_at: Sequence[int] = (),
         rungs: Mapping[str, Mapping[int, float]] | None = None,
-        ended: Sequence[Ended] = (),
-        best: Callable[[Sequence[Ended]], Ended | None] = lambda ended: None,
+        ended: Sequence[Trial] = (),
+        best: Callable[[Sequence[Trial]], Trial | None] = lambda ended: None,
         on_end: Callable[[str, Mapping[str, float] | None], None] = lambda fingerprint, metrics: None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
@@ -90,7 +86,7 @@ class Recorder(tune.Callback):
         self._reached = rungs or {}
         self._recovered: set[str] = set()
         self._updated, self._epochs = 0.0, 0
-        self._gone: list[Trial] = []
+        self._gone: list[TuneTrial] = []
         self._broken: InputError | None = None
         self.ended = list(ended)
         self._counts = Counter(end.outcome for end in self.ended)
@@ -99,16 +95,16 @@ class Recorder(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles callbacks into a snapshot that nothing here ever restores
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        planned = trial.config["planned"]
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        planned: PlannedTrial = trial.config["planned"]
         if trial.trial_id not in self._flights:
-            reached = self._reached.get(planned["fingerprint"], {})
+            reached = self._reached.get(planned.fingerprint, {})
             rungs = {step: value for step, value in reached.items() if step in self._judged_at}
             self._flights[trial.trial_id] = _Flight(planned, rungs)
-        self._start(planned["record"])
+        self._start(planned.record)
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         if "epoch" not in result:
             return  # Tune repeats a function trainable's end as a result of its own
@@ -126,11 +122,11 @@ class Recorder(tune.Callback):
             self._recovered.discard(trial.trial_id)
             self._display.say(f"the trial goes on with epoch {result['epoch']}")
         if flight.several and flight.open != unit:
-            self._start(flight.units[unit]["record"])
+            self._start(flight.unit_record(unit))
             flight.open = unit
         self._epochs += 1
         flight.seconds.append(result["seconds"])
-        self._write(self._journal.epoch, flight.unit_key(unit), result["epoch"], results.metrics(result))
+        self._write(self._journal.epoch, flight.unit_record(unit).key, result["epoch"], results.metrics(result))
         if result["step"] in self._judged_at:
             flight.rungs[result["step"]] = averages_in(result)[self._metric]
             if flight.several:
@@ -138,21 +134,21 @@ class Recorder(tune.Callback):
         if result["unit_final"]:
             self._end_unit(flight, unit, result)
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         result = self._last.pop(trial.trial_id, {})
         if "failed" in result:
             self._end(trial, "failed", {}, {"reason": result["failed"], "retry": result["retry"]})
         else:
             self._end(trial, "complete" if result.get("final") else "pruned", result)
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._end(trial, "failed", self._last.pop(trial.trial_id, {}), {"reason": _reason(trial), "retry": "yes"})
 
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._recovered.add(trial.trial_id)
         self._display.say(f"a trial is tried again: {_reason(trial)}")
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         if self._broken is not None:
             raise self._broken
         while self._gone:
@@ -165,18 +161,18 @@ class Recorder(tune.Callback):
         """Record what was running when Tune stopped early; how many trials that were."""
         for flight in self._flights.values():
             if flight.several and flight.open is not None and flight.open not in flight.values:
-                self._write(self._journal.end, flight.unit_key(flight.open), "interrupted", {})
+                self._write(self._journal.end, flight.unit_record(flight.open).key, "interrupted", {})
             self._write(self._journal.end, flight.key, "interrupted", {})
         interrupted = len(self._flights)
         self._flights.clear()
         return interrupted
 
-    def reused(self, end: Ended | None) -> None:
+    def reused(self, end: Trial | None) -> None:
         """Count a trial whose cells are known already, or are in training for another trial (None)."""
-        self._add(end or Ended({}, "reused"))
+        self._add(end or Trial({}, "reused"))
 
-    def _start(self, record: Mapping[str, Any]) -> None:
-        self._write(self._journal.start, record["key"], record["name"], record["params"], record["tags"])
+    def _start(self, record: Record) -> None:
+        self._write(self._journal.start, record.key, record.name, record.params, record.tags)
 
     def _write(self, what: Callable[..., None], *content: Any) -> None:
         """Record something; if that fails the study ends with its next step: here Tune would blame the trial."""
@@ -193,30 +189,30 @@ class Recorder(tune.Callback):
         if not result["known"]:
             self._write(
                 self._journal.end,
-                flight.unit_key(unit),
+                flight.unit_record(unit).key,
                 "complete",
                 results.tags(result, flight.seconds),
                 results.files(result, self._class_names),
             )
-            self._on_end(flight.units[unit]["fingerprint"], results.metrics(result))
+            self._on_end(flight.planned.units[unit].fingerprint, results.metrics(result))
         self._write(self._journal.epoch, flight.key, result["step"], _means(result))
         flight.seconds.clear()
 
-    def _end(self, trial: Trial, outcome: str, result: dict[str, Any], tags: Mapping[str, str] | None = None) -> None:
+    def _end(
+        self, trial: TuneTrial, outcome: str, result: dict[str, Any], tags: Mapping[str, str] | None = None
+    ) -> None:
         flight, tags = self._flights.pop(trial.trial_id), dict(tags or {})
         self._gone.append(trial)
         if flight.several and flight.open is not None and flight.open not in flight.values:
-            name = flight.units[flight.open]["fingerprint"]
-            self._write(
-                self._journal.end, flight.unit_key(flight.open), outcome, tags | results.tags(result, flight.seconds)
-            )
-            self._on_end(name, None)
+            key, took = flight.unit_record(flight.open).key, results.tags(result, flight.seconds)
+            self._write(self._journal.end, key, outcome, tags | took)
+            self._on_end(flight.planned.units[flight.open].fingerprint, None)
         if flight.several:
             effort = {"epochs": str(result.get("step", 0)), "units": _listed(flight)}
         else:
             effort = results.tags(result, flight.seconds)
         whole = outcome == "complete" and not flight.several
-        self._on_end(flight.planned["fingerprint"], results.metrics(result) if whole else None)
+        self._on_end(flight.planned.fingerprint, results.metrics(result) if whole else None)
         if self._judged_at:
             effort["rungs"] = json.dumps(flight.rungs)
         self._write(
@@ -226,20 +222,20 @@ class Recorder(tune.Callback):
             tags | effort,
             None if flight.several else results.files(result, self._class_names),
         )
-        end = Ended(
-            flight.planned.get("found", {}),
+        end = Trial(
+            flight.planned.found,
             outcome,
             averages_in(result),
-            tags.get("reason", ""),
             _by_metric(flight),
             result.get("step", 0),
+            tags.get("reason", ""),
         )
         self._add(end)
         if end.reason:
             self._display.say(f"a trial failed and is recorded as such: {end.reason}")
         self._show()
 
-    def _add(self, end: Ended) -> None:
+    def _add(self, end: Trial) -> None:
         self.ended.append(end)
         self._counts[end.outcome] += 1
         if end.outcome == "complete":
@@ -256,14 +252,15 @@ class Recorder(tune.Callback):
         self._display.update(Progress(len(self.ended), shares, self._total, self._epochs, counts, best))
 
 
-def _strip(trial: Trial) -> None:
+def _strip(trial: TuneTrial) -> None:
     """Drop what Tune would keep of an ended trial for ever, 70 KiB each: the store has it all."""
     metadata = trial.run_metadata
     metadata.metric_analysis.clear()
     metadata.metric_n_steps.clear()
     metadata.last_result = {}
     trial.evaluated_params, trial.experiment_tag = {}, ""
-    trial.config = {"planned": {"fingerprint": trial.config["planned"]["fingerprint"]}}
+    planned: PlannedTrial = trial.config["planned"]
+    trial.config = {"planned": replace(planned, units=(), record=Record("", "", {}, {}))}
 
 
 def _means(result: Mapping[str, Any]) -> dict[str, float]:
@@ -275,7 +272,7 @@ def _means(result: Mapping[str, Any]) -> dict[str, float]:
 def _by_metric(flight: _Flight) -> dict[str, list[float]]:
     """The watched metrics of each unit a trial has had, in order."""
     order = sorted(flight.values)
-    return {name: [flight.values[index].get(name, math.nan) for index in order] for name in flight.planned["watched"]}
+    return {name: [flight.values[index].get(name, math.nan) for index in order] for name in flight.planned.watched}
 
 
 def _listed(flight: _Flight) -> str:
@@ -290,7 +287,7 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _reason(trial: Trial) -> str:
+def _reason(trial: TuneTrial) -> str:
     """The exception that ended the trial, in one line. Tune has it in a file of the trial's folder on this machine."""
     try:
         with open(trial.pickled_error_file, "rb") as file:

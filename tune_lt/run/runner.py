@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import ray
 from ray import tune
 
 from tune_lt import data, provenance, training
+from tune_lt.documents import CONTENTS, Recommended, SearchResult, Trial, search_file
 from tune_lt.errors import InputError
 from tune_lt.run import workers
 from tune_lt.run.display import Display
@@ -20,8 +21,6 @@ from tune_lt.run.out_of_memory import kills_fail_trials
 from tune_lt.run.planner import (
     PlannedCell,
     Planner,
-    Recommended,
-    artifact,
     found_by,
     recorded_search,
     study_tags,
@@ -30,18 +29,16 @@ from tune_lt.run.planner import (
 from tune_lt.run.recorder import Recorder
 from tune_lt.run.search import selection
 from tune_lt.run.search.past import ENDED, past_trials
+from tune_lt.run.search.planned import PlannedTrial, averages
 from tune_lt.run.search.schedulers import milestones, scheduler
 from tune_lt.run.search.searcher import CellSearch
-from tune_lt.run.search.selection import Ended
-from tune_lt.run.search.trial_result import averages
 from tune_lt.run.shared_folder import checkpoint_folder
 from tune_lt.run.trial_on_ray import Setting, checkpoint_path, train_again, train_cell
-from tune_lt.store import CONTENTS, Snapshot, Store
+from tune_lt.store import CellRecord, Cells, Store, own_tags
 from tune_lt.store.journal import Journal
 from tune_lt.store.lease import Lease
 from tune_lt.store.records import reused_tag
 from tune_lt.study import Resources, Space, Study, ranges
-from tune_lt.study.rows import ONE_SE
 from tune_lt.training import checkpoint
 
 ATTEMPTS = 3  # for a trial whose worker dies or raises; one that would only repeat its failure gets one
@@ -59,11 +56,12 @@ class Runner:
         parent_id: str,
         journal: Journal,
         lease: Lease,
-        before: Snapshot,
+        finished: Mapping[str, CellRecord],
+        before: Cells,
     ) -> None:
         self.study, self.store, self.display, self.journal, self.lease = study, store, display, journal, lease
         self.before = before  # what the store had when this driver began
-        self.finished = {name: record.metrics for name, record in before.finished.items()}  # and what was added since
+        self.finished = {name: record.metrics for name, record in finished.items()}  # and what was added since
         self.dataset, self.parent_id = dataset, parent_id
         self.checkpoints = checkpoint_folder(study, store)
         tags = study_tags(study)
@@ -87,27 +85,27 @@ class Runner:
         label = study.label(space)
         recorded = recorded_search(study, space, self.store, self.parent_id, self.dataset.content_hash)
         if recorded is not None:
-            self.display.say(f"{label}: {search.budget} trials, all reused; found {_listed(recorded['found'])}")
-            self.values[space.name] = recorded["values"]
-            return found_by(space.name, recorded)
+            self.display.say(f"{label}: {search.budget} trials, all reused; found {_listed(recorded.best.found)}")
+            self.values[space.name] = recorded.best.metrics
+            return found_by(recorded)
         reference = self._reference(space) if search.constraints else {}
         signature, metric = study.search_signature(space, self.dataset.content_hash), search.objectives[0]
-        records = self.before.trials(signature)
-        past = past_trials(self.store, study.name, signature, metric, records)
+        noted = own_tags(self.store.client.get_run(self.parent_id))
+        past = past_trials(self.store, self.before, noted, signature, metric)
         past = [trial for trial in past if trial.number < search.budget]
 
-        def plan(found: Mapping[str, Any]) -> dict[str, Any]:
+        def plan(found: Mapping[str, Any]) -> PlannedTrial:
             return self.planner.trial(space, found, self.finished)
 
         over = {trial.fingerprint for trial in past if trial.outcome in ENDED}
         ended = []
         for trial in past:
             if trial.outcome == "reused":
-                end = _reused(trial.found, plan(trial.found))
+                end = _reused(plan(trial.found))
                 if end.outcome == "complete" or trial.fingerprint in over:
                     ended.append(end)  # one that waited for another which is still in flight begins anew
             elif trial.outcome != "running":
-                ended.append(Ended(trial.found, trial.outcome, trial.values, "", trial.units, trial.step))
+                ended.append(trial)
         running = sum(trial.outcome == "running" for trial in past)
         self.display.say(
             f"{label}: {search.budget} trials, {len(ended)} reused, {running} to be carried on, "
@@ -125,7 +123,7 @@ class Runner:
         def on_reuse(number: int, found: Mapping[str, Any], name: str, values: Mapping[str, float] | None) -> None:
             text = json.dumps({"found": dict(found), "fingerprint": name})
             self.journal.note({reused_tag(signature, number): text})
-            recorder.reused(_reused(found, plan(found)) if values is not None else None)
+            recorder.reused(_reused(plan(found)) if values is not None else None)
 
         searcher = CellSearch(space, plan, past, on_reuse, reference)
         units = study.units(space)
@@ -136,7 +134,7 @@ class Runner:
         return self._conclude(space, signature, label, recorder.ended, reference)
 
     def _conclude(
-        self, space: Space, signature: str, label: str, ended: Sequence[Ended], reference: Mapping[str, float]
+        self, space: Space, signature: str, label: str, ended: Sequence[Trial], reference: Mapping[str, float]
     ) -> dict[str, dict[str, Any]]:
         """Choose, record what was chosen and from what, and say so."""
         search = space.search
@@ -147,30 +145,30 @@ class Runner:
         neutral = {path: value for path in space.space if (value := ranges.neutral(space.name, path)) is not None}
         plain = selection.one_standard_error(ended, search, reference, space.space, neutral)
         front = selection.pareto(ended, search, reference) if len(search.objectives) > 1 else []
-        content = {
-            **_choice(best),
-            "signature": signature,
-            "trials": search.budget,
-            "objectives": list(search.objectives),
-            "constraints": dict(search.constraints),
-            "reference": dict(reference),
-            "order": [f"seed {seed}, {fold}" for seed, fold in self.study.units(space)],
-            "epochs": sum(end.epochs for end in ended),  # of all trials
-            ONE_SE: _choice(plain) if plain else None,
-            "front": [_choice(trial) for trial in front],
-            "points": [_choice(end) | {"outcome": end.outcome} for end in ended if end.found],
-        }
-        self.store.log_json(self.parent_id, artifact(space.name), content)
+        found = SearchResult(
+            space.name,
+            signature,
+            search.budget,
+            search.objectives,
+            {str(name): allowed for name, allowed in search.constraints.items()},
+            reference,
+            tuple(end for end in ended if end.found),
+            best,
+            plain,
+            tuple(front),
+            tuple(f"seed {seed}, {fold}" for seed, fold in self.study.units(space)),
+        )
+        self.store.log_json(self.parent_id, search_file(space.name), found.content())
         self.values[space.name] = best.metrics
         shown = ", ".join(f"{name} {best.value(name):.3f}" for name in search.objectives)
         self.display.say(f"{label}: found {_listed(best.found)} ({shown})")
         if plain and plain is not best:
             shown = f"{search.objectives[0]} {plain.value(search.objectives[0]):.3f}"
             self.display.say(f"{label}: the plainest within one standard error: {_listed(plain.found)} ({shown})")
-        broken = selection.violation(best, search, reference)
+        broken = found.violation(best)
         if broken:
             self.display.say(f"{label}: no trial keeps the constraints; this one breaks them least, by {broken:.3f}")
-        return found_by(space.name, content)
+        return found_by(found)
 
     def _reference(self, space: Space) -> dict[str, float]:
         """The watched metrics of plain cross-entropy on the images the search's trials are judged on."""
@@ -199,7 +197,7 @@ class Runner:
         if not cells:
             return True
         self.kept = chosen.fingerprint if chosen else None
-        have, hopeless = self.finished, self.before.hopeless_cells()
+        have, hopeless = self.finished, self.before.hopeless()
         for cell in cells:
             if cell.fingerprint in have and cell.fingerprint != self.kept:  # kept when it was the one recommended
                 checkpoint_path(self.checkpoints, cell.fingerprint).unlink(missing_ok=True)
@@ -210,7 +208,7 @@ class Runner:
             f"tables: {len(wanted)} cells, {len(wanted) - len(missing) - len(failed)} reused, {len(missing)} to train"
             + (f", {len(failed)} known to fail: {hopeless[failed[0]]}" if failed else "")
         )
-        self.store.log_json(self.parent_id, CONTENTS, table_of_contents(self.study, cells, found, chosen))
+        self.store.log_json(self.parent_id, CONTENTS, table_of_contents(self.study, cells, found, chosen).content())
         if not missing:
             return not failed
         failures = [end for end in self._train_cells("tables", missing) if end.outcome == "failed"]
@@ -241,7 +239,7 @@ class Runner:
             return None
         return path, True
 
-    def _train_cells(self, label: str, cells: Sequence[PlannedCell]) -> list[Ended]:
+    def _train_cells(self, label: str, cells: Sequence[PlannedCell]) -> list[Trial]:
         planned = [self.planner.cell(cell, keep=cell.fingerprint == self.kept) for cell in cells]
         recorder = self._recorder(len(planned))
         self._tune(label, recorder, space={"planned": tune.grid_search(planned)})
@@ -313,25 +311,13 @@ class Runner:
             raise KeyboardInterrupt
 
 
-def _choice(trial: Ended) -> dict[str, Any]:
-    """A trial as the artifact of its search has it; the standard error is that of the first metric."""
-    first = next(iter(trial.units.values()), ())
-    error = selection.standard_error(first)
-    return {
-        "found": dict(trial.found),
-        "values": dict(trial.metrics),
-        "standard_error": error if error == error else None,  # NaN is no JSON
-        "units": {name: [v if v == v else None for v in values] for name, values in trial.units.items()},
-        "epochs": trial.epochs,
-    }
-
-
-def _reused(found: Mapping[str, Any], planned: Mapping[str, Any]) -> Ended:
+def _reused(planned: PlannedTrial) -> Trial:
     """A trial whose cells were all known; it took no epochs."""
-    if planned["values"] is None:
-        return Ended(found, "reused")
-    units = {name: [unit["known"].get(name, float("nan")) for unit in planned["units"]] for name in planned["watched"]}
-    return Ended(found, "complete", planned["values"], "", units)
+    if planned.values is None:
+        return Trial(planned.found, "reused")
+    scores = [unit.known or {} for unit in planned.units]
+    units = {name: [one.get(name, nan) for one in scores] for name in planned.watched}
+    return Trial(planned.found, "complete", planned.values, units)
 
 
 def _fit(resources: Resources, gpus: float) -> int:

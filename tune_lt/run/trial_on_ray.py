@@ -14,9 +14,9 @@ import torch
 from ray import tune
 
 from tune_lt import data, training
-from tune_lt.config import CellConfig, cell_of
+from tune_lt.config import CellConfig
 from tune_lt.errors import InputError, TrainingFailed
-from tune_lt.run.search.trial_result import means
+from tune_lt.run.search.planned import PlannedTrial, means
 from tune_lt.run.workers import epochs_on_workers
 from tune_lt.study import Resources, reader
 from tune_lt.training import results as recorded
@@ -60,21 +60,21 @@ def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, 
     again and is reported as such, a damaged image until it is repaired; any other exception is Tune's to retry.
     """
     setting.prepare()
-    planned = config["planned"]
-    units, watched = planned["units"], planned["watched"]
-    memory = _Memory(Path(checkpoints) / f"{planned['fingerprint']}.json", several=len(units) > 1)
+    planned: PlannedTrial = config["planned"]
+    units, watched = planned.units, planned.watched
+    memory = _Memory(Path(checkpoints) / f"{planned.fingerprint}.json", several=planned.several)
     values: list[Mapping[str, float]] = []
     for index, unit in enumerate(units):
-        cell = cell_of(unit["cell"])
+        cell = unit.cell
         epochs, last = cell.recipe.epochs, index == len(units) - 1
         place = {"unit": index, "units": len(units)}
-        known = unit["known"] or memory.known(unit["fingerprint"])
+        known = unit.known or memory.known(unit.fingerprint)
         if known is not None:
             values.append(known)
             steps = {"epoch": epochs, "step": (index + 1) * epochs, "unit_final": True, "final": last, "seconds": 0.0}
-            tune.report(place | steps | known | means(values, watched) | {"known": True})
+            tune.report({**place, **steps, **known, **means(values, watched), "known": True})
             continue
-        state = checkpoint_path(checkpoints, unit["fingerprint"])
+        state = checkpoint_path(checkpoints, unit.fingerprint)
         results = setting.epochs(cell, state, dataset, score_test=cell.fold == "full")
         ended = False
         try:
@@ -85,7 +85,7 @@ def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, 
                 steps |= {"final": result.final and last, "known": False}
                 tune.report(content | place | steps | means(so_far, watched))
                 ended = result.final
-                if ended and not planned.get("keep"):
+                if ended and not planned.keep:
                     break  # before the last state is saved: nobody will go on from it
         except Exception as error:
             if not ended:
@@ -94,7 +94,7 @@ def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, 
             # its result is told already; who wants the state that could not be saved trains it again
         results.close()  # workers end here, not when somebody collects the garbage
         values.append({name: value for name, value in content.items() if name.startswith(("val/", "train/"))})
-        memory.add(unit["fingerprint"], values[-1])
+        memory.add(unit.fingerprint, values[-1])
     memory.forget()
 
 

@@ -15,19 +15,18 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two l
 
 from tune_lt.errors import redacted
 from tune_lt.store.client import answered, refused
-from tune_lt.store.records import CONTENTS, DAMAGED, DUPLICATE, TAG, CellRecord, Snapshot, own_tags
+from tune_lt.store.records import DAMAGED, DUPLICATE, TAG, CellRecord, Cells, own_tags
 from tune_lt.store.store import PAGE, TAG_CHARACTERS, Store
 from tune_lt.store.uri import access_problem, exists, store_uri
 
 __all__ = [
-    "CONTENTS",
     "DAMAGED",
     "DUPLICATE",
     "PAGE",
     "TAG",
     "TAG_CHARACTERS",
     "CellRecord",
-    "Snapshot",
+    "Cells",
     "Store",
     "access_problem",
     "answered",

@@ -66,8 +66,8 @@ class Journal:
     """The records of one study on their way to the store. Recording raises InputError when the disk is full.
 
     ``folder`` holds the file; ``say`` hears of trouble and of its end; ``beat`` is called every few seconds, also while
-    much is being sent, from the sending thread. ``runs`` is `Store.runs_by_key`, read here if it is not given. Opening
-    it begins to send what an earlier driver left behind: ``inherited`` records.
+    much is being sent, from the sending thread. ``runs`` is `Cells.runs_by_key` of the study, read here if it is not
+    given. Opening it begins to send what an earlier driver left behind: ``inherited`` records.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Journal:
         self._store, self._parent, self._say, self._beat = store, parent, say, beat
         self._client = store.client.raw  # this thread has a patience of its own
         self._experiment = store.experiment(study)
-        self._runs = {**(store.runs_by_key(study) if runs is None else runs), parent: parent}
+        self._runs = {**(store.cells(study).runs_by_key() if runs is None else runs), parent: parent}
         self._places: dict[str, str] = {}  # key -> the place of the artifacts of a run that has not ended
         self._last_epoch: dict[str, int] = {}  # likewise, the last epoch the store has
         self._beaten = time.monotonic()

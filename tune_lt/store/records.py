@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlflow.entities import Run
 
 TAG = "tune_lt."
-CONTENTS = "cells.json"  # the artifact of a study's run that says which cells each row of its tables has
 DAMAGED, DUPLICATE = "damaged", "duplicate"  # outcomes that `tune-lt doctor --fix` gives: such runs count no longer
 
 
@@ -33,34 +32,6 @@ class CellRecord:
     experiment: str = ""
 
 
-@dataclass(frozen=True, repr=False)
-class Snapshot:
-    """What a driver that starts needs to know of the store, read once: it answers as the store did at that moment.
-
-    ``finished`` is what `Store.finished_cells` gives, ``cells`` what `Store.cells` gives for the study.
-    """
-
-    finished: Mapping[str, CellRecord]
-    cells: Sequence[CellRecord]
-
-    def hopeless_cells(self) -> dict[str, str]:
-        """As `Store.hopeless_cells`."""
-        return hopeless(self.cells)
-
-    def trials(self, search: str | None = None) -> list[CellRecord]:
-        """As `Store.trials`."""
-        return trials(cell for cell in self.cells if search is None or cell.tags.get("search") == search)
-
-    def runs_by_key(self) -> dict[str, str]:
-        """As `Store.runs_by_key`."""
-        return runs_by_key(self.cells)
-
-
-def started(record: CellRecord) -> int:
-    """When a run began, to sort by."""
-    return record.started
-
-
 def finished(complete: Iterable[CellRecord]) -> dict[str, CellRecord]:
     """The cells among complete runs, by fingerprint; of two, the one finished first."""
     cells: dict[str, CellRecord] = {}
@@ -70,27 +41,33 @@ def finished(complete: Iterable[CellRecord]) -> dict[str, CellRecord]:
     return cells
 
 
-def hopeless(cells: Iterable[CellRecord]) -> dict[str, str]:
-    """Fingerprint -> reason of the cells that failed and would only fail again."""
-    failed = (c for c in cells if c.tags.get("outcome") == "failed" and c.tags.get("retry") == "no")
-    return {cell.fingerprint: cell.tags.get("reason", "") for cell in failed}
+class Cells(tuple[CellRecord, ...]):
+    """Every run of a study but its own, finished or not, the oldest first; those of trials with several cells too."""
 
+    __slots__ = ()
 
-def trials(cells: Iterable[CellRecord]) -> list[CellRecord]:
-    """The search trials among runs in the order they started, without duplicates and what was trained again since."""
-    every = sorted((cell for cell in cells if cell.tags.get("row") == "search"), key=started)
-    records = [record for record in every if record.tags.get("outcome") != DUPLICATE]
-    whole = {record.tags.get("key") for record in records if record.tags.get("outcome") != DAMAGED}
-    return [r for r in records if r.tags.get("outcome") != DAMAGED or r.tags.get("key") not in whole]
+    def hopeless(self) -> dict[str, str]:
+        """Fingerprint -> reason of the cells that failed and would only fail again."""
+        failed = (c for c in self if c.tags.get("outcome") == "failed" and c.tags.get("retry") == "no")
+        return {cell.fingerprint: cell.tags.get("reason", "") for cell in failed}
 
+    def trials(self, search: str | None = None) -> list[CellRecord]:
+        """The trials (of the search with this signature, if given), whatever became of them.
 
-def runs_by_key(cells: Iterable[CellRecord]) -> dict[str, str]:
-    """Key of a cell -> id of its run; of two, the first. None that is damaged or a duplicate."""
-    keys: dict[str, str] = {}
-    for record in cells:
-        if record.tags.get("outcome") not in (DAMAGED, DUPLICATE):
-            keys.setdefault(record.tags.get("key", record.run_id), record.run_id)
-    return keys
+        Duplicates are left out, and damaged ones that have been trained again since.
+        """
+        every = (c for c in self if c.tags.get("row") == "search" and search in (None, c.tags.get("search")))
+        records = [record for record in every if record.tags.get("outcome") != DUPLICATE]
+        whole = {record.tags.get("key") for record in records if record.tags.get("outcome") != DAMAGED}
+        return [r for r in records if r.tags.get("outcome") != DAMAGED or r.tags.get("key") not in whole]
+
+    def runs_by_key(self) -> dict[str, str]:
+        """Key of a cell -> id of its run; of two, the older. None that is damaged or a duplicate."""
+        keys: dict[str, str] = {}
+        for record in self:
+            if record.tags.get("outcome") not in (DAMAGED, DUPLICATE):
+                keys.setdefault(record.tags.get("key", record.run_id), record.run_id)
+        return keys
 
 
 def own_tags(run: Run) -> dict[str, str]:

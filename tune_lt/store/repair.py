@@ -218,7 +218,7 @@ def _checkpoints(store: Store, study: str, cells: list[CellRecord], damaged: set
     )
     if not folder.is_dir():
         return []
-    hopeless = store.hopeless_cells(study).keys()
+    hopeless = cells.hopeless().keys()
     pruned = {cell.fingerprint for cell in cells if cell.tags.get("outcome") == "pruned"}
     wanted = {cell.fingerprint for cell in cells if cell.tags.get("outcome") in ("running", "interrupted", None)}
     done = (store.finished_cells().keys() | hopeless | (pruned - wanted)) - damaged

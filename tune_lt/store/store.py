@@ -6,10 +6,10 @@ import gc
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from tune_lt.errors import InputError, redacted
 from tune_lt.store import records, sqlite, views
 from tune_lt.store.client import PatientClient, answered
-from tune_lt.store.records import TAG, CellRecord, Snapshot
+from tune_lt.store.records import TAG, CellRecord, Cells
 from tune_lt.store.uri import access_problem, sqlite_folder, store_uri, use_password_file
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -30,6 +30,7 @@ CELLS = f"tags.`{TAG}kind` != 'study'"  # and the trials that several cells make
 FINISHED = f"tags.`{TAG}kind` = 'cell' and tags.`{TAG}outcome` = 'complete' and attributes.status = 'FINISHED'"
 TAG_CHARACTERS = 8000  # MLflow's limit of a tag
 PAGE = 1000  # runs read at a time
+Document = TypeVar("Document")
 
 
 class Store:
@@ -120,10 +121,6 @@ class Store:
             self.client.set_terminated(record.run_id, "KILLED")
         return len(running)
 
-    def hopeless_cells(self, study: str) -> dict[str, str]:
-        """Fingerprint -> reason of the study's cells that failed and would only fail again."""
-        return records.hopeless(self._records_of(study, f"tags.`{TAG}outcome` = 'failed' and tags.`{TAG}retry` = 'no'"))
-
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         self.client.set_terminated(run_id, status)
 
@@ -155,6 +152,14 @@ class Store:
         try:
             return None if text is None else json.loads(text)
         except ValueError as error:
+            raise self._unreadable(run_id, name, error) from None
+
+    def read(self, run_id: str, name: str, of: Callable[[Any], Document]) -> Document | None:
+        """A document of the run, made by its type's ``of`` (`tune_lt.documents`), or None where the run has none."""
+        content = self.read_json(run_id, name)
+        try:
+            return None if content is None else of(content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._unreadable(run_id, name, error) from None
 
     def read_text(self, run_id: str, name: str) -> str | None:
@@ -190,32 +195,18 @@ class Store:
             self._records([experiment.experiment_id for experiment in self._experiments()], FINISHED)
         )
 
-    def trials(self, study: str, search: str | None = None) -> list[CellRecord]:
-        """The study's search trials (of one search, if given), whatever became of them, in the order they started.
+    def cells(self, study: str) -> Cells:
+        """Every run of the study but its own, the oldest first."""
+        return Cells(sorted(self._records_of(study, CELLS), key=lambda record: record.started))
 
-        Duplicates are left out, and damaged ones that have been trained again since.
-        """
-        condition = f"tags.`{TAG}row` = 'search'" + (f" and tags.`{TAG}search` = '{search}'" if search else "")
-        return records.trials(self._records_of(study, condition))
-
-    def cells(self, study: str) -> list[CellRecord]:
-        """Every cell run of the study, finished or not, the oldest first; runs of trials with several cells too."""
-        return sorted(self._records_of(study, CELLS), key=records.started)
-
-    def runs_by_key(self, study: str) -> dict[str, str]:
-        """Key of a cell -> id of its run in this study; of two, the older. None that is damaged or a duplicate."""
-        return records.runs_by_key(self.cells(study))
-
-    def snapshot(self, study: str) -> Snapshot:
-        """The finished cells of the whole store and every cell of the study, each run read once."""
+    def snapshot(self, study: str) -> tuple[dict[str, CellRecord], Cells]:
+        """What `finished_cells` and `cells` of the study give, each run read once."""
         own = self.client.get_experiment_by_name(study)
-        cells = sorted(self._records([own.experiment_id] if own else [], CELLS), key=records.started)
-        elsewhere = [
-            e.experiment_id for e in self._experiments() if own is None or e.experiment_id != own.experiment_id
-        ]
+        cells = self.cells(study)
+        others = [e.experiment_id for e in self._experiments() if own is None or e.experiment_id != own.experiment_id]
         here = own is not None and own.lifecycle_stage == "active"
         complete = [c for c in cells if here and c.status == "FINISHED" and c.tags.get("outcome") == "complete"]
-        return Snapshot(records.finished(complete + self._records(elsewhere, FINISHED)), cells)
+        return records.finished(complete + self._records(others, FINISHED)), cells
 
     def state_folder(self, study: str) -> Path:
         """Where the study keeps journal and checkpoints: beside an SQLite file, else in the working directory."""

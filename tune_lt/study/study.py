@@ -6,7 +6,6 @@ Reading one from a file is `tune_lt.study.reader`'s work; here everything is alr
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -261,8 +260,3 @@ def command_line(name: str, study: str, scale: str) -> str:
     """What to type for a command on a study, its name or file, in one of its scales."""
     option = "" if scale == FULL else f" --scale {shlex.quote(scale)}"
     return f"tune-lt {name} {shlex.quote(study)}{option}"
-
-
-def file_part(name: str) -> str:
-    """A name as part of a file's: what might not be allowed there is an underscore."""
-    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name)

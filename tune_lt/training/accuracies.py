@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from tune_lt import data, distributed
 from tune_lt.config import GROUPS
-from tune_lt.training import accuracies
+from tune_lt.documents import ByImage
 
 
 def tally(predictions: Tensor, targets: Tensor, classes: int) -> Tensor:
@@ -63,7 +62,7 @@ def group_scores(tally: Tensor, groups: Mapping[str, Sequence[int]]) -> dict[str
     }
 
 
-class ByImage:
+class ImageScores:
     """What became of each of ``images`` images: its label, whether it was right, the probability of its class.
 
     Several ranks each add their own; `content` gives all of them, on every rank.
@@ -78,11 +77,11 @@ class ByImage:
         right = logits.argmax(dim=1) == targets
         self._table[positions] = torch.stack([targets.float(), right.float(), p], dim=1)
 
-    def content(self) -> dict[str, list[Any]]:
-        """``{"label": [...], "right": [0 or 1, ...], "p": [...]}``, p to four digits."""
+    def content(self) -> ByImage:
+        """Of every image, with probabilities to four digits."""
         labels, right, p = distributed.total(self._table).cpu().T
         shown = [round(value, 4) for value in p.tolist()]
-        return {"label": labels.long().tolist(), "right": right.long().tolist(), "p": shown}
+        return ByImage(labels.long().tolist(), right.long().tolist(), shown)
 
 
 def _ratio(right: int, total: int) -> float:
@@ -106,7 +105,7 @@ def evaluate(
     groups: Mapping[str, list[int]],
     classes: int,
     offset: torch.Tensor,
-    seen: accuracies.ByImage | None = None,
+    seen: ImageScores | None = None,
 ) -> Scores:
     """Accuracies of ``model`` over ``batches``; ``offset`` (C,) is subtracted from the logits, ``seen`` told of each.
 
@@ -118,14 +117,14 @@ def evaluate(
     for share, (x, y) in zip(data.parts(batches.sizes), batches.epoch(0), strict=True):
         if len(y):
             logits = model(x) - offset
-            table += accuracies.tally(logits.argmax(dim=1), y, classes)
+            table += tally(logits.argmax(dim=1), y, classes)
             if seen:
                 seen.add(share, logits, y)
     table = distributed.total(table).cpu()  # the only read-back of the evaluation
-    whole = accuracies.scores(table)
+    whole = scores(table)
     return Scores(
         top1=whole["top1"],
         balanced=whole["balanced"],
-        groups=accuracies.group_scores(table, groups),
-        per_class=tuple(accuracies.per_class(table)),
+        groups=group_scores(table, groups),
+        per_class=tuple(per_class(table)),
     )

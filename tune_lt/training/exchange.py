@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_lt.config import RESULT_VERSION, STUDY_NAME, CellConfig, cell_of, fingerprint
+from tune_lt.documents import Contents
 from tune_lt.errors import InputError
 from tune_lt.training import results
 
@@ -49,7 +50,7 @@ class Listing:
     study: str
     text: str
     tags: Mapping[str, str]
-    contents: Mapping[str, Any]
+    contents: Contents
     waiting: tuple[str, ...]
     content_hash: str
     plugins: tuple[str, ...]
@@ -74,7 +75,7 @@ class Listing:
         try:
             cells = tuple(ListedCell(**{**one, "cell": cell_of(one["cell"])}) for one in raw.pop("cells"))
             names = {name: tuple(raw[name]) for name in ("plugins", "waiting")}
-            listing = cls(**{**raw, **names}, cells=cells)
+            listing = cls(**{**raw, **names, "contents": Contents.of(raw["contents"])}, cells=cells)
             if not re.fullmatch(STUDY_NAME, listing.study):
                 raise InputError(
                     f"{file}: found a study called {listing.study!r}; valid: a name as a study file has it"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from tune_lt import data, distributed, losses
+from tune_lt.documents import Norms
 
 BINS = 100  # of equal width over [0, 1], as recorded
 FINE = 1000  # finer than any adaptive region: what regions are measured against
@@ -18,13 +18,11 @@ FINE = 1000  # finer than any adaptive region: what regions are measured against
 @torch.no_grad()
 def recorded(
     model: nn.Module, loss: losses.Loss, batches: data.AnyBatches, groups: Mapping[str, Sequence[int]]
-) -> dict[str, Any]:
+) -> Norms:
     """Histograms of the loss's gradient norms g over the images in ``batches``, not augmented, in eval mode.
 
-    ``{"bins": 100, "counts": {name: [100 counts]}, "largest": c, "smallest": c, "edges": {name: [N + 1]} or None}``:
-    the names are ``all``, those of ``groups`` (classes by size), ``largest`` and ``smallest``, the classes with the
-    most and the fewest training images. ``edges`` are those two classes' unit regions, of a loss that has them; then
-    ``precision`` has the `density_error` of each class for its own regions and for as many equal ones.
+    ``groups``: the classes of each group by size. The largest and the smallest class are those with the most and the
+    fewest training images; ``precision`` is the `density_error` of each class.
     """
     model.eval()
     loss.eval()
@@ -40,21 +38,22 @@ def recorded(
     extremes = {"largest": int(loss.class_counts.argmax()), "smallest": int(loss.class_counts.argmin())}
     members = {"all": list(range(classes)), **groups} | {name: [label] for name, label in extremes.items()}
     edges = loss.unit_regions()
-    precision = {}
+    precision = None
     if edges is not None:
         own = edges.double().cpu().numpy()
         equal = np.broadcast_to(np.linspace(0, 1, own.shape[1]), own.shape)
-        precision["precision"] = {
+        precision = {
             name: [density_error(row, ends) for row, ends in zip(fine.numpy(), regions, strict=True)]
             for name, regions in (("own", own), ("equal", equal))
         }
-    return {
-        "bins": BINS,
-        "counts": {name: counts[list(labels)].sum(0).tolist() for name, labels in members.items()},
-        **extremes,
-        "edges": None if edges is None else {name: edges[label].tolist() for name, label in extremes.items()},
-        **precision,
-    }
+    return Norms(
+        BINS,
+        {name: counts[list(labels)].sum(0).tolist() for name, labels in members.items()},
+        extremes["largest"],
+        extremes["smallest"],
+        edges=None if edges is None else {name: edges[label].tolist() for name, label in extremes.items()},
+        precision=precision,
+    )
 
 
 def density_error(counts: np.ndarray, edges: np.ndarray) -> float | None:

@@ -25,6 +25,7 @@ from torch import nn
 
 from tune_lt import data, distributed, losses, models
 from tune_lt.config import RESULT_VERSION, CellConfig, determining, fold_of, long_tail
+from tune_lt.documents import ByImage, Norms
 from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.training import accuracies, checkpoint, gradient_norms
 from tune_lt.training.accuracies import Scores, evaluate
@@ -51,8 +52,8 @@ class EpochResult:
     val: Scores | None = None
     test: Scores | None = None
     class_counts: tuple[int, ...] = field(default=())
-    norms: Mapping[str, Any] | None = None
-    by_image: Mapping[str, Any] | None = None
+    norms: Norms | None = None
+    by_image: ByImage | None = None
 
     @property
     def final(self) -> bool:
@@ -224,7 +225,7 @@ class _Run:
 
     def result(self, epoch: int) -> EpochResult:
         last = epoch == self.cell.recipe.epochs
-        seen = accuracies.ByImage(len(self.split.test_index), self.place) if self.test and last else None
+        seen = accuracies.ImageScores(len(self.split.test_index), self.place) if self.test and last else None
         return EpochResult(
             epoch=epoch,
             epochs=self.cell.recipe.epochs,
@@ -238,12 +239,12 @@ class _Run:
             by_image=seen.content() if seen else None,
         )
 
-    def _norms(self) -> dict[str, Any] | None:
+    def _norms(self) -> Norms | None:
         if self.test is None or not isinstance(self.loss, losses.Loss):
             return None
         return gradient_norms.recorded(self.model, self.loss, self.seen(), self.groups)
 
-    def _score(self, batches: data.AnyBatches, seen: accuracies.ByImage | None = None) -> Scores:
+    def _score(self, batches: data.AnyBatches, seen: accuracies.ImageScores | None = None) -> Scores:
         return evaluate(self.model, batches, self.groups, len(self.class_counts), self.offset, seen)
 
     def state(self, epoch: int) -> dict[str, Any]:

@@ -9,12 +9,15 @@ import resource
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from tune_lt.documents import BY_IMAGE, NORMS, PER_CLASS, PerClass
 
 if TYPE_CHECKING:
     from tune_lt.training import EpochResult
 
-FILES = ("per_class.json", "norms.json", "by_image.json")
+FILES = (PER_CLASS, NORMS, BY_IMAGE)
 METRICS = ("train/", "val/", "test/")
 
 
@@ -24,10 +27,8 @@ def content(result: EpochResult) -> dict[str, Any]:
     if result.final:
         found["memory"] = peak_memory()
         found["norms"], found["by_image"] = result.norms, result.by_image
-        found["classes"] = {
-            "class_counts": list(result.class_counts),
-            **{name: list(scores.per_class) for name, scores in (("val", result.val), ("test", result.test)) if scores},
-        }
+        scores = {name: one.per_class for name, one in (("val", result.val), ("test", result.test)) if one}
+        found["classes"] = PerClass((), result.class_counts, **scores)
     return found
 
 
@@ -50,12 +51,12 @@ def files(content: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, A
     """JSON content by file: the accuracy of each class and, where there are any, gradient norms and test images."""
     if "classes" not in content:
         return {}
-    found: dict[str, Any] = {"per_class.json": {"class_names": list(class_names), **content["classes"]}}
+    found = {PER_CLASS: replace(content["classes"], class_names=tuple(class_names)).content()}
     if norms := content["norms"]:
-        named = {name: class_names[norms[name]] for name in ("largest", "smallest")}
-        found["norms.json"] = {**norms, "classes": named}
+        named = {"largest": class_names[norms.largest], "smallest": class_names[norms.smallest]}
+        found[NORMS] = replace(norms, classes=named).content()
     if content["by_image"]:
-        found["by_image.json"] = content["by_image"]
+        found[BY_IMAGE] = content["by_image"].content()
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from math import nan
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,27 +13,30 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from tune_lt.documents import SearchResult, Trial
 from tune_lt.report.figures import search
-from tune_lt.report.tables.searches import Searched
-from tune_lt.run.search.selection import Ended
-from tune_lt.study import Search
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-Make = Callable[..., Ended]
+Make = Callable[..., Trial]
 
 
 def searched(
-    points: list[Ended],
+    points: list[Trial],
     best: int,
     plain: int | None = None,
     front: tuple[int, ...] = (),
     reference: Mapping[str, float] | None = None,
-    **search: Any,
-) -> Searched:
+    metric: str | tuple[str, ...] = "val/balanced",
+    constraints: Mapping[str, float] | None = None,
+) -> SearchResult:
     chosen = points[plain] if plain is not None else None
     ends = tuple(points[index] for index in front)
-    return Searched("ghm_cwap", Search(**search), tuple(points), points[best], chosen, ends, reference or {}, 0)
+    objectives = (metric,) if isinstance(metric, str) else metric
+    limits = constraints or {}
+    return SearchResult(
+        "ghm_cwap", "", len(points), objectives, limits, reference or {}, tuple(points), points[best], chosen, ends
+    )
 
 
 def drawn(axes: Axes, label: str) -> list[tuple[float, float]]:
@@ -61,7 +63,7 @@ def png(figure: Figure) -> bytes:
 
 
 @pytest.fixture
-def one_dimension(alpha_trials: list[Ended]) -> Axes:
+def one_dimension(alpha_trials: list[Trial]) -> Axes:
     """0.6 is best, 1.0 the choice by the rule, 0.8 stopped at 71, far below both, 0.4 failed."""
     figure = search.curve(searched(alpha_trials, 0, 1))
     assert png(figure)
@@ -137,7 +139,7 @@ def test_a_trial_without_a_value_is_not_drawn(make_trial: Make) -> None:
     assert drawn(axes, "complete") == [(0.5, 80)]
 
 
-def two(make_trial: Make) -> list[Ended]:
+def two(make_trial: Make) -> list[Trial]:
     scores = [(0.90, 0.40, 0.95), (0.88, 0.60, 0.95), (0.95, 0.90, 0.90), (0.87, 0.50, 0.96)]
     return [
         make_trial({"loss/alpha": index / 10}, val_top1=[a - 0.01, a + 0.01], val_rare=[b] * 2, val_many=[c] * 2)

@@ -16,16 +16,15 @@ import plotly.graph_objects as go
 import pytest
 from mlflow.entities import Metric
 
+from tune_lt.documents import Norms, SearchResult, Trial
 from tune_lt.report import collect
 from tune_lt.report.collect import Report
 from tune_lt.report.page import norm_plots, page, plots, search_plots
-from tune_lt.report.tables.searches import Searched
-from tune_lt.run.search.selection import Ended
 from tune_lt.store import TAG
 from tune_lt.study import Study
 
 if TYPE_CHECKING:
-    from reporting.conftest import Recorded
+    from report.conftest import Recorded
 
 pytestmark = pytest.mark.long
 ROWS = ("softmax", "focal", "ghm_cwap")
@@ -102,12 +101,10 @@ def _without_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "get_plotlyjs", lambda: "/* plotly.js */")
 
 
-def norms(
-    edges: Mapping[str, Sequence[float]] | None, groups: Sequence[str] = ("all", "many", "rare")
-) -> dict[str, Any]:
+def norms(edges: Mapping[str, Sequence[float]] | None, groups: Sequence[str] = ("all", "many", "rare")) -> Norms:
     draw = random.Random(0)
     counts = {name: [draw.randrange(50) for _ in range(100)] for name in (*groups, "largest", "smallest")}
-    return {"bins": 100, "counts": counts, "classes": {"largest": "cat", "smallest": "lynx"}, "edges": edges}
+    return Norms(100, counts, 0, 2, edges, classes={"largest": "cat", "smallest": "lynx"})
 
 
 def test_every_number_of_a_table_is_on_the_page_and_sorts_by_itself(found: Report) -> None:
@@ -227,12 +224,12 @@ def test_a_smaller_scale_is_warned_of(found: Report, scale: str, warned: bool) -
 
 
 def test_every_figure_is_one_that_plotly_knows(
-    recorded: Recorded, two_metrics: str, two_metric_trials: list[Ended]
+    recorded: Recorded, two_metrics: str, two_metric_trials: list[Trial]
 ) -> None:
     """plotly's own checks of every property: of a study with a search of two metrics, rows, curves and norms."""
     study = recorded.study(f"{two_metrics}rows: {{softmax: {{loss: {{name: softmax}}}}, best: {{}}}}\nseeds: [0, 1]\n")
     score = {"val/top1": 0.8, "val/rare": 0.3, "val/many": 0.95}
-    trials = [*two_metric_trials, Ended({"loss/alpha": 0.95}, "failed")]
+    trials = [*two_metric_trials, Trial({"loss/alpha": 0.95}, "failed")]
     found = recorded.search(study, trials, reference=score)
     recorded.rows(study, found, lambda row, factor, data, init: 0.5 + 0.1 * init)
     store = recorded.store
@@ -240,7 +237,7 @@ def test_every_figure_is_one_that_plotly_knows(
         history = [Metric("train/loss", 1 / epoch, 0, epoch) for epoch in range(1, 5)]
         store.client.log_batch(record.run_id, metrics=history)
         edges = {"largest": [0, 0.2, 0.2, 1], "smallest": [0, 0.5, 0.75, 1]}
-        store.log_json(record.run_id, "norms.json", norms(edges))
+        store.log_json(record.run_id, "norms.json", norms(edges).content())
     figures = Page(page.html(collect.collect(store, "two"))).data["plots"]
     assert set(figures) == {"sizes", "trade", "learning", "search", "pareto", "norms"}
     assert list(figures["norms"]) == ["best", "softmax"]  # the searched row first
@@ -327,17 +324,16 @@ def test_equal_regions_are_drawn_once() -> None:
     assert titles == ["(a) groups of classes", "(b) URA: 4 equal regions"]
 
 
-def searched(trials: int) -> Searched:
+def searched(trials: int) -> SearchResult:
     """The metric follows alpha alone."""
     draw = random.Random(0)
     points = []
     for index in range(trials):
         alpha = draw.uniform(0.3, 1)
         found = {"loss/alpha": alpha, "loss/gamma": draw.uniform(0, 2), "loss/aura": index % 2 == 0, "loss/n": 30}
-        points.append({"found": found, "outcome": "complete", "values": {"val/top1": alpha}, "units": {}, "epochs": 1})
-    best = max(points, key=lambda point: point["values"]["val/top1"])  # type: ignore[index, no-any-return, call-overload]
-    content = {"objectives": ["val/top1"], "trials": trials, "constraints": {}, "points": points}
-    return Searched.of("ghm_cwap", content | {"found": best["found"], "front": [], "reference": {}})
+        points.append(Trial(found, "complete", {"val/top1": alpha}, epochs=1))
+    best = max(points, key=lambda point: point.value("val/top1"))
+    return SearchResult("ghm_cwap", "", trials, ("val/top1",), {}, {}, tuple(points), best)
 
 
 def test_the_dimension_that_decides_has_the_importance() -> None:
@@ -354,7 +350,7 @@ def test_few_trials_have_no_importance_and_the_page_says_why(found: Report) -> N
 
 
 def test_the_trial_behind_a_searchs_number_is_found(
-    recorded: Recorded, alphas: Study, alpha_trials: list[Ended]
+    recorded: Recorded, alphas: Study, alpha_trials: list[Trial]
 ) -> None:
     """Two runs tried alpha 0.6; that with another value is of an earlier form of the study."""
     recorded.search(alphas, alpha_trials)

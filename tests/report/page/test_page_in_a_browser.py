@@ -17,7 +17,7 @@ from tune_lt.report import collect
 from tune_lt.report.page import page
 
 if TYPE_CHECKING:
-    from reporting.conftest import Recorded
+    from report.conftest import Recorded
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
@@ -104,11 +104,9 @@ addEventListener("message", (event) => {{
 def folder(recorded: Recorded, tmp_path: Path) -> Path:
     """A study's page with what watches it, as ``page.html``."""
     study = recorded.study(STUDY)
-    from tune_lt.run.search.selection import Ended
+    from tune_lt.documents import Norms, Trial
 
-    trials = [
-        Ended({"loss/alpha": a}, "complete", {"val/balanced": a}, "", {"val/balanced": [a]}, 4) for a in (0.5, 0.9)
-    ]
+    trials = [Trial({"loss/alpha": a}, "complete", {"val/balanced": a}, {"val/balanced": [a]}, 4) for a in (0.5, 0.9)]
     found = recorded.search(study, trials)
     recorded.rows(study, found, lambda row, factor, data, init: SCORES[row] + 0.01 * data)
     for record in recorded.store.finished_cells().values():
@@ -117,7 +115,7 @@ def folder(recorded: Recorded, tmp_path: Path) -> Path:
         counts = {name: [100 - g for g in range(100)] for name in ("all", "many", "rare", "largest", "smallest")}
         edges = {"largest": [0, 0.2, 1], "smallest": [0, 0.5, 1]}
         classes = {"largest": "cat", "smallest": "lynx"}
-        content = {"bins": 100, "counts": counts, "classes": classes, "edges": edges}
+        content = Norms(100, counts, 0, 2, edges, classes=classes).content()
         recorded.store.log_json(record.run_id, "norms.json", content)
     text = page.html(collect.collect(recorded.store, "browsed"))
     text = text.replace("<head>", f"<head>{BEFORE}", 1)

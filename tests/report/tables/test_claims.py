@@ -9,21 +9,22 @@ import pandas as pd
 import pytest
 import torch
 
+from tune_lt.documents import ByImage, Norms
 from tune_lt.report.tables import claims
 
 Line = Callable[..., dict[str, Any]]
 ACCURACIES = (0.9, 0.8, 0.7, 0.6, 0.8)
 
 
-def _content(seed: int, shift: float) -> dict[str, list[Any]]:
+def _content(seed: int, shift: float) -> ByImage:
     """12 images, nine of the three head classes 1, 2, 3 of five; right with a probability that is in p."""
     generator = torch.Generator().manual_seed(seed)
     label = [1, 2, 3, 1, 2, 3, 1, 2, 3, 0, 4, 4]
     p = (torch.rand(12, generator=generator) * 0.5 + torch.linspace(0, 0.5, 12) + shift).clamp(0, 1)
-    return {"label": label, "right": [int(one > 0.5) for one in p.tolist()], "p": p.tolist()}
+    return ByImage(label, [int(one > 0.5) for one in p.tolist()], p.tolist())
 
 
-def _study(make_line: Line, rows: dict[str, float], seeds: int) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+def _study(make_line: Line, rows: dict[str, float], seeds: int) -> tuple[pd.DataFrame, dict[str, ByImage]]:
     counts = [5, 100, 90, 80, 4]
     lines = [make_line(row, seed, ACCURACIES, class_counts=counts) for row in rows for seed in range(seeds)]
     content = {f"{row}-{seed}": _content(seed, shift) for row, shift in rows.items() for seed in range(seeds)}
@@ -34,7 +35,7 @@ def _study(make_line: Line, rows: dict[str, float], seeds: int) -> tuple[pd.Data
 
 def test_terciles_of_head_images_against_plain_loops(make_line: Line) -> None:
     frame, content = _study(make_line, {"softmax": 0.0, "other": 0.1}, 3)
-    sheet = claims.terciles(frame, "softmax", lambda run, name: content[run])
+    sheet = claims.terciles(frame, "softmax", lambda run: content[run])
     assert sheet is not None
     data = sheet.data.set_index(["row", "tercile"])
     head = [2, 1]  # five classes make groups of two, one, one, one: the two with 100 and 90 images
@@ -44,13 +45,13 @@ def test_terciles_of_head_images_against_plain_loops(make_line: Line) -> None:
             own = content[f"{row}-{seed}"]
             ranked = []
             for image in range(12):
-                if own["label"][image] in head:
-                    others = [content[f"softmax-{other}"]["p"][image] for other in range(3) if other != seed]
+                if own.label[image] in head:
+                    others = [content[f"softmax-{other}"].p[image] for other in range(3) if other != seed]
                     ranked.append((-sum(others) / 2, image))
             ranked.sort()
             for place, name in enumerate(shares):
                 part = [image for _, image in ranked[2 * place : 2 * place + 2]]
-                shares[name].append(sum(own["right"][image] for image in part) / 2)
+                shares[name].append(sum(own.right[image] for image in part) / 2)
         for name, values in shares.items():
             assert data.loc[(row, name), "mean"] == pytest.approx(100 * sum(values) / 3)
     assert sheet.header[4:] == ("Δ easy [95 % CI]", "Δ middle [95 % CI]", "Δ hard [95 % CI]")
@@ -61,21 +62,21 @@ def test_equally_hard_images_are_not_shared_out_by_class(make_line: Line) -> Non
     """The first class always right, the second never, all of one difficulty: each tercile about one half."""
     frame, content = _study(make_line, {"softmax": 0.0}, 2)
     for run in content:
-        content[run] = {"label": [1] * 300 + [2] * 300, "right": [1] * 300 + [0] * 300, "p": [1.0] * 600}
-    sheet = claims.terciles(frame, "softmax", lambda run, name: content[run])
+        content[run] = ByImage([1] * 300 + [2] * 300, [1] * 300 + [0] * 300, [1.0] * 600)
+    sheet = claims.terciles(frame, "softmax", lambda run: content[run])
     assert sheet is not None
     assert sheet.data["mean"].between(40, 60).all()
 
 
 def test_a_row_with_a_missing_run_is_left_out_and_one_reference_run_is_too_few(make_line: Line) -> None:
     frame, content = _study(make_line, {"softmax": 0.0, "other": 0.1}, 2)
-    sheet = claims.terciles(frame.iloc[:3], "softmax", lambda run, name: content[run])
+    sheet = claims.terciles(frame.iloc[:3], "softmax", lambda run: content[run])
     assert sheet is not None
     assert [line[0] for line in sheet.lines] == ["softmax"]
     frame, content = _study(make_line, {"softmax": 0.0, "other": 0.1}, 1)
-    assert claims.terciles(frame, "softmax", lambda run, name: content[run]) is None
+    assert claims.terciles(frame, "softmax", lambda run: content[run]) is None
     frame, _ = _study(make_line, {"softmax": 0.0}, 2)
-    assert claims.terciles(frame, "softmax", lambda run, name: None) is None  # runs of an older version
+    assert claims.terciles(frame, "softmax", lambda run: None) is None  # runs of an older version
 
 
 def test_precision_by_group_of_classes_over_seeds_by_hand(make_line: Line) -> None:
@@ -89,13 +90,13 @@ def test_precision_by_group_of_classes_over_seeds_by_hand(make_line: Line) -> No
     frame = pd.DataFrame(
         [make_line(row, seed, (0.9, 0.8, 0.7, 0.6, 0.8), class_counts=counts) for row in rows for seed in (0, 1)]
     ).iloc[:5]
-    content: dict[str, dict[str, Any]] = {
-        "aura-0": {"precision": {"equal": [0.4, 0.2, None, 0.1], "own": [0.3, 0.1, None, 0.5]}},
-        "aura-1": {"precision": {"equal": [0.6, 0.2, None, 0.1], "own": [0.4, 0.3, None, 0.5]}},
-        "short-0": {"precision": {"equal": [0.6, 0.2, None, 0.1], "own": [0.4, 0.3, None, 0.5]}},
+    content = {
+        "aura-0": Norms(100, {}, 0, 3, {}, {"equal": [0.4, 0.2, None, 0.1], "own": [0.3, 0.1, None, 0.5]}),
+        "aura-1": Norms(100, {}, 0, 3, {}, {"equal": [0.6, 0.2, None, 0.1], "own": [0.4, 0.3, None, 0.5]}),
+        "short-0": Norms(100, {}, 0, 3, {}, {"equal": [0.6, 0.2, None, 0.1], "own": [0.4, 0.3, None, 0.5]}),
     }
-    without: dict[str, Any] = {"counts": {}, "edges": None}  # softmax has no regions
-    sheet = claims.precision(frame, lambda run, name: content.get(run, without))
+    without = Norms(100, {}, 0, 3, None)  # softmax has no regions
+    sheet = claims.precision(frame, lambda run: content.get(run, without))
     assert sheet is not None
     assert sheet.header[1:5] == ("many equal", "many own", "many Δ [95 % CI]", "medium equal")
     ((row, *texts),) = sheet.lines  # short lacks a run
@@ -103,5 +104,5 @@ def test_precision_by_group_of_classes_over_seeds_by_hand(make_line: Line) -> No
     assert texts[:3] == ["0.50 ± 0.14", "0.35 ± 0.07", "−0.15 [−0.79, +0.49]"]
     assert texts[3:5] == ["0.20 ± 0.00", "0.20 ± 0.14"]
     assert texts[6:] == ["—", "—", "—", "0.10 ± 0.00", "0.50 ± 0.00", "+0.40 [+0.40, +0.40]"]
-    assert claims.precision(frame, lambda run, name: without) is None
-    assert claims.precision(frame, lambda run, name: None) is None  # runs of an older version
+    assert claims.precision(frame, lambda run: without) is None
+    assert claims.precision(frame, lambda run: None) is None  # runs of an older version

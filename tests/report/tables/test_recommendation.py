@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from tune_lt import documents
 from tune_lt.report import collect
 from tune_lt.report.tables.sheet import Sheet
-from tune_lt.run.search.selection import Ended
 
 pytestmark = pytest.mark.long
 
-Trial = Callable[..., Ended]
+Trial = Callable[..., documents.Trial]
 TEXT = """\
 name: advice
 data: {name: digits, imbalance: 20, validation: {folds: 2}}

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
+from tune_lt.documents import SearchResult, Trial
 from tune_lt.report import formats
 from tune_lt.report.tables import searches
-from tune_lt.report.tables.searches import Searched
-from tune_lt.run.search.selection import Ended
-from tune_lt.study import Search, Study
+from tune_lt.study import Study
 
 if TYPE_CHECKING:
-    from reporting.conftest import Recorded
+    from report.conftest import Recorded
 
 COMPARED = """\
 name: compared
@@ -30,11 +29,16 @@ compare: {losses: [focal]}
 """
 
 
-def read(recorded: Recorded, study: Study) -> list[searches.Searched]:
+def read(recorded: Recorded, study: Study) -> list[SearchResult]:
     return searches.read(recorded.store, recorded.store.ensure_parent(study.name))
 
 
-def test_both_choices_and_their_numbers(recorded: Recorded, alphas: Study, alpha_trials: list[Ended]) -> None:
+def _searched(*trials: Trial) -> SearchResult:
+    """A search for one metric, whose last trial is the best."""
+    return SearchResult("ghm_cwap", "", len(trials), ("val/balanced",), {}, {}, trials, trials[-1])
+
+
+def test_both_choices_and_their_numbers(recorded: Recorded, alphas: Study, alpha_trials: list[Trial]) -> None:
     """Folds 78, 79, 80, 81, 82: mean 80, s = √(10 / 4) = 1.58, standard error 1.58 / √5 = 0.71; 20 + 20 + 8 epochs."""
     recorded.search(alphas, alpha_trials)
     (searched,) = read(recorded, alphas)
@@ -48,7 +52,7 @@ def test_both_choices_and_their_numbers(recorded: Recorded, alphas: Study, alpha
     assert not any("repeated" in note for note in sheet.notes)
 
 
-def test_the_csv_has_every_digit(recorded: Recorded, alphas: Study, alpha_trials: list[Ended]) -> None:
+def test_the_csv_has_every_digit(recorded: Recorded, alphas: Study, alpha_trials: list[Trial]) -> None:
     recorded.search(alphas, alpha_trials)
     back = pd.read_csv(io.StringIO(formats.csv(searches.chosen_sheet(read(recorded, alphas)[0]))))
     assert back["loss/alpha"].tolist() == [0.6, 1.0]
@@ -57,7 +61,7 @@ def test_the_csv_has_every_digit(recorded: Recorded, alphas: Study, alpha_trials
     assert back[["units", "complete", "pruned", "failed", "epochs"]].to_numpy().tolist() == [[5, 2, 1, 1, 48]] * 2
 
 
-def test_one_line_where_both_rules_agree(recorded: Recorded, alphas: Study, make_trial: Callable[..., Ended]) -> None:
+def test_one_line_where_both_rules_agree(recorded: Recorded, alphas: Study, make_trial: Callable[..., Trial]) -> None:
     trial = make_trial({"loss/alpha": 1.0}, val_balanced=[0.7, 0.8, 0.9, 0.8, 0.8])
     recorded.search(alphas, [trial])
     sheet = searches.chosen_sheet(read(recorded, alphas)[0])
@@ -66,7 +70,7 @@ def test_one_line_where_both_rules_agree(recorded: Recorded, alphas: Study, make
 
 
 def test_a_unit_without_the_class_is_left_out_and_counted(
-    recorded: Recorded, alphas: Study, make_trial: Callable[..., Ended]
+    recorded: Recorded, alphas: Study, make_trial: Callable[..., Trial]
 ) -> None:
     """Four folds of five have a value: 70, 80, 80, 90, mean 80, s = √(200 / 3), standard error s / √4 = 4.08."""
     trial = make_trial({"loss/alpha": 0.4}, val_balanced=[0.7, nan, 0.8, 0.8, 0.9])
@@ -76,7 +80,7 @@ def test_a_unit_without_the_class_is_left_out_and_counted(
 
 
 def test_two_metrics_have_a_line_for_each_of_the_front(
-    recorded: Recorded, two_metrics: str, two_metric_trials: list[Ended]
+    recorded: Recorded, two_metrics: str, two_metric_trials: list[Trial]
 ) -> None:
     study = recorded.study(two_metrics)
     recorded.search(study, two_metric_trials, reference={"val/many": 0.95})
@@ -94,7 +98,7 @@ def test_two_metrics_have_a_line_for_each_of_the_front(
 
 
 def test_a_search_that_keeps_no_constraint_says_so(
-    recorded: Recorded, two_metrics: str, two_metric_trials: list[Ended]
+    recorded: Recorded, two_metrics: str, two_metric_trials: list[Trial]
 ) -> None:
     """The least violation is that of many = 0.96: 0.99 − 0.01 − 0.96 = 2 points."""
     study = recorded.study(two_metrics)
@@ -103,7 +107,7 @@ def test_a_search_that_keeps_no_constraint_says_so(
     assert "No trial keeps the constraints; this one breaks them least, by 2.00 points." in notes
 
 
-def test_compared_searches_show_their_budgets(recorded: Recorded, make_trial: Callable[..., Ended]) -> None:
+def test_compared_searches_show_their_budgets(recorded: Recorded, make_trial: Callable[..., Trial]) -> None:
     study = recorded.study(COMPARED)
     own = [make_trial({"loss/alpha": alpha}, epochs=8, val_balanced=[0.8, alpha]) for alpha in (0.6, 0.7)]
     other = [make_trial({"loss/gamma": gamma}, epochs=8, val_balanced=[0.5, 0.5]) for gamma in (1.0, 2.0)]
@@ -120,7 +124,7 @@ def test_compared_searches_show_their_budgets(recorded: Recorded, make_trial: Ca
 
 
 def test_searches_are_found_without_a_list_of_them(
-    recorded: Recorded, alphas: Study, alpha_trials: list[Ended]
+    recorded: Recorded, alphas: Study, alpha_trials: list[Trial]
 ) -> None:
     assert read(recorded, alphas) == []
     recorded.search(alphas, alpha_trials)
@@ -128,12 +132,12 @@ def test_searches_are_found_without_a_list_of_them(
     assert searches.read(recorded.store, recorded.store.ensure_parent("alphas"), {"gone": "search.gone.json"}) == []
 
 
-def test_every_complete_trial_stands_beside_the_best_unit_by_unit(make_trial: Callable[..., Ended]) -> None:
+def test_every_complete_trial_stands_beside_the_best_unit_by_unit(make_trial: Callable[..., Trial]) -> None:
     """Units 0.5, 0.7 against the best one's 0.6, 0.9: -10 and -20 points, so -15 ± 12.706 · 7.071 / √2."""
     best = make_trial({"loss/alpha": 0.4}, val_balanced=[0.6, 0.9])
     other = make_trial({"loss/alpha": 0.8}, val_balanced=[0.5, 0.7])
     stopped = make_trial({"loss/alpha": 0.6}, "pruned", val_balanced=[0.5, nan])
-    searched = Searched("ghm_cwap", Search(trials=3), (other, stopped, best), best, None, (), {}, 60)
+    searched = _searched(other, stopped, best)
     sheet = searches.trials_sheet(searched)
     assert sheet.lines == (
         ("alpha 0.4", "75.00 ± 15.00", "—", "2"),
@@ -142,17 +146,17 @@ def test_every_complete_trial_stands_beside_the_best_unit_by_unit(make_trial: Ca
     assert list(sheet.data["difference"][1:]) == pytest.approx([-15.0])
 
 
-def test_a_unit_without_a_value_shifts_no_other(make_trial: Callable[..., Ended]) -> None:
+def test_a_unit_without_a_value_shifts_no_other(make_trial: Callable[..., Trial]) -> None:
     """Units 2 and 3 have both trials: 0.5 and 0.7 against 0.6 and 0.9, -15 points, whatever stands in unit 1."""
     best = make_trial({"loss/alpha": 0.4}, val_balanced=[0.8, 0.6, 0.9])
     other = make_trial({"loss/alpha": 0.8}, val_balanced=[nan, 0.5, 0.7])
-    searched = Searched("ghm_cwap", Search(trials=2), (other, best), best, None, (), {}, 60)
+    searched = _searched(other, best)
     line = searches.trials_sheet(searched).lines[1]
     assert (line[0], line[2], line[3]) == ("alpha 0.8", "−15.00 [−78.53, +48.53]", "2")
 
 
 def test_what_was_chosen_is_the_complete_trial_and_no_stopped_one_with_the_same_values(
-    recorded: Recorded, alphas: Study, make_trial: Callable[..., Ended]
+    recorded: Recorded, alphas: Study, make_trial: Callable[..., Trial]
 ) -> None:
     """As where a trial that a broken run had stopped was tried again under another number."""
     stopped = make_trial({"loss/alpha": 0.6}, "pruned", val_balanced=[0.5, 0.5])

@@ -14,7 +14,9 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from tune_lt.run.search.past import Past
+from tune_lt.config import CellConfig
+from tune_lt.documents import Trial
+from tune_lt.run.search.planned import PlannedTrial, Record, Unit
 from tune_lt.run.search.schedulers import CellASHA, FoldRacing, milestones, scheduler
 from tune_lt.run.search.searcher import CellSearch, distribution
 from tune_lt.study import Dimension, Search, Space
@@ -30,18 +32,31 @@ SPACE = {
 SEARCH = Search(scheduler="asha")
 
 
-def _plan(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A planned trial whose fingerprint is its values."""
-    record = {"key": "k", "name": "n", "params": {}, "tags": {}}
+def _plan(found: Mapping[str, Any], known: Mapping[str, float] | None = None) -> PlannedTrial:
+    """A planned trial of one unit, whose fingerprint is its values."""
     fingerprint = json.dumps(dict(found), sort_keys=True)
-    return {"units": [dict(found)], "fingerprint": fingerprint, "record": record, "values": None}
+    unit = Unit(CellConfig({}, {}, dict(found)), fingerprint, known)
+    return PlannedTrial((unit,), fingerprint, Record("k", "n", {}, {}), ("val/balanced",), dict(found))
+
+
+def _past(
+    number: int,
+    found: Mapping[str, Any],
+    fingerprint: str,
+    outcome: str,
+    metrics: Mapping[str, float] | None = None,
+    epochs: int = 0,
+    **more: Any,
+) -> Trial:
+    """A trial of an earlier driver."""
+    return Trial(found, outcome, metrics or {}, epochs=epochs, number=number, fingerprint=fingerprint, **more)
 
 
 def _space(space: Mapping[str, Dimension], **options: Any) -> Space:
     return Space("ghm_cwap", {}, {}, space, Search(**{"trials": 100} | options))
 
 
-def _search(past: Sequence[Past] = (), **options: Any) -> CellSearch:
+def _search(past: Sequence[Trial] = (), **options: Any) -> CellSearch:
     return CellSearch(_space(SPACE, **options), _plan, past)
 
 
@@ -54,9 +69,9 @@ def test_suggestions_lie_in_their_ranges_and_become_cells() -> None:
     seen: dict[str, set[Any]] = {path: set() for path in SPACE}
     for number in range(60):
         planned = searcher.suggest(str(number))["planned"]
-        assert planned["units"] == [planned["found"]]
-        assert planned["record"]["tags"] == {"trial": str(number)}
-        for path, value in planned["found"].items():
+        assert planned.units[0].cell.loss == planned.found
+        assert planned.record.tags == {"trial": str(number)}
+        for path, value in planned.found.items():
             seen[path].add(value)
         searcher.on_trial_complete(str(number), _result(0.5, 4))
     assert all(0.3 <= value <= 1.0 for value in seen["loss/alpha"])
@@ -80,7 +95,7 @@ def test_it_ends_after_the_trials_asked_for() -> None:
 def test_the_seed_fixes_the_suggestions(sampler: str) -> None:
     def first(seed: int) -> list[Any]:
         searcher = _search(sampler=sampler, seed=seed)
-        return [searcher.suggest(str(number))["planned"]["found"] for number in range(3)]
+        return [searcher.suggest(str(number))["planned"].found for number in range(3)]
 
     assert first(0) == first(0)
     assert first(0) != first(1)
@@ -90,7 +105,7 @@ def test_tpe_and_random_differ_once_there_is_evidence() -> None:
     def after_evidence(sampler: str) -> list[float]:
         searcher = _search(sampler=sampler, seed=0, trials=40)
         for number in range(40):
-            alpha = searcher.suggest(str(number))["planned"]["found"]["loss/alpha"]
+            alpha = searcher.suggest(str(number))["planned"].found["loss/alpha"]
             result = _result(1 - abs(alpha - 0.9), 4)
             searcher.on_trial_complete(str(number), result)
         return [trial.params["loss/alpha"] for trial in searcher.study.trials[20:]]
@@ -155,12 +170,12 @@ def test_a_cell_is_never_suggested_twice() -> None:
         _space(SMALL, trials=6), _plan, on_reuse=lambda number, found, name, values: reused.append((number, found))
     )
     first, second = searcher.suggest("a"), searcher.suggest("b")
-    assert first["planned"]["found"] != second["planned"]["found"]
+    assert first["planned"].found != second["planned"].found
     assert searcher.suggest("c") == Searcher.FINISHED
     assert len(reused) == 4
     searcher.on_trial_complete("a", _result(0.7, 4))
     searcher.on_trial_complete("b", _result(0.5, 4))
-    value = {first["planned"]["found"]["loss/aura"]: 0.7, second["planned"]["found"]["loss/aura"]: 0.5}
+    value = {first["planned"].found["loss/aura"]: 0.7, second["planned"].found["loss/aura"]: 0.5}
     assert [trial.value for trial in searcher.study.trials] == [
         value[t.params["loss/aura"]] for t in searcher.study.trials
     ]
@@ -168,7 +183,7 @@ def test_a_cell_is_never_suggested_twice() -> None:
 
 
 def test_a_cell_another_study_trained_is_taken_over() -> None:
-    searcher = CellSearch(_space(SMALL, trials=3), lambda found: _plan(found) | {"values": {"val/balanced": 0.9}})
+    searcher = CellSearch(_space(SMALL, trials=3), lambda found: _plan(found, {"val/balanced": 0.9}))
     assert searcher.suggest("a") == Searcher.FINISHED
     assert [(trial.state, trial.value) for trial in searcher.study.trials] == [(TrialState.COMPLETE, 0.9)] * 3
 
@@ -177,7 +192,7 @@ def _run(searcher: CellSearch, numbers: range, values: dict[int, float]) -> list
     """Suggest and finish trials one after the other; what was found."""
     found = []
     for number in numbers:
-        found.append(searcher.suggest(str(number))["planned"]["found"])
+        found.append(searcher.suggest(str(number))["planned"].found)
         searcher.on_trial_result(str(number), _result(values[number]))
         searcher.on_trial_complete(str(number), _result(values[number], final=number % 3 != 0))
     return found
@@ -187,13 +202,13 @@ def test_a_search_that_starts_again_goes_on_as_if_it_had_not_stopped() -> None:
     values = {number: 0.5 + 0.01 * number for number in range(20)}
     whole = _run(_search(trials=20), range(20), values)
     past = [
-        Past(
+        _past(
             number=number,
             found=found,
-            fingerprint=_plan(found)["fingerprint"],
+            fingerprint=_plan(found).fingerprint,
             outcome="complete" if number % 3 else "pruned",
-            values={"val/balanced": values[number]},
-            step=4,
+            metrics={"val/balanced": values[number]},
+            epochs=4,
         )
         for number, found in enumerate(whole[:12])
     ]
@@ -207,19 +222,19 @@ def test_a_search_that_starts_again_goes_on_as_if_it_had_not_stopped() -> None:
 def test_trials_in_flight_are_carried_on_first_under_their_numbers() -> None:
     whole = _run(_search(trials=6), range(6), dict.fromkeys(range(6), 0.5))
     past = [
-        Past(number, found, _plan(found)["fingerprint"], "running" if number in (1, 3) else "complete", HALF, 4)
+        _past(number, found, _plan(found).fingerprint, "running" if number in (1, 3) else "complete", HALF, 4)
         for number, found in enumerate(whole[:4])
     ]
     searcher = _search(past, trials=6)
     assert [trial.state for trial in searcher.study.trials][1] == TrialState.RUNNING
     suggested = [searcher.suggest(str(turn))["planned"] for turn in range(4)]
-    assert [planned["record"]["tags"]["trial"] for planned in suggested] == ["1", "3", "4", "5"]
-    assert [planned["found"] for planned in suggested[:2]] == [whole[1], whole[3]]
+    assert [planned.record.tags["trial"] for planned in suggested] == ["1", "3", "4", "5"]
+    assert [planned.found for planned in suggested[:2]] == [whole[1], whole[3]]
     assert searcher.suggest("x") == Searcher.FINISHED
 
 
 def test_failed_trials_of_the_past_are_failed_and_more_trials_extend() -> None:
-    past = [Past(0, {"loss/aura": True}, "f0", "failed"), Past(1, {"loss/aura": True}, "f1", "complete", HALF, 4)]
+    past = [_past(0, {"loss/aura": True}, "f0", "failed"), _past(1, {"loss/aura": True}, "f1", "complete", HALF, 4)]
     searcher = CellSearch(_space(SMALL, trials=2), _plan, past)
     assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
     assert searcher.exhausted
@@ -230,10 +245,10 @@ class _Trial:
     """As much of Tune's trial as ASHA looks at."""
 
     def __init__(self, trial_id: str, fingerprint: str) -> None:
-        self.trial_id, self.config = trial_id, {"planned": {"fingerprint": fingerprint, "units": []}}
+        self.trial_id, self.config = trial_id, {"planned": PlannedTrial((), fingerprint, Record("", "", {}, {}))}
 
 
-def _asha(past: Sequence[Past] = ()) -> CellASHA:
+def _asha(past: Sequence[Trial] = ()) -> CellASHA:
     asha = scheduler(SEARCH, 40, past)
     assert isinstance(asha, CellASHA)
     return asha
@@ -254,7 +269,7 @@ def test_asha_starts_again_with_its_rungs() -> None:
             decisions.append(_report(asha, trial, 20, value))
     rungs = {epoch: sorted(recorded.values()) for epoch, recorded in asha.rungs}
     past = [
-        Past(number, {}, f"f{number}", "complete", rungs={10: value} | ({20: value} if value != 0.4 else {}))
+        _past(number, {}, f"f{number}", "complete", rungs={10: value} | ({20: value} if value != 0.4 else {}))
         for number, value in enumerate([0.5, 0.6, 0.4, 0.7])
     ]
     restarted = _asha(past)
@@ -268,7 +283,7 @@ def test_asha_starts_again_with_its_rungs() -> None:
 
 def test_a_trial_that_is_carried_on_is_judged_again_only_where_nobody_has_decided() -> None:
     """It died at epoch 10 or later. Resumed at 11 its first rung stands; at 10 it is judged again."""
-    past = [Past(0, {}, "good", "complete", rungs={10: 0.9}), Past(1, {}, "mine", "running", rungs={10: 0.1})]
+    past = [_past(0, {}, "good", "complete", rungs={10: 0.9}), _past(1, {}, "mine", "running", rungs={10: 0.1})]
     for epoch, expected in ((11, "CONTINUE"), (10, "STOP")):
         asha = _asha(past)
         trial = _Trial("new-id", "mine")
@@ -287,7 +302,7 @@ def test_a_dimension_is_suggested_only_where_it_matters() -> None:
         found = searcher.suggest(str(number))
         if found == Searcher.FINISHED:  # "none" has one configuration only: the second is taken over
             break
-        assert ("loss/alpha" in found["planned"]["found"]) == (found["planned"]["found"]["loss/weight"] == "effective")
+        assert ("loss/alpha" in found["planned"].found) == (found["planned"].found["loss/weight"] == "effective")
         searcher.on_trial_complete(str(number), _result(0.5))
     params = [trial.params for trial in searcher.study.trials]
     assert len(params) == 30
@@ -300,9 +315,9 @@ def test_a_grid_takes_every_point_once_and_starts_again_where_it_was() -> None:
     searcher = CellSearch(_space(space, trials=6, sampler="grid"), _plan)
     assert _run(searcher, range(6), dict.fromkeys(range(6), 0.5)) == expected
     assert searcher.suggest("x") == Searcher.FINISHED
-    past = [Past(n, expected[n], _plan(expected[n])["fingerprint"], "complete", HALF, 4) for n in (0, 2)]
+    past = [_past(n, expected[n], _plan(expected[n]).fingerprint, "complete", HALF, 4) for n in (0, 2)]
     again = CellSearch(_space(space, trials=6, sampler="grid"), _plan, past)
-    assert [again.suggest(str(n))["planned"]["found"] for n in range(4)] == [expected[n] for n in (1, 3, 4, 5)]
+    assert [again.suggest(str(n))["planned"].found for n in range(4)] == [expected[n] for n in (1, 3, 4, 5)]
 
 
 def _both(top1: float, rare: float, many: float) -> dict[str, Any]:
@@ -316,7 +331,7 @@ def test_two_metrics_and_a_constraint_reach_optuna() -> None:
     values = [(0.7, 0.1, 0.95), (0.6, 0.4, 0.90), (0.9, 0.9, 0.80)]
     found = []
     for number, (top1, rare, many) in enumerate(values):
-        found.append(searcher.suggest(str(number))["planned"]["found"])
+        found.append(searcher.suggest(str(number))["planned"].found)
         searcher.on_trial_result(str(number), _both(top1, rare, many))  # Optuna takes no steps of two metrics
         searcher.on_trial_complete(str(number), _both(top1, rare, many))
     trials = searcher.study.trials
@@ -325,7 +340,7 @@ def test_two_metrics_and_a_constraint_reach_optuna() -> None:
     assert [trial.number for trial in searcher.study.best_trials] == [0, 1]  # the last one breaks the constraint
     names = ("val/top1", "val/rare", "val/many")
     past = [
-        Past(n, found[n], _plan(found[n])["fingerprint"], "complete", dict(zip(names, values[n], strict=True)), 4)
+        _past(n, found[n], _plan(found[n]).fingerprint, "complete", dict(zip(names, values[n], strict=True)), 4)
         for n in range(3)
     ]
     again = CellSearch(_space(SPACE, **options), _plan, past, reference={"val/many": 0.9})
@@ -333,7 +348,7 @@ def test_two_metrics_and_a_constraint_reach_optuna() -> None:
     assert [t.constraints["val/many"] for t in again.study.trials] == pytest.approx([-0.06, -0.01, 0.09])
 
 
-def _racing(past: Sequence[Past] = ()) -> FoldRacing:
+def _racing(past: Sequence[Trial] = ()) -> FoldRacing:
     racing = scheduler(Search(scheduler="racing"), 4, past, units=5, folds=5)
     assert isinstance(racing, FoldRacing)
     return racing
@@ -361,8 +376,8 @@ def test_racing_stops_between_folds_what_is_far_worse_and_nothing_else() -> None
 
 def test_racing_starts_again_with_what_the_store_has() -> None:
     past = [
-        Past(0, {}, "first", "complete", units={"val/balanced": GOOD}),
-        Past(1, {}, "other", "pruned", units={"val/balanced": BAD[:2]}),
+        _past(0, {}, "first", "complete", units={"val/balanced": GOOD}),
+        _past(1, {}, "other", "pruned", units={"val/balanced": BAD[:2]}),
     ]
     before, after = _racing(), _racing(past)
     for unit, value in enumerate(GOOD):
@@ -375,8 +390,8 @@ def test_racing_starts_again_with_what_the_store_has() -> None:
 
 def test_a_trial_in_flight_brings_no_unit_to_a_race_that_starts_again() -> None:
     """Its run has the mean of what it has had so far, which is the value of no unit."""
-    flying = Past(1, {}, "mine", "running", units={"val/balanced": [0.1]})
-    done = [Past(0, {}, "first", "complete", units={"val/balanced": GOOD})]
+    flying = _past(1, {}, "mine", "running", units={"val/balanced": [0.1]})
+    done = [_past(0, {}, "first", "complete", units={"val/balanced": GOOD})]
     for past in (done, [*done, flying]):
         racing = _racing(past)
         assert racing._race.compare("mine") is None
@@ -388,7 +403,7 @@ def test_what_failed_by_an_accident_is_tried_again_under_another_number() -> Non
     searcher = CellSearch(_space(SMALL, trials=6), _plan)
     begun = []
     for number in range(6):
-        begun.append(searcher.suggest(str(number))["planned"]["fingerprint"])
+        begun.append(searcher.suggest(str(number))["planned"].fingerprint)
         searcher.on_trial_complete(str(number), None, error=True)
     assert len(begun) == 6
     assert len(set(begun)) == 2
@@ -396,7 +411,7 @@ def test_what_failed_by_an_accident_is_tried_again_under_another_number() -> Non
 
 
 def test_asha_leaves_what_comes_after_the_first_unit_alone() -> None:
-    asha = _asha([Past(0, {}, "good", "complete", rungs={10: 0.9, 20: 0.9})])
+    asha = _asha([_past(0, {}, "good", "complete", rungs={10: 0.9, 20: 0.9})])
     trial = _Trial("t", "t")
     asha.on_trial_add(None, trial)  # type: ignore[arg-type]
     base = {"mean:val/balanced": 0.1, "final": False}
@@ -410,10 +425,12 @@ def test_asha_leaves_what_comes_after_the_first_unit_alone() -> None:
 
 def test_a_trial_that_is_carried_on_is_judged_with_all_that_is_known_of_it() -> None:
     """Its first unit is bad, the others are better than the best: by the first alone it would be stopped."""
-    racing = _racing([Past(0, {}, "best", "complete", units={"val/balanced": GOOD})])
+    racing = _racing([_past(0, {}, "best", "complete", units={"val/balanced": GOOD})])
     scores = [0.74, 0.86, 0.87, 0.86]
     trial = _Trial("t", "mine")
-    trial.config["planned"]["units"] = [{"known": {"val/balanced": score}} for score in scores] + [{"known": None}]  # type: ignore[assignment]
+    known = [*({"val/balanced": score} for score in scores), None]
+    units = tuple(Unit(CellConfig({}, {}, {}), "", one) for one in known)
+    trial.config["planned"] = dataclasses.replace(trial.config["planned"], units=units)
     racing.on_trial_add(None, trial)  # type: ignore[arg-type]
     for unit, score in enumerate(scores):
         result = {"unit": unit, "unit_final": True, "final": False, "known": True, "val/balanced": score}
@@ -426,7 +443,7 @@ def test_a_trial_that_failed_is_no_rival() -> None:
         _unit(racing, "fails", unit, value)
     failed = {"unit": 3, "failed": "TrainingFailed: nan", "final": True, "epoch": 0}
     racing.on_trial_result(None, _Trial("fails", "fails"), failed)  # type: ignore[arg-type]
-    after = _racing([Past(0, {}, "fails", "failed", units={"val/balanced": [0.9, 0.9, 0.9]})])
+    after = _racing([_past(0, {}, "fails", "failed", units={"val/balanced": [0.9, 0.9, 0.9]})])
     for race in (racing, after):
         assert [_unit(race, "next", unit, 0.6 + unit / 100) for unit in range(5)] == ["CONTINUE"] * 5
 
@@ -442,16 +459,16 @@ def test_a_configuration_that_was_stopped_is_not_trained_again() -> None:
         begun.append(found["planned"])
         searcher.on_trial_result(str(number), _result(0.4, 2, final=False))
         searcher.on_trial_complete(str(number), _result(0.4, 2, final=False))
-    assert len({planned["fingerprint"] for planned in begun}) == len(begun) == 2
+    assert len({planned.fingerprint for planned in begun}) == len(begun) == 2
     assert len(reused) == 4
     assert [(trial.state, trial.value) for trial in searcher.study.trials] == [(TrialState.PRUNED, 0.4)] * 6
-    numbers = [int(planned["record"]["tags"]["trial"]) for planned in begun]
-    pruned = {"values": {"val/balanced": 0.4}, "step": 2}
+    numbers = [int(planned.record.tags["trial"]) for planned in begun]
+    pruned = {"metrics": {"val/balanced": 0.4}, "epochs": 2}
     past = [
-        Past(n, one["found"], one["fingerprint"], "pruned", **pruned)  # type: ignore[arg-type]
+        _past(n, one.found, one.fingerprint, "pruned", **pruned)  # type: ignore[arg-type]
         for n, one in zip(numbers, begun, strict=True)
     ]
-    past += [Past(n, begun[0]["found"], begun[0]["fingerprint"], "reused") for n in reused]
+    past += [_past(n, begun[0].found, begun[0].fingerprint, "reused") for n in reused]
     again = CellSearch(_space(SMALL, trials=6), _plan, sorted(past, key=lambda trial: trial.number))
     assert again.exhausted
     assert [trial.state for trial in again.study.trials] == [TrialState.PRUNED] * 6

@@ -9,8 +9,8 @@ import statistics
 
 import pytest
 
+from tune_lt.documents import Trial, violation
 from tune_lt.run.search import selection
-from tune_lt.run.search.selection import Ended
 from tune_lt.study import Dimension, Search
 
 ONE = Search(metric="val/balanced")
@@ -18,20 +18,23 @@ TWO = Search(metric=("val/top1", "val/rare"))
 SPACE = {"loss/alpha": Dimension("uniform", (0.2, 1.2)), "loss/gamma": Dimension("uniform", (0.0, 2.0))}
 
 
-def _trial(alpha: float, units: list[float], outcome: str = "complete", gamma: float = 1.0) -> Ended:
+def _trial(alpha: float, units: list[float], outcome: str = "complete", gamma: float = 1.0) -> Trial:
     found = {"loss/alpha": alpha, "loss/gamma": gamma}
-    return Ended(found, outcome, {"val/balanced": statistics.fmean(units)}, "", {"val/balanced": units})
+    return Trial(found, outcome, {"val/balanced": statistics.fmean(units)}, {"val/balanced": units})
 
 
-def _two(top1: float, rare: float, many: float = 1.0) -> Ended:
+def _two(top1: float, rare: float, many: float = 1.0) -> Trial:
     metrics = {"val/top1": top1, "val/rare": rare, "val/many": many}
-    return Ended({}, "complete", metrics)
+    return Trial({}, "complete", metrics)
 
 
 def test_the_standard_error_is_that_of_a_mean() -> None:
-    assert selection.standard_error([1.0, 2.0, 3.0]) == pytest.approx(1 / math.sqrt(3))
-    assert math.isnan(selection.standard_error([1.0]))
-    assert selection.standard_error([1.0, math.nan, 3.0]) == pytest.approx(math.sqrt(2) / math.sqrt(2))
+    def error(units: list[float]) -> float:
+        return _trial(0.5, units).standard_error("val/balanced")
+
+    assert error([1.0, 2.0, 3.0]) == pytest.approx(1 / math.sqrt(3))
+    assert math.isnan(error([1.0]))
+    assert error([1.0, math.nan, 3.0]) == pytest.approx(math.sqrt(2) / math.sqrt(2))
 
 
 def test_the_best_is_complete_and_finite() -> None:
@@ -43,7 +46,7 @@ def test_the_best_is_complete_and_finite() -> None:
 def test_one_standard_error_takes_the_plainest_that_is_as_good() -> None:
     """The best has mean 0.70 and standard error 0.02 / sqrt(4) = 0.01: 0.69 and better will do."""
     spread = [0.7 - 0.02, 0.7 + 0.02, 0.7 - 0.01, 0.7 + 0.01]
-    error = selection.standard_error(spread)
+    error = _trial(0.5, spread).standard_error("val/balanced")
     good = [_trial(0.5, spread), _trial(0.8, [0.7 - 0.9 * error] * 4), _trial(0.9, [0.7 - 1.1 * error] * 4)]
     neutral = {"loss/alpha": 1.0}
     assert selection.one_standard_error(good, ONE, {}, SPACE, neutral) is good[1]
@@ -62,8 +65,7 @@ def test_of_equally_plain_trials_the_better_one_is_taken() -> None:
 def test_there_is_no_standard_error_of_two_metrics() -> None:
     units = {"val/top1": [0.5, 0.6], "val/rare": [0.1, 0.2]}
     trials = [
-        Ended({"loss/alpha": alpha}, "complete", {"val/top1": 0.55, "val/rare": 0.15}, "", units)
-        for alpha in (0.3, 0.9)
+        Trial({"loss/alpha": alpha}, "complete", {"val/top1": 0.55, "val/rare": 0.15}, units) for alpha in (0.3, 0.9)
     ]
     assert selection.one_standard_error(trials, TWO, {}, SPACE, {"loss/alpha": 1.0}) is None
 
@@ -94,7 +96,7 @@ def test_constraints_come_first_and_the_least_broken_counts_where_none_hold() ->
     search = Search(metric=("val/top1", "val/rare"), constraints={"val/many": 0.01})
     reference = {"val/many": 0.90}
     trials = [_two(0.9, 0.9, many=0.80), _two(0.5, 0.5, many=0.895), _two(0.4, 0.4, many=0.99)]
-    assert [selection.violation(trial, search, reference) for trial in trials] == pytest.approx([0.09, 0.0, 0.0])
+    assert [violation(trial, search.constraints, reference) for trial in trials] == pytest.approx([0.09, 0.0, 0.0])
     assert selection.best(trials, search, reference) is trials[1]
     assert selection.pareto(trials, search, reference) == [trials[1]]
     broken = [_two(0.9, 0.9, many=0.80), _two(0.1, 0.1, many=0.85)]

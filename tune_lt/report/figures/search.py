@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from tune_lt.documents import SearchResult, Trial
 from tune_lt.report.points import plain
-from tune_lt.report.tables.searches import Searched, error, finite_units, number, short
-from tune_lt.run.search.selection import Ended
+from tune_lt.report.tables.searches import finite_units, number, short
 
 # Okabe & Ito's palette, as in the other figures; the groups differ in their markers, too
 _TRIAL, _PRUNED, _BROKEN, _BEST, _PLAIN, _FRONT = "#0072B2", "#808080", "#CC79A7", "#D55E00", "#009E73", "#0072B2"
@@ -26,7 +26,7 @@ _TICKS = 10  # at most where every value of a dimension gets one
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def curve(searched: Searched) -> Figure:
+def curve(searched: SearchResult) -> Figure:
     """The first metric in percent against each searched dimension; trials are points, ± one standard error.
 
     Trials that were stopped are hollow, at their mean so far, at the lower edge where that lies far below the others;
@@ -47,7 +47,7 @@ def curve(searched: Searched) -> Figure:
         axes = figure.add_subplot(rows, across, index + 1, sharey=shared)
         shared = shared or axes
         _panel(axes, searched, path, limits, alone=len(dimensions) == 1)
-        several = any(math.isfinite(error(point, searched.metric)) for point in searched.points)
+        several = any(math.isfinite(point.standard_error(searched.metric)) for point in searched.points)
         unit = "(%), mean ± standard error" if several else "(%)"
         axes.set_ylabel(f"{searched.metric} {unit}" if index % across == 0 else "", fontsize=9)
         axes.tick_params(labelleft=index % across == 0)
@@ -55,18 +55,18 @@ def curve(searched: Searched) -> Figure:
     return figure
 
 
-def pareto(searched: Searched) -> Figure:
+def pareto(searched: SearchResult) -> Figure:
     """Both metrics of every trial in percent, the front joined; what breaks a constraint is crossed out.
 
     Softmax on the same images is a point where both of its metrics are recorded; where a metric has a constraint, a
     line is at softmax's value and another at the least allowed.
     """
-    first, second = searched.search.objectives
+    first, second = searched.objectives
     title = [f"Search of {searched.name}: {first} against {second}, held-out images", *_limits_kept(searched)]
     figure = _figure("\n".join(title), (7.5, 6.0))
     axes = figure.add_subplot()
 
-    def place(trial: Ended) -> tuple[float, float]:
+    def place(trial: Trial) -> tuple[float, float]:
         return 100 * trial.value(first), 100 * trial.value(second)
 
     groups = groups_of(searched)
@@ -86,7 +86,7 @@ def pareto(searched: Searched) -> Figure:
     if {first, second} <= searched.reference.keys():
         at = [100 * searched.reference[metric] for metric in (first, second)]
         axes.plot(*at, **_MARKED, color="black", marker="s", markersize=9, label="softmax")
-    limits = {str(name): allowed for name, allowed in searched.search.constraints.items()}
+    limits = {str(name): allowed for name, allowed in searched.constraints.items()}
     for metric, line in ((first, axes.axvline), (second, axes.axhline)):
         if metric in limits:
             base, least = searched.reference[metric], searched.reference[metric] - limits[metric]
@@ -109,19 +109,19 @@ _BARS: dict[str, Any] = {"fmt": "none", "elinewidth": 0.9, "alpha": 0.6, "zorder
 _MARKED: dict[str, Any] = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.8, "zorder": 5}
 
 
-def _limits_kept(searched: Searched) -> list[str]:
+def _limits_kept(searched: SearchResult) -> list[str]:
     """What the constraints ask for, in a line."""
     limits = [
         f"{metric} at least {100 * (searched.reference[metric] - allowed):.2f} %"
         f" (softmax {100 * searched.reference[metric]:.2f} less {100 * allowed:g})"
-        for metric, allowed in searched.search.constraints.items()
+        for metric, allowed in searched.constraints.items()
     ]
     return ["constraint: " + ", ".join(limits)] if limits else []
 
 
-def groups_of(searched: Searched) -> dict[str, list[Ended]]:
+def groups_of(searched: SearchResult) -> dict[str, list[Trial]]:
     """The trials that have a value, by how they are drawn."""
-    groups: dict[str, list[Ended]] = defaultdict(list)
+    groups: dict[str, list[Trial]] = defaultdict(list)
     for point in searched.points:
         if not math.isfinite(point.value(searched.metric)):
             continue
@@ -132,11 +132,11 @@ def groups_of(searched: Searched) -> dict[str, list[Ended]]:
     return dict(groups)
 
 
-def _panel(axes: Axes, searched: Searched, path: str, limits: tuple[float, float], *, alone: bool) -> None:
+def _panel(axes: Axes, searched: SearchResult, path: str, limits: tuple[float, float], *, alone: bool) -> None:
     metric, low = searched.metric, limits[0]
     at, choices = _scale(axes, searched, path)
-    best, spread = 100 * searched.best.value(metric), 100 * error(searched.best, metric)
-    if math.isfinite(spread) and len(searched.search.objectives) == 1:
+    best, spread = 100 * searched.best.value(metric), 100 * searched.best.standard_error(metric)
+    if math.isfinite(spread) and len(searched.objectives) == 1:
         axes.axhspan(
             best - spread,
             best,
@@ -181,7 +181,7 @@ def _panel(axes: Axes, searched: Searched, path: str, limits: tuple[float, float
     _frame(axes)
 
 
-def places_of(searched: Searched, path: str) -> tuple[dict[int, float], list[str]]:
+def places_of(searched: SearchResult, path: str) -> tuple[dict[int, float], list[str]]:
     """Where trials stand on a dimension's axis, by their id(), and the names of its choices where those are no numbers.
 
     A choice has a column around its index, in which its trials are spread.
@@ -199,7 +199,7 @@ def places_of(searched: Searched, path: str) -> tuple[dict[int, float], list[str
     return places, [_choice(value) for value in choices]
 
 
-def _scale(axes: Axes, searched: Searched, path: str) -> tuple[Callable[[Ended], float], list[str]]:
+def _scale(axes: Axes, searched: SearchResult, path: str) -> tuple[Callable[[Trial], float], list[str]]:
     """Where a trial is drawn on a dimension's axis, and the dimension's choices where those are no numbers."""
     places, choices = places_of(searched, path)
     if choices:
@@ -224,13 +224,13 @@ def _choice(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else "none" if value is None else number(value)
 
 
-def _joined(axes: Axes, trials: Sequence[Ended], path: str, metric: str) -> None:
+def _joined(axes: Axes, trials: Sequence[Trial], path: str, metric: str) -> None:
     """A line through the means of the trials at each value."""
     x, y = means_at(trials, path, metric)
     axes.plot(x, y, color=_TRIAL, linewidth=1.2, zorder=2)
 
 
-def means_at(trials: Sequence[Ended], path: str, metric: str) -> tuple[list[float], list[float]]:
+def means_at(trials: Sequence[Trial], path: str, metric: str) -> tuple[list[float], list[float]]:
     """The values of a numeric dimension, rising, and the mean of the trials at each, in percent."""
     means: dict[float, list[float]] = defaultdict(list)
     for trial in trials:
@@ -239,7 +239,7 @@ def means_at(trials: Sequence[Ended], path: str, metric: str) -> tuple[list[floa
     return x, [float(np.mean(means[value])) for value in x]
 
 
-def limits_of(searched: Searched) -> tuple[float, float]:
+def limits_of(searched: SearchResult) -> tuple[float, float]:
     """The vertical axis: all of the complete trials, stopped ones as far as they do not press those together."""
     groups = groups_of(searched)
     stopped = [100 * trial.value(searched.metric) for trial in groups.pop("stopped, mean so far", [])]
@@ -256,14 +256,14 @@ def limits_of(searched: Searched) -> tuple[float, float]:
     return low - 0.08 * height, high + 0.08 * height
 
 
-def _shown_error(trial: Ended, metric: str) -> float:
-    spread = 100 * error(trial, metric)
+def _shown_error(trial: Trial, metric: str) -> float:
+    spread = 100 * trial.standard_error(metric)
     return spread if math.isfinite(spread) else 0.0
 
 
-def _best_label(searched: Searched) -> str:
+def _best_label(searched: SearchResult) -> str:
     n = finite_units(searched.best, searched.metric)
-    both = "best mean of both" if len(searched.search.objectives) > 1 else "best mean"
+    both = "best mean of both" if len(searched.objectives) > 1 else "best mean"
     return f"{both} ({n} units)" if n > 1 else both
 
 

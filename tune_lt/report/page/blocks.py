@@ -80,7 +80,7 @@ def search_blocks(report: Report) -> list[Block]:
     few = f"fewer than {search_plots.FEWEST_TRIALS} trials are complete, or its values do not differ"
     reason = f" No importance of hyper-parameters for {without}: {few}." if without else ""
     metrics = ", ".join(dict.fromkeys(one.metric for one in report.searches))
-    fronts = {one.name: [search_plots.pareto(one)] for one in report.searches if len(one.search.objectives) > 1}
+    fronts = {one.name: [search_plots.pareto(one)] for one in report.searches if len(one.objectives) > 1}
     blocks = [
         Block(
             "search",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
+from tune_lt.documents import Norms
 from tune_lt.report.page.plots import INK, PALETTE, Plot, layout, plain, tint
 
 _TAILS = ("rare", "few", "medium")
@@ -15,14 +15,14 @@ _LARGE, _SMALL = PALETTE[0][0], PALETTE[1][0]  # large classes and small ones
 _AXES: dict[str, Plot] = {"xaxis": {"range": [0, 1]}, "yaxis": {"type": "log", "exponentformat": "power", "dtick": 1}}
 
 
-def norms(content: Mapping[str, Any]) -> list[Plot]:
+def norms(content: Norms) -> list[Plot]:
     """The panels of one run's ``norms.json``: (a) densities of groups of classes, (b) URA's regions, (c) AURA's.
 
     A density is the share of images per unit of g, 1 where all norms were equally frequent. (b) averages the density
     of the largest and of the smallest class over N equal regions, (c) over those that the loss had, where they are
     others; both are left out for a loss without regions.
     """
-    panels, edges = [_groups(content["counts"])], content["edges"]
+    panels, edges = [_groups(content.counts)], content.edges
     if edges is None:
         return panels
     n = len(edges["largest"]) - 1
@@ -55,13 +55,13 @@ def _groups(counts: Mapping[str, Sequence[int]]) -> Plot:
     return _panel(traces, "(a) groups of classes")
 
 
-def _regions(content: Mapping[str, Any], edges: Mapping[str, Sequence[float]], title: str) -> Plot:
+def _regions(content: Norms, edges: Mapping[str, Sequence[float]], title: str) -> Plot:
     traces = []
     for name, colour in (("largest", _LARGE), ("smallest", _SMALL)):
-        counts = content["counts"][name]
+        counts = content.counts[name]
         if not any(counts):
             continue
-        label = f"{name}: {plain(content['classes'][name])}"
+        label = f"{name}: {plain(content.classes[name])}"
         traces.append(_density(label, counts, tint(colour)) | {"showlegend": False, "hoverinfo": "skip"})
         at = np.unique(np.asarray(edges[name], dtype=float))  # a region without width has no density
         traces.append(

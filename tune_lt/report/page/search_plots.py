@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import optuna
 
+from tune_lt.documents import SearchResult, Trial
 from tune_lt.report.figures.search import groups_of, limits_of, means_at, places_of, spans_decades
 from tune_lt.report.page.plots import BAR, INK, PALETTE, QUIET, Plot, layout, plain, rounded, tint
-from tune_lt.report.tables.searches import Searched, error, number, short
-from tune_lt.run.search.selection import Ended
+from tune_lt.report.tables.searches import number, short
 
 FEWEST_TRIALS = 10  # for an importance: with fewer it is noise
 MOST_TRIALS = 300  # for an importance: a forest over more takes long
@@ -25,7 +25,7 @@ _MARKERS: dict[str, Plot] = {
 }
 
 
-def curves(searched: Searched) -> list[Plot]:
+def curves(searched: SearchResult) -> list[Plot]:
     """The first metric in percent against each searched dimension, trials as points ± one standard error.
 
     As `search_figures.curve`: stopped trials are hollow, failed ones at the lower edge, the band reaches from the best
@@ -34,15 +34,15 @@ def curves(searched: Searched) -> list[Plot]:
     return [_dimension(searched, path) for path in searched.dimensions()]
 
 
-def pareto(searched: Searched) -> Plot:
+def pareto(searched: SearchResult) -> Plot:
     """Both metrics of every complete trial in percent, the front joined; crossed out what breaks a constraint.
 
     Softmax on the same images is a square where both of its metrics are known.
     """
-    first, second = searched.search.objectives
+    first, second = searched.objectives
     traces: list[Plot] = []
 
-    def points(label: str, trials: Sequence[Ended], marker: Plot, **more: Any) -> None:
+    def points(label: str, trials: Sequence[Trial], marker: Plot, **more: Any) -> None:
         place = {name: rounded([100 * one.value(name) for one in trials]) for name in (first, second)}
         told = [_told(one, second, math.nan) + f"<br>{first} {100 * one.value(first):.2f} %" for one in trials]
         hover = f"%{{text}}<extra>{label}</extra>"
@@ -54,7 +54,11 @@ def pareto(searched: Searched) -> Plot:
             points(label, trials, _MARKERS[label])
     on_front = sorted(searched.front, key=lambda trial: trial.value(first))
     bars = {
-        f"error_{axis}": {"array": rounded([100 * error(one, name) for one in on_front]), "thickness": 1, "width": 2}
+        f"error_{axis}": {
+            "array": rounded([100 * one.standard_error(name) for one in on_front]),
+            "thickness": 1,
+            "width": 2,
+        }
         for axis, name in (("x", first), ("y", second))
     }
     line = {"color": _BLUE, "width": 1.5}
@@ -62,12 +66,12 @@ def pareto(searched: Searched) -> Plot:
     points("best mean of both", [searched.best], _BEST)
     if {first, second} <= searched.reference.keys():
         points(
-            "softmax", [Ended({}, "complete", searched.reference)], {"color": INK[0], "symbol": "square", "size": 10}
+            "softmax", [Trial({}, "complete", searched.reference)], {"color": INK[0], "symbol": "square", "size": 10}
         )
     return {"data": traces, "layout": layout(f"{first} (%)", f"{second} (%)", showlegend=True)}
 
 
-def importances(searched: Searched) -> dict[str, float]:
+def importances(searched: SearchResult) -> dict[str, float]:
     """Each dimension's share of the metric's variance over the complete trials, by fANOVA (Hutter et al. 2014).
 
     A random forest of fixed seed on `MOST_TRIALS` trials or fewer, spread evenly over the search. Empty with fewer than
@@ -124,7 +128,7 @@ def _distribution(values: Sequence[Any]) -> optuna.distributions.BaseDistributio
     return optuna.distributions.FloatDistribution(low, high, log=log)
 
 
-def _dimension(searched: Searched, path: str) -> Plot:
+def _dimension(searched: SearchResult, path: str) -> Plot:
     metric = searched.metric
     low, high = limits_of(searched)
     places, choices = places_of(searched, path)
@@ -155,8 +159,8 @@ def _dimension(searched: Searched, path: str) -> Plot:
     }
 
 
-def _trials(metric: str, label: str, trials: Sequence[Ended], places: Mapping[int, float], low: float) -> Plot:
-    spread = [100 * error(trial, metric) for trial in trials]
+def _trials(metric: str, label: str, trials: Sequence[Trial], places: Mapping[int, float], low: float) -> Plot:
+    spread = [100 * trial.standard_error(metric) for trial in trials]
     colour = _MARKERS[label]["color"]
     return {
         "name": label,
@@ -170,7 +174,7 @@ def _trials(metric: str, label: str, trials: Sequence[Ended], places: Mapping[in
     }
 
 
-def _chosen(searched: Searched, path: str, places: Mapping[int, float]) -> list[Plot]:
+def _chosen(searched: SearchResult, path: str, places: Mapping[int, float]) -> list[Plot]:
     """The marks of the best mean and of the one-standard-error choice."""
     plainest = {"color": _GREEN, "symbol": "diamond-open", "size": 15, "line": {"width": 2}}
     marked = [("one-standard-error choice", searched.plain, plainest), ("best mean", searched.best, _BEST)]
@@ -181,7 +185,7 @@ def _chosen(searched: Searched, path: str, places: Mapping[int, float]) -> list[
             "y": rounded([100 * trial.value(searched.metric)]),
             "mode": "markers",
             "marker": mark,
-            "text": [_told(trial, searched.metric, 100 * error(trial, searched.metric))],
+            "text": [_told(trial, searched.metric, 100 * trial.standard_error(searched.metric))],
             "hovertemplate": f"%{{text}}<extra>{label}</extra>",
         }
         for label, trial, mark in marked
@@ -189,18 +193,18 @@ def _chosen(searched: Searched, path: str, places: Mapping[int, float]) -> list[
     ]
 
 
-def _within(searched: Searched) -> list[Plot]:
+def _within(searched: SearchResult) -> list[Plot]:
     """The band of what lies within one standard error of the best mean."""
     best, spread = (
-        100 * value for value in (searched.best.value(searched.metric), error(searched.best, searched.metric))
+        100 * value for value in (searched.best.value(searched.metric), searched.best.standard_error(searched.metric))
     )
-    if math.isnan(spread) or len(searched.search.objectives) > 1:
+    if math.isnan(spread) or len(searched.objectives) > 1:
         return []
     ends = {"y0": round(best, 3), "y1": round(best - spread, 3), "x0": 0, "x1": 1}
     return [{"type": "rect", "xref": "paper", "layer": "below", "line": {"width": 0}, "fillcolor": tint(_RED), **ends}]
 
 
-def _told(trial: Ended, metric: str, spread: float) -> str:
+def _told(trial: Trial, metric: str, spread: float) -> str:
     found = "<br>".join(f"{plain(short(path))} {plain(number(value))}" for path, value in trial.found.items())
     value = f"{metric} {100 * trial.value(metric):.2f}" + ("" if math.isnan(spread) else f" ± {spread:.2f}")
     return f"{found}<br>{value} %"

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import nan
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from tune_lt.documents import ByImage, Norms
 from tune_lt.report.tables.differences import Difference, Pair, corrected, difference
 from tune_lt.report.tables.sheet import Sheet, difference_text, mean_std
 from tune_lt.report.tables.summary import summarise
@@ -21,13 +21,13 @@ from tune_lt.training import accuracies
 
 TERCILES = ("easy", "middle", "hard")
 MOST_RUNS = 300  # whose images are read, an artifact each
-Read = Callable[[str, str], Any]  # run id, name of an artifact -> its content or None
 
 
-def terciles(frame: pd.DataFrame, reference: str, read: Read) -> Sheet | None:
+def terciles(frame: pd.DataFrame, reference: str, images_of: Callable[[str], ByImage | None]) -> Sheet | None:
     """Accuracy on the head's images (group Many) by how hard they are for ``reference``, a line for each row.
 
-    ``frame``: of one imbalance factor, as `tables` has it. None with fewer than two seeds of the reference, or where
+    ``frame``: of one imbalance factor, as `tables` has it; ``images_of``: what a run recorded, by its
+    id. None with fewer than two seeds of the reference, or where
     runs did not record their images.
     """
     known = frame[frame["class_counts"].notna()]
@@ -36,7 +36,7 @@ def terciles(frame: pd.DataFrame, reference: str, read: Read) -> Sheet | None:
     known = known[known["row"].map(lambda row: pairs[row] == wanted)]  # no mean over what is there
     if len(wanted) < 2 or len(known) > MOST_RUNS:
         return None
-    images = {run_id: _arrays(read(run_id, "by_image.json")) for run_id in dict.fromkeys(known["run_id"])}
+    images = {run_id: _arrays(images_of(run_id)) for run_id in dict.fromkeys(known["run_id"])}
     if not all(images.values()):
         return None
     base = {_pair(line): images[line["run_id"]] for _, line in known[known["row"] == reference].iterrows()}
@@ -54,10 +54,10 @@ def terciles(frame: pd.DataFrame, reference: str, read: Read) -> Sheet | None:
     return _terciles_sheet(scored, list(dict.fromkeys(known["row"])), reference)
 
 
-def _arrays(content: Mapping[str, Sequence[float]] | None) -> dict[str, np.ndarray]:
-    """An artifact in little memory; nothing where a run has none."""
+def _arrays(images: ByImage | None) -> dict[str, np.ndarray]:
+    """In little memory; nothing where a run has none."""
     kinds = {"label": np.int32, "right": np.bool_, "p": np.float32}
-    return {name: np.array(content[name], kind) for name, kind in kinds.items()} if content else {}
+    return {name: np.array(getattr(images, name), kind) for name, kind in kinds.items()} if images else {}
 
 
 def _pair(line: pd.Series) -> Pair:
@@ -98,7 +98,7 @@ def _terciles_sheet(
     )
 
 
-def precision(frame: pd.DataFrame, read: Read) -> Sheet | None:
+def precision(frame: pd.DataFrame, norms_of: Callable[[str], Norms | None]) -> Sheet | None:
     """How well unit regions follow the density of gradient norms, by group of classes; None where no row has any.
 
     ``frame``: as `terciles` has it. A row is there if all its runs recorded their
@@ -107,13 +107,14 @@ def precision(frame: pd.DataFrame, read: Read) -> Sheet | None:
     known = frame[frame["class_counts"].notna()]
     if known.empty or len(known) > MOST_RUNS:
         return None
-    content = {run_id: read(run_id, "norms.json") for run_id in dict.fromkeys(known["run_id"])}
+    content = {run_id: norms_of(run_id) for run_id in dict.fromkeys(known["run_id"])}
     groups = {name: labels for name, labels in accuracies.groups(known.iloc[0]["class_counts"]).items() if labels}
     most = known.groupby("row").size().max()
     lines, data = [], []
     for row, own in known.groupby("row", sort=False):
-        found = {_pair(line): (content[line["run_id"]] or {}).get("precision") or {} for _, line in own.iterrows()}
-        if len(found) < most or not all(found.values()):  # no mean over what is there
+        norms = {_pair(line): content[line["run_id"]] for _, line in own.iterrows()}
+        found = {pair: one.precision for pair, one in norms.items() if one and one.precision}
+        if len(found) < most:  # no mean over what is there
             continue
         texts: list[str] = []
         for name, labels in groups.items():

@@ -9,13 +9,14 @@ from typing import Any
 
 import pandas as pd
 
+from tune_lt.documents import CONTENTS, Contents
 from tune_lt.report.tables import published
 from tune_lt.report.tables.differences import Difference, Pair, corrected, difference, tied
 from tune_lt.report.tables.origins import provenance
 from tune_lt.report.tables.published import Column
 from tune_lt.report.tables.sheet import NONE, TIED, TIES, Behind, Sheet, difference_text, marked, plus_minus
 from tune_lt.report.tables.summary import COLUMNS, Scored, Summary, best, summarise
-from tune_lt.store import CONTENTS, CellRecord, Store, own_tags
+from tune_lt.store import CellRecord, Store, own_tags
 from tune_lt.study import FULL, command_line, unscaled_name
 from tune_lt.study.rows import REFERENCE
 
@@ -76,13 +77,13 @@ def sheets(store: Store, scale: str = FULL) -> list[Sheet]:
     for run in store.study_runs():
         tags = own_tags(run)
         if tags.get("table") and tags.get("scale", FULL) == scale:
-            content = store.read_json(run.info.run_id, CONTENTS)
+            content = store.read(run.info.run_id, CONTENTS, Contents.of)
             if content:
                 _take_over(found.setdefault(int(tags["table"]), {}), _parts(tags, content, finished))
     return [sheet for table in sorted(found) for sheet in _of_table(table, found[table], scale, alone=False)]
 
 
-def sheets_of(tags: Mapping[str, str], content: Mapping[str, Any], finished: Mapping[str, CellRecord]) -> list[Sheet]:
+def sheets_of(tags: Mapping[str, str], content: Contents, finished: Mapping[str, CellRecord]) -> list[Sheet]:
     """As `sheets`, of one study alone with its own columns; none where it is no part of a table.
 
     ``tags`` (no prefix) and ``content`` of cells.json are those of its run, ``finished`` is what `Store.finished_cells`
@@ -100,20 +101,20 @@ def _command(name: str, scale: str) -> str:
 
 
 def _parts(
-    tags: Mapping[str, str], content: Mapping[str, Any], finished: Mapping[str, CellRecord]
+    tags: Mapping[str, str], content: Contents, finished: Mapping[str, CellRecord]
 ) -> dict[tuple[str, Column], Part]:
     """What a study has of its table."""
-    data = content["data"]
+    data = content.data
     whole = data["profile"] == "exponential" and data["head"] is None and data["sealed"] is None
-    as_paper = whole and content["model"] == NETWORKS[int(tags["table"])]
+    as_paper = whole and content.model == NETWORKS[int(tags["table"])]
     cells: dict[tuple[str, Column], Part] = {}
-    for row, entries in content["rows"].items():
+    for row, entries in content.rows.items():
         for entry in entries:
-            column = Column(tags["dataset"], entry["imbalance"])
+            column = Column(tags["dataset"], entry.imbalance)
             part = cells.setdefault((row, column), Part(0, tags["study"], as_paper))
             part.expected += 1
-            if entry["fingerprint"] in finished:
-                part.runs.append((finished[entry["fingerprint"]], (entry["data_seed"], entry["init_seed"])))
+            if entry.fingerprint in finished:
+                part.runs.append((finished[entry.fingerprint], (entry.data_seed, entry.init_seed)))
     return cells
 
 

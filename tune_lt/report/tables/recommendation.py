@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import isnan
-from typing import Any
 
 import pandas as pd
 
+from tune_lt.documents import Contents, SearchResult
 from tune_lt.report.tables.differences import Difference, difference
-from tune_lt.report.tables.searches import Searched, error, listed
+from tune_lt.report.tables.searches import listed
 from tune_lt.report.tables.sheet import Sheet, difference_text, of_groups, plus_minus
 from tune_lt.report.tables.summary import COLUMNS, Spec, Table, assemble, by_seeds
 from tune_lt.study.rows import REFERENCE, plain_row
@@ -23,19 +23,19 @@ HONEST = (
 )
 
 
-def sheet(content: Mapping[str, Any], searched: Sequence[Searched], frame: pd.DataFrame) -> Sheet | None:
+def sheet(content: Contents, searched: Sequence[SearchResult], frame: pd.DataFrame) -> Sheet | None:
     """The recommended row beside plain cross-entropy, and what follows, in sentences; None if the study has none.
 
     ``content``: of the study's tables (``cells.json``); ``frame``: of their finished cells, as `tables` has it.
     """
-    chosen = content.get("recommended")
-    if not chosen or frame.empty:
+    chosen = content.recommended
+    if chosen is None or frame.empty:
         return None
-    row = chosen["row"]
-    first = next(entry for entry in content["rows"][row] if entry["fingerprint"] == chosen["fingerprint"])
-    entries = [entry for entry in content["rows"][row] if entry["imbalance"] == first["imbalance"]]
-    own = frame[frame["imbalance"].isna() if first["imbalance"] is None else frame["imbalance"] == first["imbalance"]]
-    reference = plain_row(content["rows"])
+    row = chosen.row
+    first = next(entry for entry in content.rows[row] if entry.fingerprint == chosen.fingerprint)
+    entries = [entry for entry in content.rows[row] if entry.imbalance == first.imbalance]
+    own = frame[frame["imbalance"].isna() if first.imbalance is None else frame["imbalance"] == first.imbalance]
+    reference = plain_row(content.rows)
     rows = (row,) if reference in (None, row) else (str(reference), row)
     compared = reference if len(rows) == 2 else None
     table = assemble(own, Spec(NAME, f"Recommendation: {row}", rows, len(entries), (), compared))
@@ -53,21 +53,22 @@ def sheet(content: Mapping[str, Any], searched: Sequence[Searched], frame: pd.Da
         bold=frozenset(),
         narrow={},
         behind={place: runs for place, runs in shown.behind.items() if place[1] < keep},
-        notes=(*_why(chosen["search"], searched), *_no_choice(content, searched), *_gains(table, own, row), HONEST),
+        notes=(*_why(chosen.search, searched), *_no_choice(content, searched), *_gains(table, own, row), HONEST),
     )
 
 
-def _why(search: str, searched: Sequence[Searched]) -> list[str]:
+def _why(search: str, searched: Sequence[SearchResult]) -> list[str]:
     """How the held-out images chose."""
     one = next(one for one in searched if one.name == search)
-    metrics = one.search.objectives
+    metrics = one.objectives
 
-    def value(other: Searched) -> float:
+    def value(other: SearchResult) -> float:
         return sum(other.best.value(metric) for metric in metrics)
 
     found = f"{search}: {listed(one.best.found)}."
     score = ", ".join(
-        f"{metric} {plus_minus(100 * one.best.value(metric), 100 * error(one.best, metric))} %" for metric in metrics
+        f"{metric} {plus_minus(100 * one.best.value(metric), 100 * one.best.standard_error(metric))} %"
+        for metric in metrics
     )
     others = sorted((other for other in searched if other is not one), key=value, reverse=True)
     if not others:
@@ -80,10 +81,10 @@ def _why(search: str, searched: Sequence[Searched]) -> list[str]:
     ]
 
 
-def _no_choice(content: Mapping[str, Any], searched: Sequence[Searched]) -> list[str]:
+def _no_choice(content: Contents, searched: Sequence[SearchResult]) -> list[str]:
     """Which losses held-out images had no say on, since nothing of them was searched."""
     names = {one.name for one in searched}
-    left = list(dict.fromkeys(loss for loss in content["losses"].values() if loss not in names))
+    left = list(dict.fromkeys(loss for loss in content.losses.values() if loss not in names))
     return [f"Not in that choice, because nothing of them was searched: {', '.join(left)}."] if left else []
 
 

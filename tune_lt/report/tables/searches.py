@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
+from tune_lt.documents import SEARCH_FILE, SearchResult, Trial, file_part
 from tune_lt.report.tables.differences import Pair, difference
 from tune_lt.report.tables.sheet import NONE, Sheet, difference_text, plus_minus
-from tune_lt.run.search import selection
-from tune_lt.run.search.selection import Ended
 from tune_lt.store import Store
-from tune_lt.study import Search, file_part
-from tune_lt.study.rows import ONE_SE
 
-ARTIFACT = re.compile(r"search\.(.+)\.json")
 BEST, PLAIN = "best mean", "one standard error"
 FRONT = "Front: trials that no other beats in one metric without losing in the other."
 LEGEND = (
@@ -28,110 +22,39 @@ LEGEND = (
 )
 
 
-@dataclass(frozen=True)
-class Searched:
-    """A search that has ended: its trials (``points``) and those it chose.
-
-    ``best`` by the mean (of two metrics, by the mean of both), ``plain`` by the one-standard-error rule where that has
-    a meaning, ``front`` the Pareto front of two metrics. ``reference``: softmax's metrics on the same images, those
-    that have a constraint; ``epochs`` of all trials.
-    """
-
-    name: str
-    search: Search
-    points: tuple[Ended, ...]
-    best: Ended
-    plain: Ended | None
-    front: tuple[Ended, ...]
-    reference: Mapping[str, float]
-    epochs: int
-
-    @classmethod
-    def of(cls, name: str, content: Mapping[str, Any]) -> Searched:
-        """From the artifact's content."""
-        objectives = tuple(content["objectives"])
-        search = Search(
-            trials=content["trials"],
-            metric=objectives if len(objectives) > 1 else objectives[0],
-            constraints=content["constraints"],
-        )
-        points = tuple(map(_trial, content["points"]))
-
-        def chosen(found: Mapping[str, Any]) -> Ended:
-            return next(point for point in points if point.outcome == "complete" and point.found == found)
-
-        return cls(
-            name,
-            search,
-            points,
-            chosen(content["found"]),
-            chosen(content[ONE_SE]["found"]) if content.get(ONE_SE) else None,
-            tuple(chosen(point["found"]) for point in content["front"]),
-            content["reference"],
-            sum(point.epochs for point in points),
-        )
-
-    @property
-    def metric(self) -> str:
-        """The first metric, by which trials are compared unit by unit."""
-        return self.search.objectives[0]
-
-    @property
-    def file(self) -> str:
-        """The search's name as part of a file's."""
-        return file_part(self.name)
-
-    def dimensions(self) -> list[str]:
-        """The paths that were searched, in the order in which trials first have them."""
-        return list(dict.fromkeys(path for point in self.points for path in point.found))
-
-    def violation(self, trial: Ended) -> float:
-        """By how much the trial breaks the constraints, summed; 0 where it keeps them."""
-        return selection.violation(trial, self.search, self.reference)
-
-    def outcomes(self) -> Counter[str]:
-        """How many trials ended how; those that only repeated another are not among them."""
-        return Counter(point.outcome for point in self.points)
-
-
-def read(store: Store, run_id: str, artifacts: Mapping[str, str] | None = None) -> list[Searched]:
-    """The ended searches of a study's run, in order. ``artifacts``: by search; without it every one the run has."""
-    if artifacts is None:
+def read(store: Store, run_id: str, files: Mapping[str, str] | None = None) -> list[SearchResult]:
+    """The ended searches of a study's run, in order. ``files``: by search; without it every one the run has."""
+    if files is None:
         names = sorted(item.path for item in store.client.list_artifacts(run_id))
-        artifacts = {match[1]: name for name in names if (match := ARTIFACT.fullmatch(name))}
-    contents = {name: store.read_json(run_id, file) for name, file in artifacts.items()}
-    return [Searched.of(name, content) for name, content in contents.items() if content is not None]
+        files = {match[1]: name for name in names if (match := SEARCH_FILE.fullmatch(name))}
+    found = (store.read(run_id, file, partial(SearchResult.of, name)) for name, file in files.items())
+    return [one for one in found if one is not None]
 
 
-def error(trial: Ended, metric: str) -> float:
-    """The standard error of a trial's mean over its units; NaN for fewer than two."""
-    return selection.standard_error(trial.units.get(metric, ()))
-
-
-def finite_units(trial: Ended, metric: str) -> int:
+def finite_units(trial: Trial, metric: str) -> int:
     """How many units a trial's mean is over."""
     return sum(map(math.isfinite, trial.units.get(metric, ())))
 
 
-def chosen_sheet(searched: Searched) -> Sheet:
+def chosen_sheet(searched: SearchResult) -> Sheet:
     """What one search chose: a line for the best mean, one for the one-standard-error rule, those of the front."""
     return _sheet(
-        f"search_{searched.file}",
+        f"search_{file_part(searched.name)}",
         f"Search of {searched.name}: what was chosen",
         "Choice",
         [(label, searched, trial) for label, trial in choices(searched)],
-        searched.search.watched,
+        searched.watched,
     )
 
 
-def compared_sheet(all_searched: Sequence[Searched]) -> Sheet:
+def compared_sheet(all_searched: Sequence[SearchResult]) -> Sheet:
     """What several searches found, a line each, with the epochs each had."""
-    watched = dict.fromkeys(name for searched in all_searched for name in searched.search.watched)
+    watched = dict.fromkeys(name for searched in all_searched for name in searched.watched)
     lines = [(searched.name, searched, searched.best) for searched in all_searched]
     return _sheet("searches", "Searches: the best mean of each", "Search", lines, tuple(watched))
 
 
-def trials_sheet(searched: Searched) -> Sheet:
+def trials_sheet(searched: SearchResult) -> Sheet:
     """Every complete trial of one search, the best first, with its distance from the best over the units of both."""
     metric = searched.metric
     complete = [point for point in searched.points if point.outcome == "complete" and finite_units(point, metric)]
@@ -141,12 +64,12 @@ def trials_sheet(searched: Searched) -> Sheet:
     for point in complete:
         pairs = _pairs(point, metric)
         one = None if point is searched.best else difference(pairs, best)
-        scores = plus_minus(100 * point.value(metric), 100 * error(point, metric))
+        scores = plus_minus(100 * point.value(metric), 100 * point.standard_error(metric))
         lines.append((listed(point.found), scores, difference_text(one), str(len(pairs))))
         gap = {"difference": one.mean, "low": one.low, "high": one.high} if one else {}
         data.append({**point.found, metric: 100 * point.value(metric), "units": len(pairs), **gap})
     return Sheet(
-        f"trials_{searched.file}",
+        f"trials_{file_part(searched.name)}",
         f"Search of {searched.name}: its complete trials",
         ("Found", metric, "Δ vs the best [95 % CI]", "Units"),
         tuple(lines),
@@ -159,7 +82,7 @@ def trials_sheet(searched: Searched) -> Sheet:
     )
 
 
-def _pairs(trial: Ended, metric: str) -> dict[Pair, float]:
+def _pairs(trial: Trial, metric: str) -> dict[Pair, float]:
     """A trial's values by unit, as `difference` pairs them."""
     return {(0, unit): value for unit, value in enumerate(trial.units[metric]) if math.isfinite(value)}
 
@@ -178,12 +101,12 @@ def number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def choices(searched: Searched) -> list[tuple[str, Ended]]:
+def choices(searched: SearchResult) -> list[tuple[str, Trial]]:
     """What was chosen, each configuration once, by the rules that chose it."""
-    rules: list[tuple[str, Ended]] = [(BEST, searched.best)]
+    rules: list[tuple[str, Trial]] = [(BEST, searched.best)]
     rules += [(PLAIN, searched.plain)] if searched.plain else []
     rules += [(f"front {index}", trial) for index, trial in enumerate(searched.front, start=1)]
-    chosen: list[tuple[str, Ended]] = []
+    chosen: list[tuple[str, Trial]] = []
     for label, trial in rules:
         known = next((index for index, (_, other) in enumerate(chosen) if other is trial), None)
         if known is None:
@@ -194,14 +117,14 @@ def choices(searched: Searched) -> list[tuple[str, Ended]]:
 
 
 def _sheet(
-    name: str, title: str, label: str, lines: Sequence[tuple[str, Searched, Ended]], watched: Sequence[str]
+    name: str, title: str, label: str, lines: Sequence[tuple[str, SearchResult, Trial]], watched: Sequence[str]
 ) -> Sheet:
     trials = "Trials complete / pruned / failed"
-    objectives = {objective for _, searched, _ in lines for objective in searched.search.objectives}
+    objectives = {objective for _, searched, _ in lines for objective in searched.objectives}
     texts, data = [], []
     for first, searched, trial in lines:
         counts = searched.outcomes()
-        means = [plus_minus(100 * trial.value(metric), 100 * error(trial, metric)) for metric in watched]
+        means = [plus_minus(100 * trial.value(metric), 100 * trial.standard_error(metric)) for metric in watched]
         units, total = finite_units(trial, searched.metric), len(trial.units.get(searched.metric, ()))
         texts.append(
             (
@@ -217,7 +140,7 @@ def _sheet(
             {"search": searched.name, "choice": first if label == "Choice" else BEST}
             | dict(trial.found)
             | {metric: 100 * trial.value(metric) for metric in watched}
-            | {f"{metric} standard error": 100 * error(trial, metric) for metric in watched}
+            | {f"{metric} standard error": 100 * trial.standard_error(metric) for metric in watched}
             | {"units": units, **{outcome: counts[outcome] for outcome in ("complete", "pruned", "failed")}}
             | {"epochs": searched.epochs}
         )
@@ -238,15 +161,15 @@ def _sheet(
     )
 
 
-def _notes(searched: Searched, several: bool) -> list[str]:
+def _notes(searched: SearchResult, several: bool) -> list[str]:
     """Which trials are not counted, and what the constraints asked for."""
-    search, start = searched.search, f"{searched.name}: " if several else ""
+    start = f"{searched.name}: " if several else ""
     notes = []
-    rest = search.budget - sum(searched.outcomes()[outcome] for outcome in ("complete", "pruned", "failed"))
+    rest = searched.trials - sum(searched.outcomes()[outcome] for outcome in ("complete", "pruned", "failed"))
     if rest:
-        notes.append(f"{start}{rest} of {search.budget} trials only repeated another.")
+        notes.append(f"{start}{rest} of {searched.trials} trials only repeated another.")
     complete = [point for point in searched.points if point.outcome == "complete"]
-    for metric, allowed in search.constraints.items():
+    for metric, allowed in searched.constraints.items():
         base = searched.reference[metric]
         below = sum(point.value(metric) < base - allowed for point in complete)
         notes.append(
@@ -259,12 +182,3 @@ def _notes(searched: Searched, several: bool) -> list[str]:
             f"{start}No trial keeps the constraints; this one breaks them least, by {100 * broken:.2f} points."
         )
     return notes
-
-
-def _trial(content: Mapping[str, Any]) -> Ended:
-    units = {
-        name: [math.nan if value is None else float(value) for value in values]
-        for name, values in content["units"].items()
-    }
-    values = {name: math.nan if value is None else float(value) for name, value in content["values"].items()}
-    return Ended(content["found"], content["outcome"], values, "", units, content["epochs"])

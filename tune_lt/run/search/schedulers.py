@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ray.tune.experiment import Trial
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from tune_lt.run.search.past import Past
+from tune_lt.documents import Trial
+from tune_lt.run.search.planned import MEAN, PlannedTrial
 from tune_lt.run.search.racing import FoldRace
-from tune_lt.run.search.trial_result import MEAN
 from tune_lt.study import Search
 
 ETA = 2  # ASHA keeps the better half at each rung
@@ -27,7 +27,7 @@ def milestones(search: Search, epochs: int) -> list[int]:
 
 
 def scheduler(
-    search: Search, epochs: int, past: Sequence[Past] = (), *, units: int = 1, folds: int | None = None
+    search: Search, epochs: int, past: Sequence[Trial] = (), *, units: int = 1, folds: int | None = None
 ) -> TrialScheduler:
     """The search's scheduler with what ``past`` trials have shown; first-in-first-out where none stops any.
 
@@ -54,7 +54,7 @@ class CellASHA(ASHAScheduler):
     It judges within a trial's first unit; a trial whose first unit is known already is beyond that.
     """
 
-    def __init__(self, past: Sequence[Past], **options: Any) -> None:
+    def __init__(self, past: Sequence[Trial], **options: Any) -> None:
         super().__init__(**options)
         self._resumed: set[str] = set()
         for trial in past:
@@ -67,14 +67,14 @@ class CellASHA(ASHAScheduler):
         """(epoch, trial -> value as ASHA orders it), the last rung first."""
         return [(int(milestone), recorded) for milestone, recorded in self._brackets[0]._rungs]
 
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
         super().on_trial_add(tune_controller, trial)
         for _, recorded in self.rungs:  # a trial that is carried on brings what it reached
-            if (fingerprint := trial.config["planned"]["fingerprint"]) in recorded:
+            if (fingerprint := trial.config["planned"].fingerprint) in recorded:
                 recorded[trial.trial_id] = recorded.pop(fingerprint)
                 self._resumed.add(trial.trial_id)
 
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         if result.get("known") or result.get("unit"):
             return str(TrialScheduler.CONTINUE)
         if trial.trial_id in self._resumed and "step" in result:
@@ -86,14 +86,14 @@ class CellASHA(ASHAScheduler):
             return str(TrialScheduler.CONTINUE)  # the base class ends a trial at its last epoch; here folds follow
         return str(super().on_trial_result(tune_controller, trial, result))
 
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
         self._trial_info.pop(trial.trial_id, None)  # every epoch has been judged when it was reported
 
 
 class FoldRacing(FIFOScheduler):
     """Stops a trial between units once a `FoldRace` finds it worse than the best with enough evidence."""
 
-    def __init__(self, past: Sequence[Past], search: Search, units: int, folds: int) -> None:
+    def __init__(self, past: Sequence[Trial], search: Search, units: int, folds: int) -> None:
         super().__init__()
         self._metric: str = search.objectives[0]
         self._race = FoldRace(units, folds)
@@ -104,15 +104,15 @@ class FoldRacing(FIFOScheduler):
             if trial.outcome == "failed" and len(values) < units:
                 self._race.record(trial.fingerprint, len(values), math.nan)
 
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
         super().on_trial_add(tune_controller, trial)
-        planned = trial.config["planned"]
-        for unit, content in enumerate(planned["units"]):  # judged with all that is known of it
-            if content["known"] is not None:
-                self._race.record(planned["fingerprint"], unit, content["known"].get(self._metric, math.nan))
+        planned: PlannedTrial = trial.config["planned"]
+        for index, unit in enumerate(planned.units):  # judged with all that is known of it
+            if unit.known is not None:
+                self._race.record(planned.fingerprint, index, unit.known.get(self._metric, math.nan))
 
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        fingerprint = trial.config["planned"]["fingerprint"]
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        fingerprint = trial.config["planned"].fingerprint
         if "failed" in result:
             self._race.record(fingerprint, result["unit"], math.nan)
         if not result.get("unit_final"):

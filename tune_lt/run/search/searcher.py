@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from tune_lt.run.search.past import Past
-from tune_lt.run.search.trial_result import MEAN
-from tune_lt.study import Dimension, Search, Space, grid
+from tune_lt.documents import Trial, shortfalls
+from tune_lt.run.search.planned import MEAN, PlannedTrial
+from tune_lt.study import Dimension, Space, grid
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 Values = Mapping[str, float]
@@ -40,11 +41,6 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(low, high, log=dimension.kind == "loguniform")
 
 
-def violations(search: Search, values: Values, reference: Values) -> dict[str, float]:
-    """How far each constraint is broken: by how much more than allowed a metric is below the reference; <= 0 holds."""
-    return {name: reference[name] - allowed - values[name] for name, allowed in search.constraints.items()}
-
-
 def _suggest(trial: optuna.trial.Trial, path: str, dimension: Dimension) -> Any:
     if dimension.kind == "choice":
         return trial.suggest_categorical(path, dimension.values)
@@ -57,11 +53,10 @@ def _suggest(trial: optuna.trial.Trial, path: str, dimension: Dimension) -> Any:
 class CellSearch(Searcher):
     """A Tune searcher that suggests planned trials over ``space``, each one a configuration and its cells.
 
-    ``plan`` turns found values (flat, ``{"loss/alpha": 0.7}``) into a planned trial: a mapping with its
-    ``fingerprint``, its ``record``, and the ``values`` of the watched metrics where all its cells are trained already
-    (else None). ``past`` are the trials an earlier driver had. ``on_reuse(number, found, fingerprint, values)`` hears
-    of trials that need no training; ``values`` is None where another trial is about to give them. ``reference``: the
-    metrics that constraints compare with.
+    ``plan`` turns found values (flat, ``{"loss/alpha": 0.7}``) into a planned trial; one whose ``values`` are known
+    needs no training. ``past`` are the trials an earlier driver had. ``on_reuse(number, found, fingerprint, values)``
+    hears of trials that need no training; ``values`` is None where another trial is about to give them. ``reference``:
+    the metrics that constraints compare with.
 
     A trial stopped early is told as PRUNED with its last value, one without a finite value as FAILED. Each suggestion
     follows from the seed, the trial's number and what is known by then, so that a search that starts again does not
@@ -71,8 +66,8 @@ class CellSearch(Searcher):
     def __init__(
         self,
         space: Space,
-        plan: Callable[[Mapping[str, Any]], dict[str, Any]],
-        past: Sequence[Past] = (),
+        plan: Callable[[Mapping[str, Any]], PlannedTrial],
+        past: Sequence[Trial] = (),
         on_reuse: Callable[[int, Mapping[str, Any], str, Values | None], None] = lambda *reuse: None,
         reference: Values | None = None,
     ) -> None:
@@ -83,7 +78,7 @@ class CellSearch(Searcher):
         super().__init__(metric=f"{MEAN}{search.objectives[0]}", mode="max")
         self.study = optuna.create_study(directions=["maximize"] * len(search.objectives), sampler=self._sampler_for(0))
         self._numbers = sorted(set(range(search.budget)) - {trial.number for trial in past})
-        self._redo: list[tuple[Past, optuna.trial.Trial]] = []
+        self._redo: list[tuple[Trial, optuna.trial.Trial]] = []
         self._ended: dict[str, tuple[TrialState, Values, int]] = {}  # fingerprint -> how a trial of it ended, its step
         self._trials: dict[str, optuna.trial.Trial] = {}
         self._running: dict[str, list[optuna.trial.Trial]] = {}  # fingerprint -> trials that wait for its result
@@ -99,7 +94,7 @@ class CellSearch(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self._redo:
             past, trial = self._redo.pop(0)
-            return self._begin(trial_id, trial, past.number, past.found, self._plan(past.found))
+            return self._begin(trial_id, trial, past.number, self._plan(past.found))
         while self._numbers:
             number = self._numbers.pop(0)
             self.study.sampler = self._sampler_for(number)
@@ -107,19 +102,19 @@ class CellSearch(Searcher):
                 self.study.enqueue_trial(next(itertools.islice(grid(self._space), number, None)))
             trial, found = self._ask()
             planned = self._plan(found)
-            fingerprint = planned["fingerprint"]
+            fingerprint = planned.fingerprint
             values = None
             if fingerprint in self._ended:
                 state, values, step = self._ended[fingerprint]
                 self._repeat(trial, state, values, step)
                 values = values if state == TrialState.COMPLETE else None
-            elif planned["values"] is not None:
-                values = planned["values"]
+            elif planned.values is not None:
+                values = planned.values
                 self._tell(trial, TrialState.COMPLETE, values)
             elif fingerprint in self._running:
                 self._running[fingerprint].append(trial)
             else:
-                return self._begin(trial_id, trial, number, found, planned)
+                return self._begin(trial_id, trial, number, planned)
             self._on_reuse(number, found, fingerprint, values)
         return Searcher.FINISHED
 
@@ -172,30 +167,29 @@ class CellSearch(Searcher):
 
     def _tell(self, trial: optuna.trial.Trial, state: TrialState, values: Values) -> None:
         if state != TrialState.FAIL:
-            for name, broken in violations(self._search, values, self._reference).items():
+            for name, broken in shortfalls(values, self._search.constraints, self._reference).items():
                 trial.set_constraint(name, broken)
         # of a pruned trial Optuna takes the last reported value itself
         told = [values[name] for name in self._search.objectives] if state == TrialState.COMPLETE else None
         self.study.tell(trial, told, state=state)
 
     def _begin(
-        self, trial_id: str, trial: optuna.trial.Trial, number: int, found: Mapping[str, Any], planned: dict[str, Any]
-    ) -> dict[str, Any]:
+        self, trial_id: str, trial: optuna.trial.Trial, number: int, planned: PlannedTrial
+    ) -> dict[str, PlannedTrial]:
         self._trials[trial_id] = trial
-        self._fingerprints[trial_id] = planned["fingerprint"]
-        self._running[planned["fingerprint"]] = []
-        record = planned["record"]
-        record = record | {"name": f"trial {number}", "tags": record["tags"] | {"trial": str(number)}}
-        return {"planned": planned | {"found": dict(found), "record": record}}
+        self._fingerprints[trial_id] = planned.fingerprint
+        self._running[planned.fingerprint] = []
+        tags = {**planned.record.tags, "trial": str(number)}
+        return {"planned": replace(planned, record=replace(planned.record, name=f"trial {number}", tags=tags))}
 
-    def _remember(self, past: Past) -> None:
+    def _remember(self, past: Trial) -> None:
         """Put a trial of an earlier driver into the Optuna study; one in flight is asked for again, as it was."""
         if past.outcome == "reused":
-            known = self._plan(past.found)["values"]
+            known = self._plan(past.found).values
             if past.fingerprint in self._ended:
                 self._add(past, *self._ended[past.fingerprint])
             elif known is not None:
-                self._add(past, TrialState.COMPLETE, known, past.step)
+                self._add(past, TrialState.COMPLETE, known, past.epochs)
             else:  # what it waited for is in flight, or was stopped: let it be tried on its own
                 self._numbers = sorted([*self._numbers, past.number])
             return
@@ -206,10 +200,10 @@ class CellSearch(Searcher):
         values = {name: past.value(name) for name in self._search.watched}
         finite = all(map(math.isfinite, values.values()))
         state = STATES[past.outcome] if finite else TrialState.FAIL
-        self._add(past, state, values, past.step)
-        self._ended.setdefault(past.fingerprint, (state, values, past.step))
+        self._add(past, state, values, past.epochs)
+        self._ended.setdefault(past.fingerprint, (state, values, past.epochs))
 
-    def _add(self, past: Past, state: TrialState, values: Values, step: int) -> None:
+    def _add(self, past: Trial, state: TrialState, values: Values, step: int) -> None:
         first = values[self._search.objectives[0]]
         failed, pruned = state == TrialState.FAIL, state == TrialState.PRUNED
         told = [first] if pruned else [values[name] for name in self._search.objectives]
@@ -219,7 +213,7 @@ class CellSearch(Searcher):
             params=dict(past.found),
             distributions={path: distribution(self._space[path]) for path in past.found},
             intermediate_values={step: first} if pruned else None,
-            constraints=None if failed else violations(self._search, values, self._reference),
+            constraints=None if failed else shortfalls(values, self._search.constraints, self._reference),
         )
         self.study.add_trial(trial)
 

@@ -5,68 +5,38 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
+from tune_lt.documents import Trial, violation
 from tune_lt.study import Dimension, Search
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a trial ended: ``outcome`` is complete, pruned, failed (with its ``reason``) or reused.
-
-    ``metrics``: means over its units; ``units``: the metrics of each; ``epochs`` it was trained for, over all units.
-    """
-
-    found: Mapping[str, Any]
-    outcome: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    reason: str = ""
-    units: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    epochs: int = 0
-
-    def value(self, metric: str) -> float:
-        return self.metrics.get(metric, math.nan)
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Of the mean over units: s / √n, with n − 1 in s; NaN for fewer than two. Folds are taken as independent."""
-    finite = [value for value in values if math.isfinite(value)]
-    return statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else math.nan
-
-
-def violation(trial: Ended, search: Search, reference: Mapping[str, float]) -> float:
-    """By how much a trial breaks the search's constraints, summed; 0 where all hold."""
-    return sum(max(0.0, reference[name] - allowed - trial.value(name)) for name, allowed in search.constraints.items())
-
-
-def eligible(trials: Sequence[Ended], search: Search, reference: Mapping[str, float]) -> list[Ended]:
+def eligible(trials: Sequence[Trial], search: Search, reference: Mapping[str, float]) -> list[Trial]:
     """The trials to choose from: complete, finite, and of those the ones that break the constraints least."""
     whole = [
         trial
         for trial in trials
         if trial.outcome == "complete" and all(math.isfinite(trial.value(name)) for name in search.watched)
     ]
-    least = min((violation(trial, search, reference) for trial in whole), default=0.0)
-    return [trial for trial in whole if violation(trial, search, reference) <= least]
+    least = min((violation(trial, search.constraints, reference) for trial in whole), default=0.0)
+    return [trial for trial in whole if violation(trial, search.constraints, reference) <= least]
 
 
-def best(trials: Sequence[Ended], search: Search, reference: Mapping[str, float]) -> Ended | None:
+def best(trials: Sequence[Trial], search: Search, reference: Mapping[str, float]) -> Trial | None:
     """The trial with the best metric, of two the best mean of both; the first of equals. None if none is eligible."""
 
-    def quality(trial: Ended) -> float:
+    def quality(trial: Trial) -> float:
         return statistics.fmean(trial.value(name) for name in search.objectives)
 
     return max(eligible(trials, search, reference), key=quality, default=None)
 
 
 def one_standard_error(
-    trials: Sequence[Ended],
+    trials: Sequence[Trial],
     search: Search,
     reference: Mapping[str, float],
     space: Mapping[str, Dimension],
     neutral: Mapping[str, float],
-) -> Ended | None:
+) -> Trial | None:
     """The plainest trial within one standard error of the best (Breiman et al. 1984); None where that has no meaning.
 
     Plainest is nearest to ``neutral``, the values at which the loss does least: the distance sums |x − neutral| over
@@ -76,11 +46,11 @@ def one_standard_error(
     if top is None or len(search.objectives) > 1 or not neutral:
         return None
     metric = search.objectives[0]
-    error = standard_error(top.units.get(metric, ()))
+    error = top.standard_error(metric)
     if not math.isfinite(error):
         return None
 
-    def distance(trial: Ended) -> float:
+    def distance(trial: Trial) -> float:
         return sum(
             abs(trial.found[path] - value) / _width(space[path])
             for path, value in neutral.items()
@@ -91,7 +61,7 @@ def one_standard_error(
     return min(near, key=lambda trial: (distance(trial), -trial.value(metric)))
 
 
-def pareto(trials: Sequence[Ended], search: Search, reference: Mapping[str, float]) -> list[Ended]:
+def pareto(trials: Sequence[Trial], search: Search, reference: Mapping[str, float]) -> list[Trial]:
     """The eligible trials that no other is at least as good as in both metrics and better in one; best first metric
     first, of equal ones one."""
     points = {tuple(trial.value(name) for name in search.objectives): trial for trial in
