@@ -158,7 +158,7 @@ def _dimension(searched: Searched, path: str) -> Plot:
         axis = {"type": "log"}
     how = layout(plain(short(path)), f"{metric} (%)", xaxis=axis, yaxis={"range": [low, high]})
     return {
-        "data": [{"type": "scatter", **trace} for trace in traces],
+        "data": [{"type": "scatter", "cliponaxis": False, **trace} for trace in traces],  # marks at the edge are whole
         "layout": how | {"shapes": _within(searched)},
     }
 
@@ -283,7 +283,7 @@ def _allowed(searched: Searched) -> list[Plot]:
             at = round(value, 3)
             ends = {f"{axis}0": at, f"{axis}1": at, f"{across}0": 0, f"{across}1": 1, f"{across}ref": "paper"}
             line = {"color": INK[0], "width": 1, "dash": dash}
-            lines.append({"type": "line", "layer": "below", "name": name, "showlegend": True, "line": line, **ends})
+            lines.append({"type": "line", "name": name, "showlegend": True, "line": line, **ends})
     return lines
 
 
