@@ -56,7 +56,7 @@ def test_a_search_without_rows_is_a_report(
     assert files == [
         "search_ghm_cwap.md", "search_ghm_cwap.tex", "search_ghm_cwap.csv",
         "trials_ghm_cwap.md", "trials_ghm_cwap.tex", "trials_ghm_cwap.csv",
-        "curve_ghm_cwap.png", "curve_ghm_cwap.pdf", "report.html",
+        "report.html",
     ]  # fmt: skip
     assert all((tmp_path / "out" / file).stat().st_size for file in files)
 
@@ -78,7 +78,7 @@ def test_what_was_found_stands_before_the_rows_trained_with_it(
     recorded.rows(study, found, lambda row, factor, data, init: 0.5 if row == "softmax" else 0.6)
     collected = collect.collect(recorded.store, "alphas")
     assert [sheet.name for sheet in collected.tables] == ["search_ghm_cwap", "ablation", "baselines", "recommendation"]
-    assert set(collected.figures) == {"curve_ghm_cwap", "accuracy_by_class_size"}
+    assert set(collected.figures) == {"accuracy_by_class_size"}
     ablation = named(collected)["ablation"]
     assert "Searched on held-out training images (ghm_cwap): alpha 0.6." in ablation.notes
     assert "The plainest of them within one standard error of the best: alpha 1." in ablation.notes
@@ -193,7 +193,7 @@ seeds: [0]
     shared = "Searched on held-out training images: focal, ghm_cwap; see the table of the searches."
     assert shared in collected.tables[1].notes
     files = {file.name for file in write.write_report(collected, tmp_path / "out")}
-    assert {"searches.csv", "search_focal.md", "search_ghm_cwap.tex", "curve_focal.pdf"} <= files
+    assert {"searches.csv", "search_focal.md", "search_ghm_cwap.tex", "accuracy_by_class_size.pdf"} <= files
     for sheet in named(collected).values():
         console = Console(file=io.StringIO(), width=80)
         console.print(formats.terminal(sheet))

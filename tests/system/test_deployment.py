@@ -17,7 +17,7 @@ import pytest
 import requests
 from processes import HELD, environment, progress, wait_until, whole_study
 
-from tune_lt.store import CellRecord, Store
+from tune_lt.store import Cells, Store
 
 pytest.importorskip("boto3", reason="the extra dev has what the service needs")
 import service as lab
@@ -77,7 +77,7 @@ def reached(running: Service, name: str) -> tuple[int, int]:
     return progress(folders[0], name) if folders else (0, 0)
 
 
-def whole(running: Service, name: str, epochs: int, monkeypatch: pytest.MonkeyPatch) -> list[CellRecord]:
+def whole(running: Service, name: str, epochs: int, monkeypatch: pytest.MonkeyPatch) -> Cells:
     """The study's cells, each checked to be one run, ended, with an unbroken curve and its artifact."""
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", lab.ADA)

@@ -20,10 +20,8 @@ from tune_lt.documents import (
     PerClass,
     SearchResult,
     TableCell,
-    file_part,
 )
 from tune_lt.errors import InputError
-from tune_lt.report.figures import search
 from tune_lt.report.of_rows import hardest, of_column, of_rows, reference_of
 from tune_lt.report.study_run import Recorded, read, with_runs
 from tune_lt.report.tables import claims, paper, recommendation, searches
@@ -78,8 +76,6 @@ def collect(store: Store, study: str) -> Report:
         with_runs(searches.chosen_sheet(one), [(one, trial) for _, trial in searches.choices(one)], store, study)
         for one in searched
     ]
-    figures = {f"curve_{file_part(one.name)}": search.curve(one) for one in searched if one.dimensions()}
-    figures |= {f"pareto_{file_part(one.name)}": search.pareto(one) for one in searched if len(one.objectives) > 1}
     found, details = own, [searches.trials_sheet(one) for one in searched]
     if len(searched) > 1:
         compared = with_runs(searches.compared_sheet(searched), [(one, one.best) for one in searched], store, study)
@@ -88,7 +84,7 @@ def collect(store: Store, study: str) -> Report:
         recorded = read(store, parent, pd.DataFrame(), ())
         sheets = tuple(marked(sheet, scale) for sheet in found)
         more = tuple(marked(sheet, scale) for sheet in details)
-        return Report(study, pd.DataFrame(), sheets, figures, recorded, more, tuple(searched))
+        return Report(study, pd.DataFrame(), sheets, {}, recorded, more, tuple(searched))
     records = store.finished_cells()
     frame = _frame(store, content.rows, records)
     tables, every_two, figure, shown = of_rows(study, content, frame, records)
@@ -101,7 +97,7 @@ def collect(store: Store, study: str) -> Report:
         study,
         frame,
         (*beside, *(marked(sheet, scale) for sheet in (*found, *tables, *last))),
-        figures | {"accuracy_by_class_size": figure},
+        {"accuracy_by_class_size": figure},
         recorded,
         tuple(marked(sheet, scale) for sheet in (*details, *measured)),
         tuple(searched),

@@ -1,8 +1,8 @@
-"""Points of a figure over the classes, shared by matplotlib and plotly."""
+"""Points of a figure over the classes, which matplotlib draws for papers and plotly on the page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,14 +31,17 @@ class Classes:
         sizes = np.array([counts[group].mean() for group in groups])
         return cls(groups, sizes, tuple(run["class_names"][group[0]] for group in groups))
 
+    def mean_and_std(self, runs: Iterable[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+        """Of the ``runs``' accuracies by class, at each point, in percent; NaN where there are too few runs.
 
-def points_of(per_class: Sequence[float], classes: Classes) -> list[float]:
-    """One run's accuracy at each point, in percent: the mean over those of its classes that have a value."""
-    accuracy = 100 * np.asarray(per_class, dtype=float)
-    known = [accuracy[group][~np.isnan(accuracy[group])] for group in classes.groups]
-    return [float(values.mean()) if len(values) else np.nan for values in known]
+        A run's value at a point is the mean over those of its classes that have one.
+        """
+        values = np.array([self._points(run) for run in runs]).reshape(-1, len(self.groups))
+        unknown = np.full(len(self.groups), np.nan)
+        mean = values.mean(axis=0) if len(values) else unknown
+        return mean, values.std(axis=0, ddof=1) if len(values) > 1 else unknown
 
-
-def plain(text: str) -> str:
-    """``text`` as matplotlib should show it."""
-    return text.replace("$", r"\$")  # matplotlib reads $...$ as mathematics
+    def _points(self, per_class: Sequence[float]) -> list[float]:
+        accuracy = 100 * np.asarray(per_class, dtype=float)
+        known = [accuracy[group][~np.isnan(accuracy[group])] for group in self.groups]
+        return [float(values.mean()) if len(values) else np.nan for values in known]

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlparse
 from mlflow.entities import Run
 
 from tune_lt.errors import InputError
-from tune_lt.store import DAMAGED, DUPLICATE, TAG, CellRecord, Store
+from tune_lt.store import DAMAGED, DUPLICATE, TAG, CellRecord, Cells, Store
 from tune_lt.store.journal import Journal
 from tune_lt.store.lease import Lease, alive, holder
 from tune_lt.store.records import reused_tag
@@ -149,7 +149,7 @@ def _journal(store: Store, study: str) -> list[Finding]:
     return [Finding("journal", study, text, "sent, in order")] if count else []
 
 
-def _moved(store: Store, study: str, cells: list[CellRecord]) -> list[Finding]:
+def _moved(store: Store, study: str, cells: Sequence[CellRecord]) -> list[Finding]:
     """Artifacts of the whole study gone: most likely the folder was moved, and no reason to train it all again."""
     experiment = store.client.get_experiment_by_name(study)
     place = urlparse(experiment.artifact_location if experiment else "")
@@ -182,7 +182,7 @@ def _readable(store: Store, run_id: str) -> bool:
         raise  # the store is away: that says nothing about the cell
 
 
-def _duplicates(cells: list[CellRecord]) -> list[tuple[CellRecord, CellRecord]]:
+def _duplicates(cells: Sequence[CellRecord]) -> list[tuple[CellRecord, CellRecord]]:
     """(the run that is one too many, the run that stays): two of one key, or two complete of one fingerprint."""
     pairs = []
     by_key: dict[str, CellRecord] = {}
@@ -210,7 +210,7 @@ def _parents(study: str, parents: list[Run]) -> list[Finding]:
     return [Finding("parent", study, text, "marked as KILLED", runs)] if runs else []
 
 
-def _checkpoints(store: Store, study: str, cells: list[CellRecord], damaged: set[str]) -> list[Finding]:
+def _checkpoints(store: Store, study: str, cells: Cells, damaged: set[str]) -> list[Finding]:
     """States that nobody will go on from, and those that were being written when the driver died."""
     folder = next(
         (Path(run.data.tags[PLACE]) for run in store.parents(study) if PLACE in run.data.tags),
@@ -234,7 +234,7 @@ def _checkpoints(store: Store, study: str, cells: list[CellRecord], damaged: set
     return found
 
 
-def _of_runs(kind: Any, study: str, text: str, cells: list[CellRecord], kept: Mapping[str, str]) -> Finding:
+def _of_runs(kind: Any, study: str, text: str, cells: Sequence[CellRecord], kept: Mapping[str, str]) -> Finding:
     names = ", ".join(_label(cell) for cell in cells[:SHOWN])
     more = f" and {len(cells) - SHOWN} more" if len(cells) > SHOWN else ""
     runs = tuple(cell.run_id for cell in cells)

@@ -46,6 +46,9 @@ window.matchMedia = (query) => {{
   return answer;
 }};
 console.error = (...told) => wrong.push(told.join(" "));
+const saved = [], images = [];
+HTMLAnchorElement.prototype.click = function () {{ saved.push(this.download); }};
+URL.createObjectURL = (blob) => {{ blob.text().then((text) => images.push(text)); return "#"; }};
 </script>"""
 PROBE = """<script>
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -85,7 +88,8 @@ function look() {
   const change = { matches: !asked[0].matches };
   asked[0].dispatchEvent(new MediaQueryListEvent("change", change));
   said.switched = document.querySelector("#sizes .plot").layout.font.color;
-  said.wrong = wrong;
+  all('#search .plot [data-title^="Download plot"]').forEach((button) => button.click());
+  Object.assign(said, { wrong, saved, images });
   setTimeout(() => parent.postMessage(said, "*"), 500);
 }
 look();
@@ -166,3 +170,7 @@ def test_a_browser_sorts_opens_and_draws_without_a_fault(folder: Path, width: in
     assert said["ink"] == ("#e6e8eb" if dark else "#1f2328")
     assert said["switched"] == ("#1f2328" if dark else "#e6e8eb")
     assert said["printed"] == "#1f2328"
+    assert said["saved"] == ["browsed_search_ghm_cwap.svg"]
+    (image,) = said["images"]
+    assert image.startswith("<svg ")
+    assert image.count('class="point"') >= 2  # a trial each, and the star

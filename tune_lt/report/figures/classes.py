@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tune_lt.report.points import Classes, plain, points_of
+from tune_lt.report.points import Classes
 from tune_lt.report.tables.summary import runs_of
 
 # Okabe & Ito's palette: told apart by colour-blind readers, and by markers in black and white
@@ -37,9 +36,8 @@ def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str)
     legend and has no line; a class without test images leaves a gap.
     """
     figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    figure.suptitle(plain(title), fontsize=12)
+    figure.suptitle(_plain(title), fontsize=12)
     runs = {row: runs_of(frame, row) for row in rows}
     drawn = [lines for lines in runs.values() if len(lines)]
     if not drawn:
@@ -49,7 +47,7 @@ def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str)
     classes = _common_classes(pd.concat(drawn))
     _draw_sizes(axes, classes)
     for index, (row, lines) in enumerate(runs.items()):
-        _draw_row(axes, f"{plain(row)} ({_runs(len(lines))})", lines, classes, _STYLES[index % len(_STYLES)])
+        _draw_row(axes, f"{_plain(row)} ({_runs(len(lines))})", lines, classes, _STYLES[index % len(_STYLES)])
     _label(axes, classes)
     one_line = sum(len(row) + 15 for row in rows) <= 120  # characters across the figure
     columns = len(rows) if one_line else (len(rows) + 1) // 2
@@ -66,10 +64,8 @@ def _common_classes(runs: pd.DataFrame) -> Classes:
 def _draw_row(axes: Axes, label: str, runs: pd.DataFrame, classes: Classes, style: tuple[str, str]) -> None:
     colour, marker = style
     x = np.arange(len(classes.groups))
-    points = np.array([points_of(per_class, classes) for per_class in runs["per_class"]]).reshape(-1, len(x))
-    mean = points.mean(axis=0) if len(points) else np.full(len(x), np.nan)
-    if len(points) > 1:
-        std = points.std(axis=0, ddof=1)
+    mean, std = classes.mean_and_std(runs["per_class"])
+    if len(runs) > 1:
         axes.fill_between(x, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
     axes.plot(x, mean, color=colour, marker=marker, markersize=5 if len(x) <= 20 else 3, linewidth=1.8, label=label)
 
@@ -94,7 +90,7 @@ def _label(axes: Axes, classes: Classes) -> None:
     named = n == len(ticks) and max(map(len, classes.names)) <= _SHORT
     labels = [f"{classes.sizes[tick]:.0f}" for tick in ticks]
     if named:
-        labels = [f"{label}\n{plain(classes.names[tick])}" for tick, label in zip(ticks, labels, strict=True)]
+        labels = [f"{label}\n{_plain(classes.names[tick])}" for tick, label in zip(ticks, labels, strict=True)]
     axes.set_xticks(ticks, labels, fontsize=8)
     what = "training images" + (" and name" if named else "")
     axes.set_xlabel(f"classes from head to tail: {what}{_means(classes)}")
@@ -110,6 +106,10 @@ def _means(classes: Classes) -> str:
     if members == [1]:
         return ""
     return f"; a point is the mean of {' or '.join(map(str, members))} of the {sum(map(len, classes.groups))} classes"
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # matplotlib reads $...$ as mathematics
 
 
 def _runs(n: int) -> str:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from tune_lt import config, data
 from tune_lt.config import fold_of, long_tail
 from tune_lt.report import formats
+from tune_lt.report.of_rows import hardest, of_column
 from tune_lt.report.tables.sheet import NONE, Sheet
 from tune_lt.study import Study
 from tune_lt.training import accuracies
@@ -56,7 +57,7 @@ def sheet(study: Study, frame: pd.DataFrame) -> Sheet:
     folds = _folds(study)
     lines = []
     for factor in study.columns:
-        own = frame[frame["imbalance"].isna()] if factor is None else frame[frame["imbalance"] == factor]
+        own = frame[of_column(frame, factor)]
         for group in (*config.GROUPS, "all"):
             some = own if group == "all" else own[own["group"] == group]
             if some.empty:
@@ -87,7 +88,7 @@ def profile(study: Study, frame: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(7, 0.8 + 2.1 * len(study.columns)), layout="constrained")
     panels = figure.subplots(len(study.columns), 1, squeeze=False)[:, 0]
     for axes, factor in zip(panels, study.columns, strict=True):
-        own = frame[frame["imbalance"].isna()] if factor is None else frame[frame["imbalance"] == factor]
+        own = frame[of_column(frame, factor)]
         places = np.arange(len(own))
         for group, colour in COLOURS.items():
             here = (own["group"] == group).to_numpy()
@@ -110,9 +111,8 @@ def profile(study: Study, frame: pd.DataFrame) -> Figure:
 
 def samples(study: Study, dataset: data.Dataset, frame: pd.DataFrame) -> Figure:
     """Some training images of up to twelve classes from head to tail, at the largest imbalance factor."""
-    factor = max(study.columns, key=lambda column: column or 0.0)
-    own = frame[frame["imbalance"].isna()] if factor is None else frame[frame["imbalance"] == factor]
-    own = own[own["train"] > 0]
+    factor = hardest(study.columns)
+    own = frame[of_column(frame, factor) & (frame["train"] > 0)]
     chosen = own.iloc[np.unique(np.linspace(0, len(own) - 1, min(len(own), SHOWN_CLASSES)).round().astype(int))]
     index = _cut(study, dataset, factor, "full").train_index
     labels = dataset.train_labels[index]

@@ -87,7 +87,8 @@ def search_blocks(report: Report) -> list[Block]:
             "What was searched",
             f"{metrics} on held-out training images, mean ± standard error over folds and seeds. Star: the best "
             "mean, with the band of one standard error; diamond: the one-standard-error choice. Hollow: stopped, at "
-            f"the mean so far or the lower edge; ticks: failed; crosses: breaks a constraint.{reason}",
+            "the mean so far, a triangle where that is below the axis; ticks: failed; crosses: breaks a "
+            f"constraint.{reason}",
             curves,
         ),
         Block(

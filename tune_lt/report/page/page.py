@@ -69,6 +69,7 @@ def html(report: Report, ui: str | None = None) -> str:
         again=_again(report),
         fill=_fill(report),
         page={
+            "study": report.study,
             "cells": _cells(sheets),
             "plots": {block.id: block.variants for block in blocks},
             "shades": plots.shades(),

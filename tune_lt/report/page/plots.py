@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tune_lt.report.points import Classes, points_of
+from tune_lt.report.points import Classes
 from tune_lt.report.study_run import Curve
 from tune_lt.report.tables.sheet import mean_std, plus_minus
 from tune_lt.report.tables.summary import runs_of, summarise
@@ -119,9 +119,7 @@ def class_sizes(frame: pd.DataFrame, drawn: Mapping[str, Style], *, by_images: b
         runs = runs_of(frame, row)
         if runs.empty:
             continue
-        points = np.array([points_of(per_class, classes) for per_class in runs["per_class"]])
-        mean = points.mean(axis=0)
-        spread = points.std(axis=0, ddof=1) if len(points) > 1 else np.full(len(mean), np.nan)
+        mean, spread = classes.mean_and_std(runs["per_class"])
         traces += _band(row, style, x, mean, spread)
         traces.append(
             _line(row, style, x, mean)
@@ -194,7 +192,7 @@ def learning(curves: Mapping[str, Curve], drawn: Mapping[str, Style], metric: st
     return _plot(traces, layout("epoch", metric if loss else f"{metric} (%)"))
 
 
-def _line(row: str, style: Style, x: Sequence[Any], y: Sequence[float]) -> Plot:
+def _line(row: str, style: Style, x: Sequence[Any], y: Iterable[float]) -> Plot:
     return {
         "meta": {"row": row},
         "name": plain(row),

@@ -124,11 +124,13 @@
     const plots = page.plots[id][label];
     while (box.children.length < plots.length) make("div", "", box).className = "plot";
     const buttons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
-    const config = { responsive: true, displaylogo: false, modeBarButtons: buttons };
     all(".plot", box).forEach((place, index) => {
       place.hidden = index >= plots.length; // not removed: Plotly may still be at work on it
       if (place.hidden) return;
       const [data, layout] = dressed(plots[index], label, place.clientWidth < 500);
+      const parts = [page.study, id, label, ...(plots.length > 1 ? [index + 1] : [])];
+      const image = { format: "svg", filename: parts.join(" ").replace(/[^\p{L}\p{N}.+-]+/gu, "_") };
+      const config = { responsive: true, displaylogo: false, modeBarButtons: buttons, toImageButtonOptions: image };
       Plotly.react(place, data, layout, config);
     });
   }
