@@ -12,12 +12,13 @@ import inspect
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import annotated_types
 
 from tune_lt.errors import InputError
 
+Builder = TypeVar("Builder", bound=Callable[..., Any])
 REQUIRED = inspect.Parameter.empty  # the default of a parameter that has none
 
 _COMPARISONS: dict[type, tuple[str, str, Callable[[Any, Any], bool]]] = {
@@ -63,7 +64,7 @@ def names(valid: Iterable[str], found: str | None = None) -> str:
     return f"did you mean {close[0]!r}? valid: {listed}" if close else f"valid: {listed}"
 
 
-def lookup(registry: Mapping[str, Callable[..., Any]], kind: str, name: str) -> Callable[..., Any]:
+def lookup(registry: Mapping[str, Builder], kind: str, name: str) -> Builder:
     """The builder called ``name``; raises InputError naming the valid ones."""
     if name not in registry:
         raise InputError(f"unknown {kind} {name!r}; {names(registry, name)}")

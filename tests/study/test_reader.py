@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from torch import Tensor
 
 from tune_lt import registry
 from tune_lt.config import Augment, CellConfig, Recipe, cell_of
@@ -98,6 +100,30 @@ def test_a_mistake_names_file_field_and_valid_values(
     line = str(caught.value).splitlines()[0]
     assert line.startswith(f"{file}: {field}")
     assert rest in line
+
+
+def test_every_mistake_of_a_section_is_told_at_once(tmp_path: Path, tiny_text: str) -> None:
+    mistakes = "name: ghm_cwap\n  normalization: x\n  drw: {start: 2, stop: 3}\n  tau: -1\n  alhpa: 1"
+    text = tiny_text.replace("name: ghm_cwap", mistakes, 1)
+    with pytest.raises(reader.Problems) as problems:
+        reader.parse(text, tmp_path)
+    fields = [problem.partition(":")[0] for problem in problems.value.args]
+    assert sorted(fields) == ["loss.alhpa", "loss.drw.start", "loss.drw.stop", "loss.normalization", "loss.tau"]
+
+
+def test_a_plugins_parameters_may_be_called_and_annotated_as_it_likes(
+    tmp_path: Path, tiny_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(counts: Any, *, copy: int, model_x: list[float] = [1.0], weight: Tensor | None = None, **_: Any) -> None:  # noqa: B006
+        raise AssertionError("reading a file builds nothing")
+
+    monkeypatch.setitem(LOSSES, "odd one", odd)
+    text = tiny_text.replace("softmax: {loss: {name: softmax}}", "x: {loss: {name: odd one, copy: 3}}")
+    config = reader.row_config(reader.parse(text, tmp_path), "x", {})
+    assert config["loss"] == {"name": "odd one", "copy": 3, "model_x": [1.0], "weight": None, "drw": None}
+    for wrong, message in (("", "loss.copy: missing"), (", copy: x", 'loss.copy: found "x"')):
+        with pytest.raises(reader.Problems, match=message):
+            reader.parse(text.replace(", copy: 3", wrong), tmp_path)
 
 
 def test_a_search_without_a_range_is_a_mistake(tmp_path: Path) -> None:
@@ -213,6 +239,23 @@ def test_the_schema_refuses_a_typo(tiny_text: str, section: str, key: str) -> No
     study[section][key] = 1
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(study, schema())
+
+
+def test_the_schema_takes_a_range_wherever_the_reader_does_and_nowhere_else(tiny_text: str, tmp_path: Path) -> None:
+    wide = {"uniform": [0.2, 0.8]}
+    for change, valid in (
+        ({"loss": {"drw": {"start": wide}}}, True),
+        ({"recipe": {"optimizer": {"weight_decay": wide}, "clip_norm": wide}}, True),
+        ({"loss": {"drw": wide}}, False),
+        ({"recipe": {"posthoc_tau": wide}}, False),
+        ({"model": {"width": wide}}, False),
+        ({"compare": {"losses": ["focal"], "trials": 5}}, False),
+        ({"compare": {"losses": [{"name": "focal"}]}}, False),
+    ):
+        study = overlay(yaml.safe_load(tiny_text), change)
+        assert jsonschema.Draft202012Validator(schema()).is_valid(study) is valid, change
+        with contextlib.nullcontext() if valid else pytest.raises(reader.Problems):
+            reader.parse(json.dumps(study), tmp_path)
 
 
 def test_overlay_nested_and_flattened() -> None:

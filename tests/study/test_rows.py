@@ -109,8 +109,8 @@ def test_every_range_in_a_signature_is_one_its_loss_takes(tmp_path: Path) -> Non
 
 
 def test_compared_losses_search_their_own_knobs_with_one_budget(tmp_path: Path) -> None:
-    text = "compare: {losses: [focal, {name: ldam, s: 20.0}, balanced_softmax, {name: vs, tau: {uniform: [0, 1]}}]}\n"
-    study = _parse(text + SEARCH, tmp_path)
+    text = "compare: {losses: [focal, {loss: {name: ldam, s: 20.0}}, balanced_softmax, %s]}\n"
+    study = _parse(text % "{loss: {name: vs, tau: {uniform: [0, 1]}}}" + SEARCH, tmp_path)
     assert {name: list(space.space) for name, space in study.searches.items()} == {
         "focal": ["loss/gamma"],
         "ldam": ["loss/max_m"],  # s is fixed
@@ -150,15 +150,17 @@ def test_the_studys_own_loss_is_searched_beside_them_and_recipes_are_searched_fo
     ("text", "found"),
     [
         ("compare: {losses: [focal]}", "search: missing"),
-        ("compare: {losses: [foca]}\n" + SEARCH, "unknown loss 'foca'; did you mean 'focal'"),
+        ("compare: {losses: [foca]}\n" + SEARCH, "compare.losses[0]: unknown loss 'foca'; did you mean 'focal'"),
+        ("compare: {losses: [{loss: {name: focal, gama: 1}}]}\n" + SEARCH, "compare.losses[0].loss.gama: unknown; did"),
         ("compare: {losses: [focal, focal]}\n" + SEARCH, "found focal, focal; valid: each loss once"),
         ("compare: {losses: [focal, softmax, softmax]}\n" + SEARCH, "valid: each loss once"),
-        ("compare: {losses: [{name: [focal]}]}\n" + SEARCH, "unknown loss ['focal']"),
+        ("compare: {losses: [{loss: {name: [focal]}}]}\n" + SEARCH, "unknown loss ['focal']"),
+        ("compare: {losses: [{name: focal}]}\n" + SEARCH, "compare.losses[0].name: unknown; valid: loss, model"),
+        ("compare: {losses: [{loss: focal}]}\n" + SEARCH, "compare.losses[0].loss.name: missing; valid: balanced"),
         ("compare: {losses: [{loss: {name: focal}, model: 3}]}\n" + SEARCH, "compare.losses[0].model: found 3"),
-        ("compare: {losses: [focal], trials: -1}\nsearch: {}", "compare.trials: found -1"),
         ("compare: {losses: [focal]}\nrows: {focal (searched): {}}\n" + SEARCH, "rows.focal (searched): is the name"),
-        ("rows: {a: {loss: {name: [x]}}}", "rows.a.loss.name: found ['x']"),
-        ("compare: {losses: [focal], trials: 5}\n" + SEARCH, "compare.trials: found 5, but search.trials is 4"),
+        ("rows: {a: {loss: {name: [x]}}}", "rows.a.loss.name: unknown loss ['x']"),
+        ("compare: {losses: [focal], trials: 5}\n" + SEARCH, "compare.trials: is no longer read; valid: search.trials"),
         ("compare: {losses: [focal]}\nsearch: {sampler: grid}", "search.sampler: found grid, but loss.gamma"),
         ("compare: {losses: [balanced_softmax]}\n" + SEARCH, "search: the file searches nothing"),
     ],

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import re
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -34,16 +34,9 @@ def section(annotation: Any, field: str, raw: Any) -> Any:
     if dataclasses.is_dataclass(annotation) and dataclasses.is_dataclass(raw):
         return raw
     try:
-        return _adapter_of(annotation).validate_json(json.dumps(raw), strict=True)
+        return _adapter(annotation).validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
         raise Problems(*(_describe(field, annotation, item) for item in error.errors(include_url=False))) from None
-
-
-def _adapter_of(annotation: Any) -> TypeAdapter[Any]:
-    try:
-        return _adapter(annotation)
-    except TypeError:  # a plugin's annotation that cannot be hashed
-        return TypeAdapter(annotation)
 
 
 @functools.cache  # building one costs more than using it, and every trial's configuration is checked
@@ -61,10 +54,17 @@ def _describe(field: str, annotation: Any, item: Any) -> str:
     if item["type"] == "unexpected_keyword_argument":
         target = annotation
         for part in inner[:-1]:
-            target = next(f.default_factory for f in dataclasses.fields(target) if f.name == part)
+            hint = get_type_hints(target)[part]
+            target = next(one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one))
         return f"{where}: unknown; {registry.names([f.name for f in dataclasses.fields(target)], inner[-1])}"
+    if item["type"] == "literal_error" and item["loc"][-1:] == ("[key]",):
+        known = re.findall("'(.+?)'", item["ctx"]["expected"])
+        return f"{where}: unknown; {registry.names(known, inner[-1])}"
+    if item["type"] == "missing":
+        return f"{where}: missing"
     hint = f", or a range: one of {', '.join(KINDS)}" if isinstance(item["input"], dict) else ""
-    return f"{where}: found {json.dumps(item['input'])}; {item['msg'][0].lower()}{item['msg'][1:]}{hint}"
+    wrong = item["msg"][0].lower() + item["msg"][1:].replace("an object", "a mapping")
+    return f"{where}: found {json.dumps(item['input'])}; {wrong}{hint}"
 
 
 def dotted(path: str) -> str:

@@ -15,7 +15,7 @@ from tune_lt.study.checks import Problems, known_fields, section
 Row = dict[str, dict[str, Any]]
 Found = Mapping[str, Mapping[str, Any]]  # search -> path -> value, see `row_config`
 ONE_SE = "one_standard_error"
-SECTIONS = ("loss", "model", "recipe")
+_ROW: Any = dict[Literal["loss", "model", "recipe"], dict[str, Any]]  # a `Row` as it is checked
 DESIGNS = ("factorial", "one_at_a_time", "leave_one_out")
 MOST_ROWS = 10_000
 BASE = "base"  # the row that has none of the factors
@@ -32,10 +32,9 @@ class _Factor:
 
 def written(raw: Any) -> dict[str, Row]:
     """The section ``rows``, checked as far as it can be alone. Raises Problems."""
-    rows: dict[str, Row] = section(dict[str, dict[str, dict[str, Any]]], "rows", raw)
+    rows: dict[str, Row] = section(dict[str, _ROW], "rows", raw)
     for name, row in rows.items():
         check_name("rows", name)
-        known_fields(f"rows.{name}", row, SECTIONS)
         loss = row.get("loss", {})
         if "best" in loss and "name" in loss:
             raise Problems(f"rows.{name}.loss: found best and a name; valid: one of the two")
@@ -160,12 +159,9 @@ def _factor(name: str, raw: Any) -> _Factor:
         raise Problems(f"{field}: found {', '.join(raw) or 'nothing'}; valid: one of with, without, levels")
     kind, content = next(iter(raw.items()))
     if kind != "levels":
-        known_fields(f"{field}.{kind}", content, SECTIONS)
-        change = section(dict[str, dict[str, Any]], f"{field}.{kind}", content)
+        change = section(_ROW, f"{field}.{kind}", content)
         return _Factor({"": change, name: {}} if kind == "without" else {"": {}, name: change}, switch=True)
-    levels = section(dict[str, dict[str, dict[str, Any]]], f"{field}.levels", content)
+    levels = section(dict[str, _ROW], f"{field}.levels", content)
     if len(levels) < 2:
         raise Problems(f"{field}.levels: found {len(levels)}; valid: at least two")
-    for level, change in levels.items():
-        known_fields(f"{field}.levels.{level}", change, SECTIONS)
     return _Factor(levels, switch=False)

@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from tune_lt import losses, registry
-from tune_lt.config import STUDY_NAME, Optimizer, Recipe
+from tune_lt.config import STUDY_NAME, Recipe
 from tune_lt.study import Resources, Search, Seeds, Validation
 from tune_lt.study.checks import KINDS
+from tune_lt.study.ranges import SEARCHABLE
 from tune_lt.study.rows import DESIGNS
 from tune_lt.study.scales import MAY_CHANGE
-from tune_lt.study.sections import REGISTRIES, component_parameters
+from tune_lt.study.sections import REGISTRIES, component
 
 WHEN = {"type": "object", "minProperties": 1}
 ENDS = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
@@ -24,20 +24,16 @@ ENDS = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems":
 
 def schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a study file."""
-    drw = _object({name: _plain(annotation) for name, (annotation, _) in registry.parameters(losses.DRW).items()})
-    loss = _component("loss", {"drw": {"anyOf": [drw, {"type": "null"}]}}, searchable=True)
-    model, data = _component("model", {}), _component("data", {"validation": _plain(Validation)})
-    optimizer = _plain(Optimizer)
-    for name in ("lr", "weight_decay"):
-        optimizer["properties"][name] = _searchable(optimizer["properties"][name])
-    recipe = _plain(Recipe)
-    recipe["properties"]["optimizer"] = optimizer
-    recipe["properties"]["clip_norm"] = _searchable(recipe["properties"]["clip_norm"])
+    data, model, loss, recipe = _component("data"), _component("model"), _component("loss"), _plain(Recipe)
+    for known in data["anyOf"]:
+        known["properties"]["validation"] = _plain(Validation)
+    _allow_ranges(loss, "loss")
+    _allow_ranges(recipe, "recipe")
     own = {"type": "object", "not": {"required": ["name"]}, "properties": {"best": {"type": ["boolean", "string"]}}}
     a_loss, a_row = {"$ref": "#/$defs/loss"}, {"$ref": "#/$defs/row"}
     row = _object({"loss": {"anyOf": [a_loss, own]}, "model": {"type": "object"}, "recipe": recipe})
     rows = {"type": "object", "additionalProperties": a_row}
-    compared = {"anyOf": [{"type": "string"}, a_loss, _object({"loss": a_loss, "model": {"type": "object"}}, ["loss"])]}
+    compared = {"anyOf": [{"type": "string"}, _object({"loss": a_loss, "model": {"type": "object"}}, ["loss"])]}
     parts = {"with": a_row, "without": a_row, "levels": rows}
     factor = {"anyOf": [_object({name: part}, [name]) for name, part in parts.items()]}
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
@@ -49,9 +45,7 @@ def schema() -> dict[str, Any]:
         "recipe": recipe,
         "loss": a_loss,
         "search": _plain(Search),
-        "compare": _object(
-            {"losses": {"type": "array", "items": compared, "minItems": 1}, "trials": {"type": "integer", "minimum": 1}}
-        ),
+        "compare": _object({"losses": {"type": "array", "items": compared, "minItems": 1}}),
         "rows": rows,
         "ablation": _object(
             {
@@ -77,18 +71,24 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _component(kind: str, extra: dict[str, Any], *, searchable: bool = False) -> dict[str, Any]:
+def _component(kind: str) -> dict[str, Any]:
     """One alternative for each registered name, and an open one for a plugin's."""
-    known = []
-    for name in REGISTRIES[kind]:
-        parameters = component_parameters(kind, name)
-        fields = {key: _plain(annotation) for key, (annotation, _) in parameters.items()}
-        if searchable:
-            fields = {key: _searchable(field) for key, field in fields.items()}
-        required = ["name", *(key for key, (_, default) in parameters.items() if default is registry.REQUIRED)]
-        known.append(_object({"name": {"const": name}, **fields, **extra}, required))
+    known = [_plain(component(kind, builder)) for builder in REGISTRIES[kind].values()]
+    for name, one in zip(REGISTRIES[kind], known, strict=True):
+        one["properties"]["name"] = {"const": name}
     plugin = {"type": "object", "required": ["name"], "properties": {"name": {"not": {"enum": list(REGISTRIES[kind])}}}}
     return {"anyOf": [*known, plugin]}
+
+
+def _allow_ranges(node: dict[str, Any], path: str) -> None:
+    """Let a range stand in place of each value below ``node`` that can be searched."""
+    for option in node.get("anyOf", [node]):
+        for key, field in option.get("properties", {}).items():
+            inner = f"{path}/{key}"
+            if any("properties" in one for one in field.get("anyOf", [field])):
+                _allow_ranges(field, inner)
+            elif SEARCHABLE.fullmatch(inner):
+                option["properties"][key] = {"anyOf": [field, {"$ref": "#/$defs/range"}]}
 
 
 def _range(kind: str) -> dict[str, Any]:
@@ -100,12 +100,8 @@ def _object(properties: dict[str, Any], required: list[str] | None = None) -> di
     return {"type": "object", "properties": properties, "required": required or [], "additionalProperties": False}
 
 
-def _searchable(field: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [field, {"$ref": "#/$defs/range"}]}
-
-
 def _plain(annotation: Any) -> dict[str, Any]:
-    """pydantic's schema with its references resolved in place."""
+    """pydantic's schema with its references resolved in place, without the titles it makes of the fields' names."""
     raw = TypeAdapter(annotation).json_schema()
     definitions = raw.pop("$defs", {})
 
@@ -113,7 +109,8 @@ def _plain(annotation: Any) -> dict[str, Any]:
         if isinstance(node, dict):
             if "$ref" in node:
                 return resolve(definitions[node["$ref"].rsplit("/", 1)[-1]])
-            return {key: resolve(value) for key, value in node.items()}
+            kept = {key: value for key, value in node.items() if key != "title" or not isinstance(value, str)}
+            return {key: resolve(value) for key, value in kept.items()}
         return [resolve(value) for value in node] if isinstance(node, list) else node
 
     resolved: dict[str, Any] = resolve(raw)

@@ -7,10 +7,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from tune_lt import losses, models, registry
-from tune_lt.study import MOST_TRIALS, Dimension, Search, Space, Trials, Validation, grid, nested, overlay, ranges
+from tune_lt.study import MOST_TRIALS, Dimension, Search, Space, Validation, grid, nested, overlay, ranges
 from tune_lt.study.checks import Problems, dotted, known_fields, section
-from tune_lt.study.sections import configuration
+from tune_lt.study.sections import check_name, configuration
 
 TRIALS = 20  # of a search, unless the file says otherwise
 Compared = tuple[dict[str, Any], dict[str, Dimension]]  # a loss to compare with: what it changes, its ranges
@@ -18,7 +17,9 @@ Compared = tuple[dict[str, Any], dict[str, Dimension]]  # a loss to compare with
 
 def comparison(raw: Any) -> list[Compared]:
     """The losses of the section ``compare``, with what each changes. Raises Problems."""
-    known_fields("compare", raw, ("losses", "trials"))
+    if isinstance(raw, dict) and "trials" in raw:
+        raise Problems("compare.trials: is no longer read; valid: search.trials, for every search of the study")
+    known_fields("compare", raw, ("losses",))
     entries = section(list[Any], "compare.losses", raw.get("losses", []))
     compared = [_compared(entry, f"compare.losses[{index}]") for index, entry in enumerate(entries)]
     names = [changes["loss"]["name"] for changes, _ in compared]
@@ -35,16 +36,16 @@ def searches(
     compared: Sequence[Compared],
 ) -> dict[str, Space]:
     """Everything the study searches, by name, with one budget for all. Raises Problems."""
-    bases: dict[str, tuple[dict[str, Any], dict[str, Dimension]]] = {}
+    bases: dict[str, tuple[dict[str, Any], dict[str, Dimension], str]] = {}  # the last: where it stands in the file
     if space:
-        bases[str(plain["loss"]["name"])] = ({}, dict(space))
+        bases[str(plain["loss"]["name"])] = ({}, dict(space), "")
     shared = {path: dimension for path, dimension in space.items() if not path.startswith("loss/")}
     for index, (changes, own) in enumerate(compared):
         name = changes["loss"]["name"]
         if name in bases:
             raise Problems(f"compare.losses[{index}]: {name!r} is searched already")
         if shared | own:  # else it is trained as it is, nothing in it can be searched
-            bases[name] = (changes, ranges.ordered(shared | own))
+            bases[name] = (changes, ranges.ordered(shared | own), f"compare.losses[{index}].")
     searching = bool(bases)
     if searching != ("search" in raw):
         raise Problems(
@@ -52,17 +53,16 @@ def searches(
             if searching
             else "search: the file searches nothing; give a parameter a range such as loss.alpha: {uniform: [0.3, 1.0]}"
         )
-    trials = section(Trials | None, "compare.trials", raw.get("compare", {}).get("trials"))
-    search = _search(raw.get("search", {}), trials, validation)
+    search = _search(raw.get("search", {}), validation)
     found = {}
-    for name, (changes, own) in bases.items():
+    for name, (changes, own, where) in bases.items():
         start = overlay(plain, changes) | ({"loss": changes["loss"]} if changes else {})
         if "name" in changes.get("model", {}):
             start["model"] = changes["model"]
         for path, dimension in own.items():  # both ends of every range, and every choice, must be what the field takes
             for value in dimension.values:
-                configuration(overlay(start, nested({path: value})))
-        config = configuration(overlay(start, nested({path: own[path].values[0] for path in own})))
+                configuration(overlay(start, nested({path: value})), where)
+        config = configuration(overlay(start, nested({path: own[path].values[0] for path in own})), where)
         defaults = ranges.defaults(name, own)
         found[name] = Space(name, config["loss"], config["model"], own, _budget(search, own, len(bases)), defaults)
     return found
@@ -70,33 +70,19 @@ def searches(
 
 def _compared(entry: Any, field: str) -> Compared:
     """What a loss to compare with changes of the study's configuration, and its ranges: the signature's, or its own."""
-    if isinstance(entry, str):
-        entry = {"loss": {"name": entry}}
-    if isinstance(entry, dict) and "name" in entry:
-        entry = {"loss": entry}
+    where, entry = (field, {"loss": {"name": entry}}) if isinstance(entry, str) else (f"{field}.loss.name", entry)
     known_fields(field, entry, ("loss", "model"))
-    loss = entry.get("loss")
-    name = loss.get("name") if isinstance(loss, dict) else loss
-    if not isinstance(loss, dict) or not isinstance(name, str) or name not in losses.LOSSES:
-        raise Problems(f"{field}: unknown loss {name!r}; {registry.names(losses.LOSSES, str(name))}")
-    if not isinstance(entry.get("model", {}), dict):
-        raise Problems(f"{field}.model: found {entry['model']!r}; valid: a mapping with {', '.join(models.MODELS)}")
+    name = check_name("loss", entry.get("loss"), where)
+    section(dict[str, Any], f"{field}.model", entry.get("model", {}))
     changes, own = ranges.split(entry)
     if not own:
-        own = {
-            path: knob
-            for path, knob in ranges.knobs(changes["loss"]["name"]).items()
-            if path[5:] not in changes["loss"]
-        }
+        own = {path: knob for path, knob in ranges.knobs(name).items() if path[5:] not in changes["loss"]}
     return changes, own
 
 
-def _search(raw: Any, trials: int | None, validation: Validation) -> Search:
+def _search(raw: Any, validation: Validation) -> Search:
     """The section ``search`` with the scheduler that suits the validation where it names none."""
     search: Search = section(Search, "search", raw)
-    if None not in (trials, search.trials) and trials != search.trials:
-        raise Problems(f"compare.trials: found {trials}, but search.trials is {search.trials}; budgets must be equal")
-    search = dataclasses.replace(search, trials=search.trials or trials)
     several = validation.folds is not None or len(validation.seeds or ()) > 1
     if len(search.objectives) != len(set(search.objectives)):
         raise Problems(f"search.metric: found {list(search.objectives)}; valid: one metric, or two different ones")

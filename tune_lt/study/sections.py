@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
 from tune_lt import data, losses, models, registry
-from tune_lt.config import Recipe
-from tune_lt.study.checks import Problems, known_fields, section
+from tune_lt.config import _STRICT, Recipe
+from tune_lt.study.checks import Problems, section
 
 LONG_TAIL: dict[str, tuple[Any, Any]] = {
     "imbalance": (Annotated[float, Ge(1)] | None, None),
@@ -18,57 +20,50 @@ LONG_TAIL: dict[str, tuple[Any, Any]] = {
     "sealed": (Annotated[int, Ge(1)] | None, None),
 }
 REGISTRIES: dict[str, Mapping[str, Any]] = {"loss": losses.LOSSES, "model": models.MODELS, "data": data.DATASETS}
-Parameters = Mapping[str, tuple[Any, Any]]
-
-
-def component_parameters(kind: str, name: str) -> Parameters:
-    """What ``{name: ..., ...}`` may hold for a loss, model or data set: name -> (annotation, default)."""
-    if kind == "loss":
-        return {**registry.parameters(losses.LOSSES[name]), "drw": (dict[str, Any] | None, None)}
-    if kind == "model":
-        return registry.parameters(models.MODELS[name])
-    return {**LONG_TAIL, **registry.parameters(data.DATASETS[name])}
+_CONFIG = _STRICT | {"arbitrary_types_allowed": True}  # a plugin's parameter may have any class
 
 
 def configuration(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Data, model, loss and recipe checked against their signatures, every default filled in. Raises Problems."""
-    recipe = plain.get("recipe", {})
+    recipe = section(Recipe, f"{prefix}recipe", plain.get("recipe", {}))
     return {
-        "data": _component("data", plain["data"], prefix),
-        "model": _component("model", plain["model"], prefix),
-        "loss": _component("loss", plain["loss"], prefix),
-        "recipe": _check_recipe(section(Recipe, f"{prefix}recipe", recipe), f"{prefix}recipe"),
+        **{kind: _component(kind, plain[kind], f"{prefix}{kind}") for kind in ("data", "model", "loss")},
+        "recipe": _check_recipe(recipe, f"{prefix}recipe"),
     }
 
 
-def _component(kind: str, raw: Any, prefix: str) -> dict[str, Any]:
-    field = f"{prefix}{kind}"
+def check_name(kind: str, raw: Any, field: str) -> str:
+    """The name, the file's ``field``, in ``{name: ..., ...}`` of a loss, model or data set. Raises Problems."""
+    known = REGISTRIES[kind]
     if not isinstance(raw, dict) or "name" not in raw:
-        raise Problems(f"{field}.name: missing; {registry.names(REGISTRIES[kind])}")
-    if not isinstance(raw["name"], str):
-        raise Problems(f"{field}.name: found {raw['name']!r}; {registry.names(REGISTRIES[kind])}")
-    if raw["name"] not in REGISTRIES[kind]:
-        raise Problems(
-            f"{field}.name: unknown {kind} {raw['name']!r}; {registry.names(REGISTRIES[kind], str(raw['name']))}"
-        )
-    known = component_parameters(kind, raw["name"])
-    values = _parameters(field, {key: value for key, value in raw.items() if key != "name"}, known)
-    if values.get("drw") is not None:
-        values["drw"] = _parameters(f"{field}.drw", values["drw"], registry.parameters(losses.DRW))
-    return {"name": raw["name"], **values}
+        raise Problems(f"{field}: missing; {registry.names(known)}")
+    name = raw["name"]
+    if not isinstance(name, str) or name not in known:
+        raise Problems(f"{field}: unknown {kind} {name!r}; {registry.names(known, str(name))}")
+    return name
 
 
-def _parameters(field: str, raw: Mapping[str, Any], known: Parameters) -> dict[str, Any]:
-    known_fields(field, raw, known)
-    values = {}
-    for name, (annotation, default) in known.items():
-        if name in raw:
-            values[name] = section(annotation, f"{field}.{name}", raw[name])
-        elif default is registry.REQUIRED:
-            raise Problems(f"{field}.{name}: missing")
-        else:
-            values[name] = default
-    return values
+@functools.cache
+def component(kind: str, builder: Callable[..., Any]) -> Any:
+    """The dataclass that a loss, model or data set in a file is checked against, made of its builder's signature."""
+    more = {"loss": {"drw": (_DRW | None, None)}, "data": LONG_TAIL}.get(kind, {})
+    return _dataclass({"name": (str, registry.REQUIRED)} | more | registry.parameters(builder))
+
+
+def _dataclass(parameters: Mapping[str, tuple[Any, Any]]) -> Any:
+    fields: list[Any] = []
+    for key, (annotation, default) in parameters.items():
+        factory: Any = dataclasses.MISSING if default is registry.REQUIRED else lambda default=default: default
+        fields.append((key, annotation, dataclasses.field(default_factory=factory)))
+    return dataclasses.make_dataclass("Component", fields, kw_only=True, namespace={"__pydantic_config__": _CONFIG})
+
+
+_DRW = _dataclass(registry.parameters(losses.DRW))
+
+
+def _component(kind: str, raw: Any, field: str) -> dict[str, Any]:
+    builder = REGISTRIES[kind][check_name(kind, raw, f"{field}.name")]
+    return dataclasses.asdict(section(component(kind, builder), field, raw))
 
 
 def _check_recipe(recipe: Recipe, field: str) -> Recipe:

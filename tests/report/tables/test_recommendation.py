@@ -20,7 +20,7 @@ model: {name: resnet8, width: 4}
 recipe: {epochs: 4, batch_size: 64}
 loss: {name: ghm_cwap, alpha: {choice: [0.4, 0.8]}}
 search: {trials: 2}
-compare: {losses: [vs], trials: 2}
+compare: {losses: [vs]}
 rows: {softmax: {loss: {name: softmax}}}
 seeds: [0, 1, 2, 3, 4]
 """
@@ -116,7 +116,7 @@ def test_a_gain_beyond_chance_is_one(recorded, make_trial: Trial) -> None:  # ty
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (TEXT.replace("compare: {losses: [vs], trials: 2}\n", ""), "no other loss was searched"),
+        (TEXT.replace("compare: {losses: [vs]}\n", ""), "no other loss was searched"),
         (TEXT.replace("rows: {softmax: {loss: {name: softmax}}}\n", ""), "no row of plain cross-entropy"),
         (TEXT.replace("[0, 1, 2, 3, 4]", "[0]"), "give the study more seeds"),
     ],
@@ -131,7 +131,7 @@ def test_what_is_not_there_is_said(recorded, make_trial: Trial, text: str, sente
 
 def test_a_study_none_of_whose_rows_is_what_was_found_recommends_none(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
     own = "rows: {softmax: {loss: {name: softmax}}, own: {loss: {best: true, aura: false}}}"
-    text = TEXT.replace("compare: {losses: [vs], trials: 2}\n", "")
+    text = TEXT.replace("compare: {losses: [vs]}\n", "")
     text = text.replace("rows: {softmax: {loss: {name: softmax}}}", own)
     assert _advice(recorded, make_trial, {}, text) is None
 

@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 
 from tune_lt.config import CellConfig
 from tune_lt.documents import Trial
+from tune_lt.errors import InputError
 from tune_lt.run.search.planned import PlannedTrial, Record, Unit
 from tune_lt.run.search.schedulers import CellASHA, FoldRacing, milestones, scheduler
 from tune_lt.run.search.searcher import CellSearch, distribution
@@ -151,6 +152,15 @@ def test_asha_decides_after_about_a_quarter_and_half(epochs: int, rungs: list[in
     assert milestones(SEARCH, epochs) == rungs
     assert sorted(milestone for milestone, _ in asha.rungs if milestone < epochs) == rungs
     assert asha._time_attr == "step"
+
+
+def test_an_unknown_sampler_or_scheduler_is_refused() -> None:
+    unknown: Any = "tbe"
+    with pytest.raises(InputError, match=r"search\.sampler 'tbe'; did you mean 'tpe'\? valid: grid, random, tpe"):
+        _search(sampler=unknown)
+    for unknown in ("ash", None):
+        with pytest.raises(InputError, match=r"unknown search.scheduler .*valid: asha, none, racing"):
+            scheduler(dataclasses.replace(Search(), scheduler=unknown), 40)
 
 
 def test_no_scheduler_is_first_in_first_out() -> None:

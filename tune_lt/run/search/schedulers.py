@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from tune_lt.documents import Trial
+from tune_lt.registry import lookup
 from tune_lt.run.search.planned import MEAN, PlannedTrial
 from tune_lt.run.search.racing import FoldRace
 from tune_lt.study import Search
@@ -29,23 +30,24 @@ def milestones(search: Search, epochs: int) -> list[int]:
 def scheduler(
     search: Search, epochs: int, past: Sequence[Trial] = (), *, units: int = 1, folds: int | None = None
 ) -> TrialScheduler:
-    """The search's scheduler with what ``past`` trials have shown; first-in-first-out where none stops any.
+    """The search's scheduler with what ``past`` trials have shown. InputError for a name that is none.
 
     ``units``: the folds times the seeds of a trial, each of ``epochs``.
     """
-    if search.scheduler == "racing":
-        return FoldRacing(past, search, units, folds or units)
-    if search.scheduler != "asha":
-        return FIFOScheduler()
-    return CellASHA(
-        past,
-        time_attr="step",
-        metric=f"{MEAN}{search.objectives[0]}",
-        mode="max",
-        max_t=epochs,
-        grace_period=math.ceil(epochs / ETA**RUNGS),
-        reduction_factor=ETA,
-    )
+    schedulers: dict[str, Callable[[], TrialScheduler]] = {
+        "none": FIFOScheduler,
+        "racing": lambda: FoldRacing(past, search, units, folds or units),
+        "asha": lambda: CellASHA(
+            past,
+            time_attr="step",
+            metric=f"{MEAN}{search.objectives[0]}",
+            mode="max",
+            max_t=epochs,
+            grace_period=math.ceil(epochs / ETA**RUNGS),
+            reduction_factor=ETA,
+        ),
+    }
+    return lookup(schedulers, "search.scheduler", str(search.scheduler))()
 
 
 class CellASHA(ASHAScheduler):

@@ -24,10 +24,19 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from tune_lt.documents import Trial, shortfalls
+from tune_lt.registry import lookup
 from tune_lt.run.search.planned import MEAN, PlannedTrial
 from tune_lt.study import Dimension, Space, grid
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {  # from a seed and the number of trials
+    "tpe": lambda seed, trials: optuna.samplers.TPESampler(
+        seed=seed,
+        n_startup_trials=max(4, min(10, trials // 3)),  # a third of a short search starts the model
+    ),
+    "random": lambda seed, trials: optuna.samplers.RandomSampler(seed=seed),
+    "grid": lambda seed, trials: optuna.samplers.RandomSampler(seed=seed),  # draws nothing: its points are enqueued
+}
 Values = Mapping[str, float]
 
 
@@ -221,7 +230,4 @@ class CellSearch(Searcher):
         """A sampler whose random state depends on the seed and the trial's number alone, so that none need be saved."""
         digest = hashlib.sha256(f"{self._search.seed}/{number}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
-        if self._search.sampler != "tpe":
-            return optuna.samplers.RandomSampler(seed=seed)
-        startup = max(4, min(10, self._search.budget // 3))  # a third of a short search is enough to start the model
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        return lookup(SAMPLERS, "search.sampler", self._search.sampler)(seed, self._search.budget)
