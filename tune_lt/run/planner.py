@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tune_lt import data
-from tune_lt.config import CellConfig, fingerprint, long_tail
+from tune_lt.config import CellConfig, determining, fingerprint
 from tune_lt.run.search.trial_result import averages
 from tune_lt.store import TAG, Store
 from tune_lt.study import Space, Study, file_part, flattened, nested, overlay, ranges, reader
@@ -143,7 +143,7 @@ def table_of_contents(
     return {
         "found": {name: dict(values) for name, values in found.items()},
         "searches": {name: artifact(name) for name in study.searches},
-        "data": long_tail(study.data),
+        "data": determining(study.data, "full"),
         "model": study.model["name"],
         "searched": study.loss["name"],
         "recommended": dataclasses.asdict(chosen) if chosen else None,

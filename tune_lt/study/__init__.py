@@ -4,6 +4,7 @@ from tune_lt.study.mappings import flattened, nested, overlay
 from tune_lt.study.study import (
     FULL,
     MOST_TRIALS,
+    SMALL,
     Dimension,
     Resources,
     Search,
@@ -15,14 +16,13 @@ from tune_lt.study.study import (
     command_line,
     file_part,
     grid,
-    scaled_name,
     smaller,
-    unscaled_name,
 )
 
 __all__ = [
     "FULL",
     "MOST_TRIALS",
+    "SMALL",
     "Dimension",
     "Resources",
     "Search",
@@ -37,7 +37,5 @@ __all__ = [
     "grid",
     "nested",
     "overlay",
-    "scaled_name",
     "smaller",
-    "unscaled_name",
 ]

@@ -14,8 +14,8 @@ from tune_lt import losses, registry
 from tune_lt.config import STUDY_NAME, Optimizer, Recipe
 from tune_lt.study import Resources, Search, Seeds, Validation
 from tune_lt.study.checks import KINDS
+from tune_lt.study.reader import MAY_CHANGE
 from tune_lt.study.rows import DESIGNS
-from tune_lt.study.scales import MAY_CHANGE
 from tune_lt.study.sections import REGISTRIES, component_parameters
 
 WHEN = {"type": "object", "minProperties": 1}
@@ -64,10 +64,7 @@ def schema() -> dict[str, Any]:
         "seeds": {"anyOf": [seeds, _plain(Seeds)]},
         "resources": _plain(Resources),
         "table": {"enum": [1, 2, 3]},
-        "scales": {
-            "type": "object",
-            "additionalProperties": {"type": "object", "propertyNames": {"enum": [*MAY_CHANGE]}},
-        },
+        "small": {"type": "object", "propertyNames": {"enum": [*MAY_CHANGE]}},
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
