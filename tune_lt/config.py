@@ -115,14 +115,24 @@ def long_tail(data: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "imbalance": data.get("imbalance"),
         "profile": data.get("profile", "exponential"),
-        "head": data.get("head"),
+        "largest": data.get("largest"),
         "sealed": data.get("sealed"),
     }
 
 
 def determining(data: Mapping[str, Any], fold: str) -> dict[str, Any]:
-    """What of the `long_tail` decides a cell's result: how many test images are scored only where any is."""
-    return {key: value for key, value in long_tail(data).items() if key != "sealed" or fold == "full"}
+    """What of the `long_tail` decides a cell's result: how many test images are scored only where any is.
+
+    ``largest`` was called ``head`` before and is so here: hashes, and what a store has, stay as they are.
+    """
+    kept = {key: value for key, value in long_tail(data).items() if key != "sealed" or fold == "full"}
+    return {"head": kept.pop("largest"), **kept}
+
+
+def renamed(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A cell's data, or its recorded parameters by ``prefix``, with ``largest`` where older versions wrote ``head``."""
+    old, new = f"{prefix}head", f"{prefix}largest"
+    return {(new if key == old and new not in data else key): value for key, value in data.items()}
 
 
 def fold_of(fold: str) -> tuple[int, int] | None:
@@ -145,8 +155,9 @@ def cell_of(content: Mapping[str, Any]) -> CellConfig:
     schedule, augment = dict(recipe["schedule"]), dict(recipe["augment"])
     schedule |= {name: tuple(schedule[name]) for name in ("milestones", "factors")}
     augment["scale"] = None if augment["scale"] is None else tuple(augment["scale"])
-    parts = {"optimizer": Optimizer(**recipe["optimizer"]), "schedule": Schedule(**schedule)}
-    return CellConfig(**{**content, "recipe": Recipe(**{**recipe, **parts, "augment": Augment(**augment)})})
+    recipe |= {"optimizer": Optimizer(**recipe["optimizer"]), "schedule": Schedule(**schedule)}
+    recipe["augment"] = Augment(**augment)
+    return CellConfig(**{**content, "data": renamed(content["data"]), "recipe": Recipe(**recipe)})
 
 
 def fingerprint(cell: CellConfig, content_hash: str, sources: Mapping[str, str]) -> str:

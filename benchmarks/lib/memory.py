@@ -70,7 +70,7 @@ def _held(folder: Path, epochs: int) -> dict[int, int]:
 
     torch.set_num_threads(1)
     text = commands.STUDY.format(
-        data="digits, imbalance: 1, head: 5", model="resnet8", batch=16, augment=commands.SMALL, epochs=1, seeds=[0]
+        data="digits, imbalance: 1, largest: 5", model="resnet8", batch=16, augment=commands.SMALL, epochs=1, seeds=[0]
     )
     study = reader.parse(text, folder)
     cell = reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)

@@ -182,17 +182,17 @@ def test_the_subsample_is_the_public_one_image_by_image(classes: int, imbalance:
 
 def test_head_bounds_the_largest_class() -> None:
     dataset = _dataset([100, 90, 80, 3], largest=60)
-    assert _cell(dataset, imbalance=10, head=40).class_counts == [*exponential(40, 10, 4)[:3], 3]
-    assert _cell(dataset, imbalance=10, head=70).class_counts == [*exponential(60, 10, 4)[:3], 3]
-    assert _cell(dataset, imbalance=None, head=40).class_counts == [40, 40, 40, 3]
-    assert _cell(dataset, imbalance=None, head=95).class_counts == [95, 90, 80, 3]
-    assert _cell(dataset, imbalance=10, head=40, profile="step").class_counts == [40, 40, 4, 3]
+    assert _cell(dataset, imbalance=10, largest=40).class_counts == [*exponential(40, 10, 4)[:3], 3]
+    assert _cell(dataset, imbalance=10, largest=70).class_counts == [*exponential(60, 10, 4)[:3], 3]
+    assert _cell(dataset, imbalance=None, largest=40).class_counts == [40, 40, 40, 3]
+    assert _cell(dataset, imbalance=None, largest=95).class_counts == [95, 90, 80, 3]
+    assert _cell(dataset, imbalance=10, largest=40, profile="step").class_counts == [40, 40, 4, 3]
 
 
 @pytest.mark.parametrize("imbalance", [None, 10])
 def test_a_smaller_head_only_takes_images_away(imbalance: float | None) -> None:
     dataset = _dataset([100, 90, 80, 30])
-    few, many = (set(_cell(dataset, imbalance=imbalance, head=n).train_index.tolist()) for n in (20, 60))
+    few, many = (set(_cell(dataset, imbalance=imbalance, largest=n).train_index.tolist()) for n in (20, 60))
     assert few < many < set(_cell(dataset, imbalance=imbalance).train_index.tolist())
 
 
@@ -326,8 +326,8 @@ def test_more_folds_than_images_leave_some_empty() -> None:
         ({"data_seed": -1}, "data_seed = -1"),
         ({"data_seed": 0.5}, "data_seed = 0.5"),
         ({"data_seed": 2**32}, "data_seed = 4294967296"),
-        ({"head": 0}, "head = 0"),
-        ({"head": 1.5}, "head = 1.5"),
+        ({"largest": 0}, "largest = 0"),
+        ({"largest": 1.5}, "largest = 1.5"),
         ({"fold": (0, 5)}, r"fold = \(0, 5\)"),
         ({"fold": (6, 5)}, r"fold = \(6, 5\)"),
         ({"fold": (1, 1)}, "K of at least 2"),

@@ -106,7 +106,7 @@ def test_images_of_an_epoch(tiny: Study, digits: data.Dataset) -> None:
     assert 0.25 * FULL < scored < 0.35 * FULL
     assert images(cell, digits, fold="full") == (FULL, 0)
     assert images(_cell(tiny, None), digits) == (FULL, 0)
-    small = replace(cell, data=dict(cell.data) | {"head": 40})
+    small = replace(cell, data=dict(cell.data) | {"largest": 40})
     assert images(small, digits, fold="full") == (sum(data.exponential(40, 20, 10)), 0)
 
 
@@ -118,6 +118,10 @@ def test_comparable_runs_share_images_network_batches_and_device(tiny: Study) ->
         "another fold": _record(_cell(tiny, None)),
         "another place": _record(replace(cell, data=dict(cell.data) | {"root": "/x"})),
     }
+    old = same["another loss"].params
+    same["an older version"] = replace(
+        same["another loss"], params={path.replace("data/largest", "data/head"): value for path, value in old.items()}
+    )
     different = {
         "imbalance": _record(replace(cell, data=dict(cell.data) | {"imbalance": 10.0})),
         "data set": _record(replace(cell, data=dict(cell.data) | {"name": "others"})),

@@ -79,6 +79,14 @@ def test_the_same_study_has_the_same_job_and_another_one_has_not(study: Path, tm
     assert jobs.prepare(study, SERVER, CLUSTER).job == first
 
 
+def test_the_small_form_is_another_job(study: Path) -> None:
+    study.write_text(study.read_text() + "small: {seeds: [7]}\n")
+    full, small = (jobs.prepare(study, SERVER, CLUSTER, small) for small in (False, True))
+    assert (full.study, small.study) == ("tiny", "tiny-small")
+    assert full.job != small.job
+    assert ("--small" in full.script, 'run "$here"/tiny.yaml --small \\\n' in small.script) == (False, True)
+
+
 def test_a_name_that_no_address_can_hold_still_makes_a_job(study: Path) -> None:
     study.write_text(study.read_text().replace("name: tiny", "name: größe+1"))
     assert re.fullmatch(r"tune_lt-gr--e-1-[0-9a-f]{12}", jobs.prepare(study, SERVER, CLUSTER).job)

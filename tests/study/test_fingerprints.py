@@ -45,7 +45,7 @@ def _signature(text: str, folder: Path, *, content: str = "images") -> str:
 IMAGES = [  # which images a network is trained on, and how many
     ("imbalance: 20", "imbalance: 10"),
     ("imbalance: 20", "imbalance: 20, profile: step"),
-    ("imbalance: 20", "imbalance: 20, head: 60"),
+    ("imbalance: 20", "imbalance: 20, largest: 60"),
 ]
 TRAINING = [
     ("epochs: 4", "epochs: 5"),
@@ -86,7 +86,7 @@ def test_what_determines_a_trial_changes_the_signature(tmp_path: Path, tiny_text
         ("seeds: [0, 1]", "seeds: [0, 1]  # a comment"),
         ("epochs: 4", "epochs: 4, optimizer: {lr: 0.1}"),
         ("trials: 5", "trials: 50"),
-        ("imbalance: 20", "imbalance: 20, profile: exponential, head: null"),
+        ("imbalance: 20", "imbalance: 20, profile: exponential, largest: null"),
         ("softmax: {loss: {name: softmax}}", "other: {loss: {name: softmax}}"),
     ],
 )
@@ -199,17 +199,23 @@ def test_a_plugins_loss_is_usable_and_hashed_with_its_helpers(
     assert dict(reader.parse(text, tmp_path).sources)["helper_of_mine"] != before["helper_of_mine"]
 
 
+def test_the_largest_class_counts_as_it_did_under_its_old_name(tmp_path: Path, tiny_text: str) -> None:
+    """Recorded while ``data.largest`` was called ``data.head``."""
+    text = tiny_text.replace("imbalance: 20", "imbalance: 20, largest: 60, sealed: 5", 1)
+    assert _print(text, tmp_path) == "98d1ca3d70388618845971c5"
+    assert _print(text, tmp_path, fold="1/3") == "54f53eec03d665e54fbbd2ad"
+    assert _signature(text, tmp_path) == "ffc64395671f14b579e13ebd"
+
+
 def bundled() -> dict[str, dict[str, object]]:
-    """Of every bundled study in each of its scales: its searches' signatures, and a hash of its cells' fingerprints.
+    """Of every bundled study and its small form: its searches' signatures, and a hash of its cells' fingerprints.
 
     The images stand for themselves by a fixed text, so that no data set is needed.
     """
     found: dict[str, dict[str, object]] = {}
     for file in sorted(SPACES.glob("*.yaml")):
-        for scale in (FULL, "small"):
-            if scale != FULL and f"\n  {scale}:" not in file.read_text():
-                continue
-            study = reader.read(file, scale)
+        for small in (False, True) if "\nsmall:" in file.read_text() else (False,):
+            study = reader.read(file, small)
             prints = [cell.fingerprint for cell in planned_cells(study, {}, "images")]
             found[study.name] = {
                 "searches": {name: study.search_signature(one, "images") for name, one in study.searches.items()},

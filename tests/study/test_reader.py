@@ -60,7 +60,7 @@ MISTAKES = [  # (text of the tiny study, what replaces it, field in the message,
     ("{name: resnet8, width: 4}", "resnet8", "model.name", "resnet32, resnet50, resnet8"),
     ("holdout: 0.3", "holdout: 1.5", "data.validation.holdout", "found 1.5"),
     ("imbalance: 20", "imbalance: 0.5", "data.imbalance", "found 0.5"),
-    ("imbalance: 20", "imbalance: 20, head: 0", "data.head", "found 0"),
+    ("imbalance: 20", "imbalance: 20, largest: 0", "data.largest", "found 0"),
     ("name: digits", "name: digitz", "data.name", "did you mean 'digits'"),
     ("imbalance: 20", "imbalence: 20", "data.imbalence", "did you mean 'imbalance'"),
     ("softmax: {loss: {name: softmax}}", "focal: {loss: {name: focal, alpha: 3}}", "rows.focal.loss.alpha", "gamma"),
@@ -213,6 +213,17 @@ def test_a_cell_survives_being_a_dictionary(
     through_json = json.loads(json.dumps(dataclasses.asdict(cell)))
     assert back(dataclasses.asdict(cell)) == cell
     assert back(through_json) == cell
+
+
+def test_a_cell_listed_by_an_older_version_is_the_same_cell(tiny_text: str, tmp_path: Path) -> None:
+    """Which wrote ``head`` for ``largest``, in its list of cells and in their results."""
+    study = reader.parse(tiny_text.replace("imbalance: 20", "imbalance: 20, largest: 60", 1), tmp_path)
+    cell = reader.cell(reader.row_config(study, "ldam+drw", {}), data_seed=1, init_seed=2)
+    listed = json.loads(json.dumps(dataclasses.asdict(cell)).replace('"largest"', '"head"'))
+    assert (listed["data"]["head"], listed["model"]["head"]) == (60, "cosine")
+    assert cell_of(listed) == cell
+    listed["data"]["largest"] = 60  # ``head`` is now a plugin's own
+    assert cell_of(listed).data["head"] == 60
 
 
 def test_every_bundled_study_is_valid_and_matches_the_schema() -> None:

@@ -131,7 +131,7 @@ FIELDS = (
     "ablation",
     "cross",
     "seeds",
-    "scales",
+    "small",
 )
 
 

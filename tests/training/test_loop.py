@@ -110,7 +110,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path, digits
 
 
 def test_a_checkpoint_of_other_images_is_refused(tmp_path: Path, digits: data.Dataset) -> None:
-    cell = dataclasses.replace(CELL, data=CELL.data | {"head": 40})
+    cell = dataclasses.replace(CELL, data=CELL.data | {"largest": 40})
     _results(cell, digits, save_to=tmp_path / "state.pt")
     other = data.Dataset.of(
         255 - digits.train_images, digits.train_labels, digits.test_images, digits.test_labels, digits.class_names
@@ -194,7 +194,7 @@ def test_the_training_loss_is_the_mean_over_images_whatever_the_batches(digits: 
         for size in (50, 64):
             assert sum(counts) % size
             recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=size)
-            cell = dataclasses.replace(CELL, data=CELL.data | {"head": 40}, loss={"name": "label"}, recipe=recipe)
+            cell = dataclasses.replace(CELL, data=CELL.data | {"largest": 40}, loss={"name": "label"}, recipe=recipe)
             (result,) = _results(dataclasses.replace(cell, fold="full", holdout=None), digits)
             assert result.train_loss == pytest.approx(expected)
 
@@ -327,8 +327,8 @@ def test_nothing_to_hold_out_is_said_before_training(digits: data.Dataset) -> No
         training.rehearse(cell, single)
 
 
-def test_head_makes_the_whole_long_tail_smaller(digits: data.Dataset) -> None:
-    cell = dataclasses.replace(CELL, data=CELL.data | {"head": 40}, fold="full", holdout=None)
+def test_largest_makes_the_whole_long_tail_smaller(digits: data.Dataset) -> None:
+    cell = dataclasses.replace(CELL, data=CELL.data | {"largest": 40}, fold="full", holdout=None)
     assert _results(cell, digits)[0].class_counts == tuple(data.exponential(40, 20, 10))
     assert training.load_dataset(cell).content_hash == digits.content_hash  # of the images, before any long tail
 
@@ -349,7 +349,7 @@ def test_a_fold_trains_on_the_others_and_scores_its_own_images(digits: data.Data
 def test_groups_are_of_the_whole_long_tail_and_so_the_same_in_every_fold(digits: data.Dataset) -> None:
     """Five classes of 100 and five of 33 images: a fold leaves 66 or 67 of a large one, but that orders nothing."""
     cell = dataclasses.replace(
-        CELL, data={"name": "digits", "imbalance": 3.0, "profile": "step", "head": 100}, holdout=None
+        CELL, data={"name": "digits", "imbalance": 3.0, "profile": "step", "largest": 100}, holdout=None
     )
     runs = [
         loop._Run(dataclasses.replace(cell, fold=fold), digits, torch.device("cpu")) for fold in ("1/3", "2/3", "3/3")

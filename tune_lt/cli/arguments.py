@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tune_lt.errors import InputError
-from tune_lt.study import FULL, scaled_name
 
 if TYPE_CHECKING:
     from tune_lt.store import Store
     from tune_lt.study import Study
 
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a bundled one (digits).")]
-ScaleOption = Annotated[
-    str, typer.Option("--scale", help="A smaller form of the study, by its name among the file's `scales`.")
-]
+SmallOption = Annotated[bool, typer.Option("--small", help="The study's small form, by the file's section `small`.")]
 StoreOption = Annotated[
     str | None,
     typer.Option("--store", metavar="URI", help="MLflow tracking URI; else MLFLOW_TRACKING_URI, else ./mlflow.db."),
@@ -41,19 +38,19 @@ def study_path(study: str) -> Path:
     raise InputError(f"{study}: no such file, and no bundled study of that name; bundled: {', '.join(sorted(bundled))}")
 
 
-def read_study(study: str, scale: str = FULL) -> Study:
-    """The study in a file or bundled, in one of its scales. Raises InputError for every mistake in it."""
+def read_study(study: str, small: bool = False) -> Study:
+    """The study in a file or bundled, or its small form. Raises InputError for every mistake in it."""
     path = study_path(study)
     from tune_lt.study import reader
 
-    return reader.read(path, scale)
+    return reader.read(path, small)
 
 
-def study_name(study: str, scale: str = FULL) -> str:
-    """A study's name from its name or its file, in one of its scales."""
+def study_name(study: str, small: bool = False) -> str:
+    """The name in the store of a study or of its small form, from the study's name or file."""
     if study.endswith((".yaml", ".yml")):
-        return read_study(study, scale).name
-    return scaled_name(study, scale)
+        return read_study(study, small).name
+    return f"{study}-small" if small else study
 
 
 def existing_store(store: str | None, remedy: str = "") -> Store:

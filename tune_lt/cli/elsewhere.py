@@ -9,15 +9,14 @@ from typing import Annotated
 
 import typer
 
-from tune_lt.cli.arguments import ScaleOption, StoreOption, StudyFile, existing_store, read_study
+from tune_lt.cli.arguments import SmallOption, StoreOption, StudyFile, existing_store, read_study
 from tune_lt.cli.output import print_ways
 from tune_lt.errors import InputError, redacted
-from tune_lt.study import FULL
 
 
 def cells(
     study: StudyFile,
-    scale: ScaleOption = FULL,
+    small: SmallOption = False,
     store: StoreOption = None,
     missing: Annotated[bool, typer.Option("--missing", help="Leave out what the store has already.")] = False,
 ) -> None:
@@ -26,7 +25,7 @@ def cells(
     The tables' cells and, for a grid, its search's, one seed of every row before the next. A row that takes what a
     search finds is listed once that search has ended on the store.
     """
-    parsed = read_study(study, scale)
+    parsed = read_study(study, small)
     from tune_lt.run import elsewhere, rehearsal
     from tune_lt.store import Store, exists
 

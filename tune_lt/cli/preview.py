@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from tune_lt.cli.arguments import ReportsOption, ScaleOption, StoreOption, StudyFile, check_reports, read_study
+from tune_lt.cli.arguments import ReportsOption, SmallOption, StoreOption, StudyFile, check_reports, read_study
 from tune_lt.cli.output import print_tables, print_ways
 from tune_lt.errors import InputError
-from tune_lt.study import FULL
 
 
 def init(
@@ -41,7 +40,7 @@ def init(
 
 def plan(
     study: StudyFile,
-    scale: ScaleOption = FULL,
+    small: SmallOption = False,
     store: StoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
 ) -> None:
@@ -49,7 +48,7 @@ def plan(
 
     The cost follows from past runs on the store, without any from some training steps that are timed here.
     """
-    parsed = read_study(study, scale)
+    parsed = read_study(study, small)
     from tune_lt.plan import cost, show
     from tune_lt.run import rehearsal
     from tune_lt.store import Store, exists
@@ -64,12 +63,12 @@ def plan(
         print("\n".join(show.lines(parsed, lines, seen, estimated)))
 
 
-def data(study: StudyFile, scale: ScaleOption = FULL, reports: ReportsOption = Path("reports")) -> None:
+def data(study: StudyFile, small: SmallOption = False, reports: ReportsOption = Path("reports")) -> None:
     """Show the images before training: how many of each class and group, the long tail, the folds, some of them.
 
     The table is printed; all classes (CSV), a plot and sample images from head to tail go to a folder.
     """
-    parsed = read_study(study, scale)
+    parsed = read_study(study, small)
     check_reports(reports)
     from tune_lt.report.figures import dataset
     from tune_lt.run import rehearsal

@@ -12,7 +12,7 @@ import typer
 
 from tune_lt.cli.arguments import (
     ReportsOption,
-    ScaleOption,
+    SmallOption,
     StoreOption,
     StudyFile,
     existing_store,
@@ -22,7 +22,7 @@ from tune_lt.cli.arguments import (
 from tune_lt.cli.output import print_tables
 from tune_lt.documents import CONTENTS, Contents
 from tune_lt.errors import InputError
-from tune_lt.study import FULL, command_line, nested, overlay
+from tune_lt.study import FULL, SMALL, command_line, nested, overlay
 
 if TYPE_CHECKING:
     from tune_lt.report.collect import Report
@@ -56,7 +56,7 @@ def report(
     study: Annotated[
         str | None, typer.Argument(metavar="STUDY", help="A study's name, or its file; none for the paper's tables.")
     ] = None,
-    scale: ScaleOption = FULL,
+    small: SmallOption = False,
     store: StoreOption = None,
     reports: ReportsOption = Path("reports"),
     ui: Annotated[
@@ -73,20 +73,20 @@ def report(
     if ui is not None and not ui.startswith(("http://", "https://")):
         raise InputError(f"--ui {ui}: not an address of a web page; valid: one such as http://127.0.0.1:5000")
     if study is None:
-        _report_paper(Store(store), scale, reports)
+        _report_paper(Store(store), small, reports)
     else:
-        report_study(study_name(study, scale), Store(store), reports, ui)
+        report_study(study_name(study, small), Store(store), reports, ui)
 
 
 def best(
     study: StudyFile,
-    scale: ScaleOption = FULL,
+    small: SmallOption = False,
     store: StoreOption = None,
     export: Annotated[Path | None, typer.Option(help="Write it as a study file for `tune-lt train`.")] = None,
     loss: Annotated[str | None, typer.Option(help="The compared loss meant; else the study's own.")] = None,
 ) -> None:
     """The best configuration the search found, as a study file."""
-    parsed = read_study(study, scale)
+    parsed = read_study(study, small)
     import yaml
 
     from tune_lt.registry import names
@@ -98,7 +98,7 @@ def best(
     if wanted not in parsed.searches:
         raise InputError(f"{study}: the study does not search {wanted or 'anything'}; {names(parsed.searches)}")
     space = parsed.searches[wanted]
-    first = command_line("run", study, scale)
+    first = command_line("run", study, small)
     opened = existing_store(store, first)
     parent = opened.parent(parsed.name)
     content_hash = rehearsal.load_data(parsed).content_hash
@@ -140,15 +140,16 @@ def report_study(name: str, store: Store, reports: Path, ui: str | None = None) 
     return collected
 
 
-def _report_paper(store: Store, scale: str, reports: Path) -> None:
+def _report_paper(store: Store, small: bool, reports: Path) -> None:
     from tune_lt.report.tables import paper
     from tune_lt.report.write import write_sheets
 
+    scale = SMALL if small else FULL
     sheets = paper.sheets(store, scale)
     if not sheets:
-        first = command_line("run", "table1_cifar10", scale)
+        first = command_line("run", "table1_cifar10", small)
         raise InputError(f"the store {store.shown} has no {scale} part of the paper's tables; one is: {first}")
-    folder = reports / ("paper" if scale == FULL else f"paper-{scale}")
+    folder = reports / ("paper-small" if small else "paper")
     write_sheets(sheets, folder)
     print_tables(sheets)
     print(f"\nwritten to {folder}/")

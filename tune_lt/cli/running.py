@@ -11,7 +11,7 @@ import typer
 
 from tune_lt.cli.arguments import (
     ReportsOption,
-    ScaleOption,
+    SmallOption,
     StoreOption,
     StudyFile,
     check_reports,
@@ -21,7 +21,7 @@ from tune_lt.cli.arguments import (
 from tune_lt.cli.output import print_ways
 from tune_lt.cli.results import report_study
 from tune_lt.errors import InputError, redacted
-from tune_lt.study import FULL, command_line, smaller
+from tune_lt.study import command_line, smaller
 
 if TYPE_CHECKING:
     from tune_lt.training import EpochResult
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def run(
     study: StudyFile,
-    scale: ScaleOption = FULL,
+    small: SmallOption = False,
     store: StoreOption = None,
     reports: ReportsOption = Path("reports"),
 ) -> None:
@@ -41,7 +41,7 @@ def run(
     check_reports(reports)
     with Display(Console()) as display:
         display.say("reading the study and loading torch, ray, mlflow ...")
-        parsed = read_study(study, scale)
+        parsed = read_study(study, small)
         if warning := smaller(parsed.scale):
             display.say(warning)
         from tune_lt.run.driver import run_study
@@ -52,7 +52,7 @@ def run(
         try:
             outcome = run_study(parsed, opened, display)
         except KeyboardInterrupt:
-            again = command_line("run", study, scale)
+            again = command_line("run", study, small)
             display.say(f"stopped; what is finished is kept, the same command goes on: {again}")
             raise typer.Exit(130) from None
     if parsed.rows or parsed.searches:
@@ -68,7 +68,7 @@ def run(
         follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))
     if parsed.searches:
         purpose = "the configuration found, as a file for tune-lt train"
-        follow.append((f"{command_line('best', study, scale)}{option}", purpose))
+        follow.append((f"{command_line('best', study, small)}{option}", purpose))
     print_ways(follow)
     if not outcome.whole:
         raise typer.Exit(1)  # cells of the tables failed; their reasons are above and in the store
@@ -76,7 +76,7 @@ def run(
 
 def train(
     study: StudyFile,
-    scale: ScaleOption = FULL,
+    small: SmallOption = False,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Data seed and init seed.")] = 0,
     test: Annotated[
         bool, typer.Option("--test", help="Train on the whole training split, score the sealed test.")
@@ -85,7 +85,7 @@ def train(
     save: Annotated[Path | None, typer.Option(help="Save the state here every epoch, and go on from it.")] = None,
 ) -> None:
     """Train one configuration without Ray or MLflow. Scores held-out images (of the first fold) unless --test."""
-    parsed = read_study(study, scale)
+    parsed = read_study(study, small)
     import torch
 
     from tune_lt import training
@@ -94,7 +94,7 @@ def train(
     own = parsed.own_search()
     if own:
         searched = ", ".join(path.replace("/", ".") for path in own.space)
-        export = f"{command_line('best', study, scale)} --export FILE"
+        export = f"{command_line('best', study, small)} --export FILE"
         raise InputError(f"{study}: {searched} has a range; {export} writes one configuration")
     torch.set_num_threads(max(1, int(parsed.resources.cpus)))  # as a trial of the study would: the same rounding
     holdout, folds = parsed.validation.holdout, parsed.validation.folds
@@ -118,7 +118,7 @@ def submit(
         str,
         typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="The Ray dashboard, http://head:8265."),
     ],
-    scale: ScaleOption = FULL,
+    small: SmallOption = False,
     store: Annotated[
         str | None,
         typer.Option(metavar="URI", help="An MLflow server that the cluster reaches; else MLFLOW_TRACKING_URI."),
@@ -134,10 +134,10 @@ def submit(
 
     from tune_lt.run import jobs
 
-    handover = jobs.prepare(study_path(study), store, address, scale)
+    handover = jobs.prepare(study_path(study), store, address, small)
     client = jobs.connect(address)
     job = jobs.submit(handover, client, again=again)
-    asked = f"{command_line('submit', study, scale)} --address {address} --store {handover.store}"
+    asked = f"{command_line('submit', study, small)} --address {address} --store {handover.store}"
     tables = f"tune-lt report {handover.study} --store {handover.store}"
     if job.outcome == "done":
         print(f"job {job.id}: {job.state}; not run again ({asked} --again does)\nits tables: {tables}")

@@ -41,7 +41,7 @@ def cell_data(
     *,
     imbalance: float | None,
     profile: str = "exponential",
-    head: int | None = None,
+    largest: int | None = None,
     sealed: int | None = None,
     data_seed: int,
     holdout: float | None = None,
@@ -50,7 +50,7 @@ def cell_data(
     """Sub-sample the training images to a long tail, then hold a stratified part of that out for validation.
 
     ``imbalance``: images of the largest class over those of the smallest, None keeps every image; ``profile``: a
-    name of `PROFILES`; where it asks for more images of a class than there are, all of them are taken. ``head``:
+    name of `PROFILES`; where it asks for more images of a class than there are, all of them are taken. ``largest``:
     how many images the largest class has at most, None for as many as there are; with no imbalance each class has
     at most that many. ``sealed``: how many test images of each class are scored at most. ``holdout``: the fraction,
     in (0, 1), of each class of the long-tailed split that goes to validation, rounded half up; a class of two or
@@ -62,15 +62,15 @@ def cell_data(
     of fewer than K images is missing in some folds (``unvalidated``) and has training images in all.
 
     ``data_seed``, below 2**32, decides each draw, with generators of its own; the sub-sample is the same whatever is
-    held out, and a smaller imbalance or a larger head only adds images to it. It is the public CIFAR-LT sub-sample of
-    Cao et al. 2019 (LDAM-DRW, `imbalance_cifar.py`) image by image, whose ``rand_number`` is the data seed.
+    held out, and a smaller imbalance or a higher ``largest`` only adds images to it. It is the public CIFAR-LT
+    sub-sample of Cao et al. 2019 (LDAM-DRW, `imbalance_cifar.py`) image by image; ``rand_number`` is the data seed.
 
     Raises InputError for values that make no sense.
     """
     if not isinstance(data_seed, int) or not 0 <= data_seed < 2**32:
         raise InputError(f"data_seed = {data_seed!r}, but it must be a whole number of at least 0 and below 2**32")
-    if head is not None and (not isinstance(head, int) or isinstance(head, bool) or head < 1):
-        raise InputError(f"head = {head!r}, but it must be a whole number of at least 1, or be left out")
+    if largest is not None and (not isinstance(largest, int) or isinstance(largest, bool) or largest < 1):
+        raise InputError(f"largest = {largest!r}, but it must be a whole number of at least 1, or be left out")
     if dataset.long_tailed and imbalance is not None:
         raise InputError(
             f"data.imbalance: found {imbalance!r}, but this data set is a long tail as it comes; valid: null"
@@ -82,7 +82,7 @@ def cell_data(
             raise InputError(f"holdout = {holdout!r} and fold = {fold!r}, but only one of them can be held out")
         if fold[1] < 2 or not 1 <= fold[0] <= fold[1]:
             raise InputError(f"fold = {fold!r}, but it must be (k, K) with 1 <= k <= K and K of at least 2")
-    members = _subsample(dataset, _wanted(dataset, imbalance, profile, head), data_seed)
+    members = _subsample(dataset, _wanted(dataset, imbalance, profile, largest), data_seed)
     split_counts = [len(positions) for positions in members]
     test = test_index(dataset, sealed)
     if holdout is not None:
@@ -127,13 +127,13 @@ def seal(labels: np.ndarray, classes: int, fraction: float) -> tuple[np.ndarray,
     return np.sort(np.concatenate([test for test, _ in pairs])), np.sort(np.concatenate([train for _, train in pairs]))
 
 
-def _wanted(dataset: Dataset, imbalance: float | None, profile: str, head: int | None) -> list[int]:
+def _wanted(dataset: Dataset, imbalance: float | None, profile: str, largest: int | None) -> list[int]:
     """Images that each class should have; a class may have fewer."""
     counts = lookup(PROFILES, "profile", profile)
     available = dataset.available
     if imbalance is None:
-        return [min(count, head or count) for count in available]
-    limits = [available[0], *(limit for limit in (dataset.largest, head) if limit is not None)]
+        return [min(count, largest or count) for count in available]
+    limits = [available[0], *(limit for limit in (dataset.largest, largest) if limit is not None)]
     return counts(min(limits), imbalance, len(available))
 
 

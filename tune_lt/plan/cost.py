@@ -20,7 +20,7 @@ import torch
 from scipy import stats
 
 from tune_lt import data, training
-from tune_lt.config import CellConfig, fold_of, long_tail
+from tune_lt.config import CellConfig, fold_of, long_tail, renamed
 from tune_lt.errors import InputError
 from tune_lt.run import planner
 from tune_lt.run.search.past import past_trials
@@ -285,7 +285,8 @@ def comparable(records: Iterable[CellRecord], cell: CellConfig, device: str) -> 
     wanted = {path: str(value) for path, value in content.items() if path not in WHERE}
 
     def fits(record: CellRecord) -> bool:
-        own = {path: value for path, value in record.params.items() if path in wanted or path[:5] in ("data/", "model")}
+        params = renamed(record.params, "data/")
+        own = {path: value for path, value in params.items() if path in wanted or path[:5] in ("data/", "model")}
         own = {path: value for path, value in own.items() if path not in WHERE}
         kind = record.tags.get("device", "").split(":")[0]
         return own == wanted and kind == device and _is_fold(record.tags.get("fold", ""))

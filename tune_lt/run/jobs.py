@@ -32,7 +32,7 @@ from tune_lt import __version__
 from tune_lt.config import RESULT_VERSION
 from tune_lt.errors import InputError
 from tune_lt.store import redacted
-from tune_lt.study import FULL, reader, scales
+from tune_lt.study import reader
 
 RAY_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's client would take these instead of ours
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -73,11 +73,11 @@ class Job:
     before: str = ""
 
 
-def prepare(file: Path, store: str | None, address: str, scale: str = FULL) -> Handover:
+def prepare(file: Path, store: str | None, address: str, small: bool = False) -> Handover:
     """Read a study file and decide what is handed over. Raises InputError for what could not run on a cluster."""
-    study = reader.read(file, scale)
+    study = reader.read(file, small)
     uri = _check_store(store, address)
-    root = scales.scaled(yaml.safe_load(study.text), scale)["data"].get("root")
+    root = reader.content(yaml.safe_load(study.text), small)["data"].get("root")
     if isinstance(root, str) and not Path(root).expanduser().is_absolute():  # ~ is the job's home on the cluster
         raise InputError(
             f"{file}: data.root: found {root!r}; valid: an absolute path under which every node of the cluster finds "
@@ -87,12 +87,12 @@ def prepare(file: Path, store: str | None, address: str, scale: str = FULL) -> H
         path.relative_to(study.folder).as_posix(): path for path in _own_modules(study.sources, study.folder)
     }
     content = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    digest = _digest([content, dict(study.sources), uri, scale, RESULT_VERSION])
+    digest = _digest([content, dict(study.sources), uri, study.scale, RESULT_VERSION])
     return Handover(
         study=study.name,
         job=f"tune_lt-{re.sub(r'[^A-Za-z0-9_.-]', '-', study.name)[:60]}-{digest[:12]}",
         store=uri,
-        script=_script(file.name, scale, f"{study.name}-{_digest(uri)[:8]}", uri),
+        script=_script(file.name, small, f"{study.name}-{_digest(uri)[:8]}", uri),
         files=files,
     )
 
@@ -240,7 +240,7 @@ class _Log:
                 self._printed = position
 
 
-def _script(file: str, scale: str, folder: str, store: str) -> str:
+def _script(file: str, small: bool, folder: str, store: str) -> str:
     """The job, for the head node's shell. Journal, checkpoints and reports go where they outlive the job's folder.
 
     A driver that a signal ends (which is 128 and its number, to a shell) begins once more; to be stopped is no reason,
@@ -257,7 +257,7 @@ state=$HOME/tune_lt/{shlex.quote(folder)}
 mkdir -p "$state" && cd "$state" || exit 2
 echo "$found on $(hostname), in $state"
 run() {{
-  python -m tune_lt.cli run "$here"/{shlex.quote(file)} --scale {shlex.quote(scale)} \\
+  python -m tune_lt.cli run "$here"/{shlex.quote(file)}{" --small" if small else ""} \\
     --store {shlex.quote(store)} --reports reports
 }}
 run

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tune_lt import data
-from tune_lt.config import CellConfig, fingerprint, long_tail
+from tune_lt.config import CellConfig, determining, fingerprint
 from tune_lt.documents import Contents, Recommended, SearchResult, TableCell, search_file
 from tune_lt.run.search.planned import PlannedTrial, Record, Unit
 from tune_lt.store import TAG, Store
@@ -127,7 +127,7 @@ def table_of_contents(
     return Contents(
         found={name: dict(values) for name, values in found.items()},
         searches={name: search_file(name) for name in study.searches},
-        data=long_tail(study.data),
+        data=determining(study.data, "full"),
         model=study.model["name"],
         searched=study.loss["name"],
         recommended=chosen,

@@ -4,6 +4,7 @@ from tune_lt.study.mappings import flattened, nested, overlay
 from tune_lt.study.study import (
     FULL,
     MOST_TRIALS,
+    SMALL,
     Dimension,
     Resources,
     Search,
@@ -14,14 +15,13 @@ from tune_lt.study.study import (
     Validation,
     command_line,
     grid,
-    scaled_name,
     smaller,
-    unscaled_name,
 )
 
 __all__ = [
     "FULL",
     "MOST_TRIALS",
+    "SMALL",
     "Dimension",
     "Resources",
     "Search",
@@ -35,7 +35,5 @@ __all__ = [
     "grid",
     "nested",
     "overlay",
-    "scaled_name",
     "smaller",
-    "unscaled_name",
 ]

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tune_lt import registry
 
+RENAMED = {"scales": "small: {…}", "data.head": "data.largest"}  # fields of older versions -> what they are now
 KINDS = ("uniform", "loguniform", "int", "choice")  # of a range
 
 
@@ -24,9 +25,17 @@ def known_fields(field: str, raw: Any, known: Any) -> None:
     where = f"{field}." if field else ""
     if not isinstance(raw, dict):
         raise Problems(f"{field}: found {raw!r}; valid: a mapping with {', '.join(known) or 'nothing'}")
-    unknown = [f"{where}{key}: unknown; {registry.names(known, key)}" for key in raw if key not in known]
+    unknown = [
+        _unknown(f"{where}{key}", value, registry.names(known, key)) for key, value in raw.items() if key not in known
+    ]
     if unknown:
         raise Problems(*unknown)
+
+
+def _unknown(path: str, value: Any, valid: str) -> str:
+    if path not in RENAMED:
+        return f"{path}: unknown; {valid}"
+    return f"{path}: found {list(value) if isinstance(value, dict) else value!r}; write {RENAMED[path]} instead"
 
 
 def section(annotation: Any, field: str, raw: Any) -> Any:

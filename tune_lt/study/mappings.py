@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -13,12 +13,20 @@ def plain(config: Any) -> Any:
     return [plain(value) for value in config] if isinstance(config, tuple | list) else config
 
 
-def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, mapping by mapping; neither is altered."""
+def overlay(
+    base: Mapping[str, Any], changes: Mapping[str, Any], replaces: Callable[..., bool] = lambda *_: False
+) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, mapping by mapping; neither is altered.
+
+    ``replaces``: whether of a key, its old and its new mapping the new one is taken as it is.
+    """
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        merged[key] = overlay(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not replaces(key, old, value):
+            merged[key] = overlay(old, value, replaces)
+        else:
+            merged[key] = value
     return merged
 
 

@@ -13,23 +13,25 @@ from annotated_types import Ge
 from tune_lt.config import STUDY_NAME, CellConfig, Recipe, Seed
 from tune_lt.errors import InputError, printable
 from tune_lt.plugins import load_plugins
-from tune_lt.study import FULL, Resources, Seeds, Space, Study, Validation, ranges, rows, scales, searches, yaml_text
-from tune_lt.study.checks import Problems, known_fields, section
+from tune_lt.study import FULL, SMALL, Resources, Seeds, Space, Study, Validation, ranges, rows, searches, yaml_text
+from tune_lt.study.checks import KINDS, Problems, known_fields, section
+from tune_lt.study.mappings import overlay
 from tune_lt.study.rows import Found, cell
 from tune_lt.study.sections import configuration
 
 __all__ = ["Problems", "cell", "from_dict", "load_plugins", "parse", "read", "row_config"]
 SECTIONS = (
     "name", "plugins", "data", "model", "recipe", "loss", "search", "compare", "rows", "ablation", "cross", "seeds",
-    "resources", "table", "scales",
+    "resources", "table", "small",
 )  # fmt: skip
+MAY_CHANGE = ("data", "model", "recipe", "loss", "search", "compare", "rows", "cross", "seeds", "resources")  # in small
 MOST_CELLS = 100_000  # as many as a search may have trials
 MOST_PROBLEMS, LONGEST_PROBLEM = 20, 1000  # lines of a message, characters of one
 NAME_BYTES = 200  # folders are called by it, with a little more
 
 
-def read(path: Path, scale: str = FULL) -> Study:
-    """The study in the YAML file ``path``, in one of its scales; raises InputError for every mistake found, by line."""
+def read(path: Path, small: bool = False) -> Study:
+    """The study in the YAML file ``path``, or its small form; raises InputError for every mistake found, by line."""
     try:
         with open(path, "rb") as file:
             content = file.read(yaml_text.MOST_BYTES + 1)  # never more: it may be no study file but a disk
@@ -44,7 +46,7 @@ def read(path: Path, scale: str = FULL) -> Study:
     if len(content) > yaml_text.MOST_BYTES:
         raise InputError(f"{path}: larger than {yaml_text.MOST_BYTES:,} bytes; valid: a study file")
     try:
-        return parse(text, path.resolve().parent, scale)
+        return parse(text, path.resolve().parent, small)
     except Problems as problems:
         lines = [f"{path}: {_one_line(problem)}" for problem in problems.args[:MOST_PROBLEMS]]
         more = len(problems.args) - len(lines)
@@ -57,16 +59,13 @@ def _one_line(problem: str) -> str:
     return line if len(line) <= LONGEST_PROBLEM else f"{line[:300]} … {line[-300:]}"
 
 
-def parse(text: str, folder: Path, scale: str = FULL) -> Study:
-    """The study written in ``text``, in one of its scales; plugins are looked for in ``folder`` first.
-
-    Raises Problems.
-    """
+def parse(text: str, folder: Path, small: bool = False) -> Study:
+    """The study written in ``text``, or its small form; plugins are looked for in ``folder`` first. Raises Problems."""
     raw = yaml_text.load(text)
     if not isinstance(raw, dict):
         raise Problems(f"found {type(raw).__name__}; valid: a mapping with {', '.join(SECTIONS)}")
     known_fields("", raw, SECTIONS)
-    raw = scales.scaled(raw, scale)
+    raw = content(raw, small)
     for required in ("name", "data", "model", "loss"):
         if required not in raw:
             raise Problems(f"{required}: missing")
@@ -87,7 +86,7 @@ def parse(text: str, folder: Path, scale: str = FULL) -> Study:
     compared = searches.comparison(raw.get("compare", {}))
     spaces = searches.searches(raw, plain, ranges.ordered(space), checked, compared)
     study = Study(
-        name=section(str, "name", raw["name"]),
+        name=section(str, "name", raw["name"]) + ("-small" if small else ""),
         text=text,
         **base,
         validation=checked,
@@ -100,7 +99,7 @@ def parse(text: str, folder: Path, scale: str = FULL) -> Study:
         folder=folder,
         sources=sources,
         table=section(Literal[1, 2, 3] | None, "table", raw.get("table")),
-        scale=scale,
+        scale=SMALL if small else FULL,
     )
     if not re.fullmatch(STUDY_NAME, study.name):
         raise Problems(f"name: found {study.name!r}; valid: 1 to 100 letters, digits and . _ + -, no dot or dash first")
@@ -117,6 +116,28 @@ def parse(text: str, folder: Path, scale: str = FULL) -> Study:
     for name in study.rows:
         row_config(study, name, {})  # a row's mistakes come out now, not after the search
     return study
+
+
+def content(raw: Mapping[str, Any], small: bool) -> dict[str, Any]:
+    """A study file's content without its section ``small``; for the small form, with that section laid over the rest.
+
+    Mappings are merged. What has another ``name`` takes the place of the old one with its parameters; so do a range and
+    a ``validation``; null takes a section away. Raises Problems.
+    """
+    known_fields("small", raw.get("small", {}), MAY_CHANGE)
+    whole = {key: value for key, value in raw.items() if key != "small"}
+    if not small:
+        return whole
+    if "small" not in raw:
+        raise Problems("small: missing; valid: a section with what the small form changes, such as {seeds: [0]}")
+    merged = overlay(whole, raw["small"], _replaces)
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _replaces(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a mapping is another thing than the old one, not a change of it."""
+    ranged = any(kind in one for kind in KINDS for one in (old, new))
+    return key == "validation" or ranged or ("name" in new and new["name"] != old.get("name"))
 
 
 def row_config(study: Study, row: str, found: Found) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from tune_lt.config import STUDY_NAME, Recipe
 from tune_lt.study import Resources, Search, Seeds, Validation
 from tune_lt.study.checks import KINDS
 from tune_lt.study.ranges import SEARCHABLE
+from tune_lt.study.reader import MAY_CHANGE
 from tune_lt.study.rows import DESIGNS
-from tune_lt.study.scales import MAY_CHANGE
 from tune_lt.study.sections import REGISTRIES, component
 
 WHEN = {"type": "object", "minProperties": 1}
@@ -58,10 +58,7 @@ def schema() -> dict[str, Any]:
         "seeds": {"anyOf": [seeds, _plain(Seeds)]},
         "resources": _plain(Resources),
         "table": {"enum": [1, 2, 3]},
-        "scales": {
-            "type": "object",
-            "additionalProperties": {"type": "object", "propertyNames": {"enum": [*MAY_CHANGE]}},
-        },
+        "small": {"type": "object", "propertyNames": {"enum": [*MAY_CHANGE]}},
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

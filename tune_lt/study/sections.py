@@ -16,7 +16,7 @@ from tune_lt.study.checks import Problems, section
 LONG_TAIL: dict[str, tuple[Any, Any]] = {
     "imbalance": (Annotated[float, Ge(1)] | None, None),
     "profile": (Literal[tuple(data.PROFILES)], "exponential"),
-    "head": (Annotated[int, Ge(1)] | None, None),
+    "largest": (Annotated[int, Ge(1)] | None, None),
     "sealed": (Annotated[int, Ge(1)] | None, None),
 }
 REGISTRIES: dict[str, Mapping[str, Any]] = {"loss": losses.LOSSES, "model": models.MODELS, "data": data.DATASETS}

@@ -176,7 +176,7 @@ class Seeds:
     init: tuple[Seed, ...] = (0,)
 
 
-FULL = "full"  # the scale of a study as its file has it
+FULL, SMALL = "full", "small"  # the scale of a study as its file has it, and of its small form
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Study:
     ``searches``: what is searched, by name: the study's own loss first (if it has a range), then the losses it is
     compared with; all with the same budget. ``rows`` are the rows of the tables as written, by name; ``columns`` the
     imbalance factors they are trained with, ``seeds`` the pairs of data seed and init seed. ``table``: the paper's
-    table it is a part of; ``scale``: the form of the file that was chosen (`tune_lt.study.scales`).
+    table it is a part of; ``scale``: `FULL`, or `SMALL` for the file's small form.
     """
 
     name: str
@@ -239,24 +239,13 @@ class Study:
         return digest([*parts, content_hash, dict(self.sources), RESULT_VERSION])
 
 
-def scaled_name(name: str, scale: str) -> str:
-    """What the study that its file calls ``name`` is called in one of its scales."""
-    return name if scale == FULL else f"{name}-{scale}"
-
-
-def unscaled_name(name: str, scale: str) -> str:
-    """The inverse of `scaled_name`."""
-    return name if scale == FULL else name.removesuffix(f"-{scale}")
-
-
 def smaller(scale: str) -> str:
-    """What is said of a study in one of its scales; "" where it is as its file has it."""
+    """What is said of a study at this scale, which older versions may have recorded by another name; "" at `FULL`."""
     if scale == FULL:
         return ""
     return f"scale {scale}: smaller than the study is meant to be; no number of it is the study's"
 
 
-def command_line(name: str, study: str, scale: str) -> str:
-    """What to type for a command on a study, its name or file, in one of its scales."""
-    option = "" if scale == FULL else f" --scale {shlex.quote(scale)}"
-    return f"tune-lt {name} {shlex.quote(study)}{option}"
+def command_line(name: str, study: str, small: bool = False) -> str:
+    """What to type for a command on a study, by its name or file, or on its small form."""
+    return f"tune-lt {name} {shlex.quote(study)}{' --small' if small else ''}"

@@ -215,12 +215,21 @@ def test_links_lead_to_web_pages_alone(cli: Callable[..., tuple[int, str, str]])
     )
 
 
-@pytest.mark.parametrize(("scale", "warned"), [("full", False), ("smoke", True)])
-def test_a_smaller_scale_is_warned_of(found: Report, scale: str, warned: bool) -> None:
+@pytest.mark.parametrize(
+    ("scale", "command"),
+    [
+        ("full", "tune-lt run rows-full.yaml"),
+        ("small", "tune-lt run rows.yaml --small"),
+        ("smoke", "tune-lt run rows-smoke.yaml"),  # of an older version, which had forms of other names
+    ],
+)
+def test_a_smaller_scale_is_warned_of(found: Report, scale: str, command: str) -> None:
     smaller = replace(found, study=f"rows-{scale}", recorded=replace(found.recorded, tags={"scale": scale}))
     text = " ".join(Page(page.html(smaller)).text.split())
-    assert ("Scale smoke: smaller than the study is meant to be; no number of it is the study's." in text) == warned
-    assert ("tune-lt run rows.yaml --scale smoke" in text) == warned
+    warning = f"Scale {scale}: smaller than the study is meant to be; no number of it is the study's."
+    assert (warning in text) == (scale != "full")
+    assert command in text
+    assert ("--small" in text) == (scale == "small")
 
 
 def test_every_figure_is_one_that_plotly_knows(

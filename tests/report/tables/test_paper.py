@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ rows:
   balanced_softmax: {loss: {name: balanced_softmax}}
 cross: {imbalance: [100, 50]}
 seeds: [0, 1, 2, 3, 4]
-scales: {small: {recipe: {epochs: 2}}}
+small: {recipe: {epochs: 2}}
 """
 SPREAD = (-0.01, 0.0, 0.01, 0.005, -0.005)
 LEVEL = {"softmax": 0.70, "focal": 0.75, "ghm_cwap": 0.7502, "balanced_softmax": 0.72}
@@ -121,7 +122,7 @@ def test_of_two_studies_the_one_with_more_runs_has_a_column(recorded: Any) -> No
 
 
 def test_what_is_not_the_papers_data_is_not_beside_its_numbers(recorded: Any) -> None:
-    text = CIFAR.replace("imbalance: 100}", "imbalance: 100, head: 200}").replace("table1_cifar10", "mine")
+    text = CIFAR.replace("imbalance: 100}", "imbalance: 100, largest: 200}").replace("table1_cifar10", "mine")
     recorded.rows(recorded.study(text), {}, lambda row, *_: None if row == "focal" else 0.5)
     table, _ = paper.sheets(recorded.store)
     texts = text_of(table)
@@ -131,9 +132,9 @@ def test_what_is_not_the_papers_data_is_not_beside_its_numbers(recorded: Any) ->
     assert "Missing: 10 runs; tune-lt run mine.yaml" in table.notes
 
 
-def test_scales_never_mix(recorded: Any) -> None:
+def test_a_study_and_its_small_form_never_mix(recorded: Any) -> None:
     full: Study = recorded.study(CIFAR)
-    small = reader.parse(CIFAR, recorded.folder, "small")
+    small = reader.parse(CIFAR, recorded.folder, small=True)
     recorded.rows(full, {}, score)
     recorded.rows(small, {}, lambda row, factor, data, init: 0.1)
     assert text_of(paper.sheets(recorded.store)[0])["softmax", "cifar10 100"].startswith("70.00")
@@ -144,7 +145,17 @@ def test_scales_never_mix(recorded: Any) -> None:
     assert not any(row.endswith("paper") for row, _ in texts)  # nothing to compare with
     assert sheets[0].title.endswith("(scale small)")
     assert sheets[0].notes[0].startswith("Scale small: ")
-    assert "Missing: cifar100 500, 100, 10, 1; tune-lt run table1_cifar100 --scale small" in sheets[0].notes
+    assert "Missing: cifar100 500, 100, 10, 1; tune-lt run table1_cifar100 --small" in sheets[0].notes
+
+
+def test_a_form_of_another_name_in_an_older_store_is_reported_by_its_name(recorded: Any) -> None:
+    study = replace(reader.parse(CIFAR, recorded.folder), name="table1_cifar10-smoke", scale="smoke")
+    recorded.rows(study, {}, lambda row, factor, data, init: None if row == "focal" else 0.1)
+    assert paper.sheets(recorded.store) == paper.sheets(recorded.store, "small") == []
+    table = collect.collect(recorded.store, "table1_cifar10-smoke").tables[0]
+    assert table.title.endswith("(scale smoke)")
+    assert table.notes[0].startswith("Scale smoke: smaller than the study is meant to be")
+    assert "Missing: 10 runs; tune-lt run table1_cifar10-smoke.yaml" in table.notes
 
 
 def test_the_command_line_writes_the_tables_of_a_store(recorded: Any, cli: Any) -> None:
@@ -171,13 +182,13 @@ def test_ties_need_five_pairs_and_a_test_that_fails() -> None:
 
 @pytest.mark.parametrize(("place", "name"), paper.STUDIES.items())
 def test_the_bundled_study_fills_its_place(place: tuple[int, str], name: str) -> None:
-    """Its rows have the paper's names and its columns the paper's factors, at both scales it has."""
+    """Its rows have the paper's names and its columns the paper's factors, and so has its small form."""
     table, dataset = place
     study = reader.read(study_path(name))
     assert (study.table, study.data["name"], study.name) == (table, dataset, name)
     printed = [key for key in published.values(table) if key[1].dataset == dataset]
     assert {row for row, _ in printed} <= set(study.rows)
     assert {column.imbalance for _, column in printed} == set(study.columns)
-    small = reader.read(study_path(name), "small")
+    small = reader.read(study_path(name), small=True)
     assert small.recipe.epochs < study.recipe.epochs
     assert small.resources.gpus == 0

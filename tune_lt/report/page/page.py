@@ -23,7 +23,7 @@ from tune_lt.report.page.blocks import by_factor, norm_blocks, row_blocks, searc
 from tune_lt.report.tables import recommendation
 from tune_lt.report.tables.sheet import NONE, Sheet, scale_note
 from tune_lt.report.tables.summary import Scored
-from tune_lt.study import FULL, command_line, unscaled_name
+from tune_lt.study import SMALL, command_line
 
 if TYPE_CHECKING:
     from tune_lt.report.collect import Report
@@ -190,7 +190,7 @@ def _again(report: Report) -> list[tuple[str, str]]:
     ways += [
         (_on_file("plan", report), "what the study file below would train, and what it costs"),
         (_on_file("run", report), "all of it; what the store has is not trained again"),
-        (f"{command_line('report', report.study, FULL)}{_store(report)}", "this page from the store alone"),
+        (f"{command_line('report', report.study)}{_store(report)}", "this page from the store alone"),
     ]
     return ways
 
@@ -202,8 +202,8 @@ def _fill(report: Report) -> str:
 
 def _on_file(name: str, report: Report) -> str:
     """A command on the study's file."""
-    scale = report.recorded.scale
-    return command_line(name, f"{unscaled_name(report.study, scale)}.yaml", scale)
+    small = report.recorded.scale == SMALL
+    return command_line(name, f"{report.study.removesuffix('-small') if small else report.study}.yaml", small)
 
 
 def _store(report: Report) -> str:

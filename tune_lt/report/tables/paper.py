@@ -17,7 +17,7 @@ from tune_lt.report.tables.published import Column
 from tune_lt.report.tables.sheet import NONE, TIED, TIES, Behind, Sheet, difference_text, marked, plus_minus
 from tune_lt.report.tables.summary import COLUMNS, Scored, Summary, best, summarise
 from tune_lt.store import CellRecord, Store, own_tags
-from tune_lt.study import FULL, command_line, unscaled_name
+from tune_lt.study import FULL, SMALL, command_line
 from tune_lt.study.rows import REFERENCE
 
 STUDIES = {  # the bundled study that fills a part of a table
@@ -96,8 +96,9 @@ def sheets_of(tags: Mapping[str, str], content: Contents, finished: Mapping[str,
 
 
 def _command(name: str, scale: str) -> str:
-    own = unscaled_name(name, scale)
-    return command_line("run", own if own in STUDIES.values() else f"{own}.yaml", scale)
+    small = scale == SMALL
+    own = name.removesuffix("-small") if small else name
+    return command_line("run", own if own in STUDIES.values() else f"{own}.yaml", small)
 
 
 def _parts(
