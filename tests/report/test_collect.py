@@ -21,7 +21,7 @@ from tune_lt.study import Study
 pytestmark = pytest.mark.long
 
 if TYPE_CHECKING:
-    from reporting.conftest import Recorded
+    from tests.report.conftest import Recorded
 
 CROSSED = "cross: {imbalance: [10, 100]}\n"
 

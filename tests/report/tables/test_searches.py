@@ -17,7 +17,7 @@ from tune_lt.run.search.selection import Ended
 from tune_lt.study import Search, Study
 
 if TYPE_CHECKING:
-    from reporting.conftest import Recorded
+    from tests.report.conftest import Recorded
 
 COMPARED = """\
 name: compared
