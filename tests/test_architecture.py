@@ -92,8 +92,8 @@ def test_losses_data_and_models_import_nothing_but_torch() -> None:
     code = BLOCK.format(
         blocked=("ray", "mlflow", "pydantic", "optuna", "pandas", "yaml", "sklearn", "torchvision", "scipy")
     )
-    code += "from tune_lt import data, losses, models; print(len(losses.LOSSES))"
-    assert int(_run(code)) == 12
+    code += "from tune_lt import data, losses, models; print('softmax' in losses.LOSSES)"
+    assert _run(code) == "True\n"
 
 
 @pytest.mark.parametrize("arguments", ["['--help']", "['run', '--help']", "['--version']"])

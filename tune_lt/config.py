@@ -28,7 +28,7 @@ _STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}  # how a study fil
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The optimizer; defaults are the CIFAR-LT recipe (FIELD.md §3, LDAM-DRW)."""
+    """The optimizer; defaults are the CIFAR-LT recipe of LDAM-DRW (Cao et al. 2019)."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     name: Literal["sgd", "adamw"] = "sgd"

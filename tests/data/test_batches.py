@@ -132,7 +132,7 @@ def test_offsets_are_distributed_as_torchvisions() -> None:
 
 
 def test_augmentation_depends_on_seed_epoch_and_image_alone() -> None:
-    """Not on the batch size, the order of the index, or which other images are in it (DESIGN §6)."""
+    """Not on the batch size, the order of the index, or which other images are in it."""
     images = _images()
     base = _by_image(_batches(images))
     shuffled = torch.randperm(40, generator=torch.Generator().manual_seed(5))

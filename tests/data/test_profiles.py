@@ -26,7 +26,7 @@ from tune_lt.errors import InputError
 def test_exponential_has_the_published_totals(
     largest: int, classes: int, imbalance: float, total: int, last: int
 ) -> None:
-    """CIFAR-LT of Cui et al. and Cao et al. (FIELD.md §3)."""
+    """CIFAR-LT of Cui et al. 2019 and Cao et al. 2019."""
     counts = exponential(largest, imbalance, classes)
     assert (sum(counts), counts[0], counts[-1], len(counts)) == (total, largest, last, classes)
     assert counts == sorted(counts, reverse=True)

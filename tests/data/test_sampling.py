@@ -39,7 +39,7 @@ def digits() -> Dataset:
 
 
 def test_digits_at_imbalance_20(digits: Dataset) -> None:
-    """DESIGN §5: the head has 120, the tail 6."""
+    """The head has 120, the tail 6."""
     cell = _cell(digits)
     assert cell.class_counts == cell.split_counts == exponential(120, 20, 10)
     assert _counts(digits, cell.train_index) == cell.class_counts
@@ -119,7 +119,7 @@ def test_no_imbalance_keeps_every_image() -> None:
 
 
 def test_counts_are_what_there_is_where_the_profile_asks_for_more() -> None:
-    """100, 46, 21, 10 wanted; the author's code records the wanted number (FIELD.md §3)."""
+    """100, 46, 21, 10 wanted; the paper's code records the wanted number."""
     dataset = _dataset([100, 20, 50, 3])
     cell = _cell(dataset, imbalance=10)
     assert cell.class_counts == [100, 20, 21, 3]

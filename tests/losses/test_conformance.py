@@ -252,25 +252,9 @@ def test_buffers_are_all_the_state_and_move_together(name: str, params: dict[str
     assert not list(loss.parameters())
 
 
-# Every option changes something. A numeric option needs other values here; those of bools and literals follow.
+# Every option changes something. A numeric option without a Knob in its signature needs other values here.
 OTHER_VALUES: dict[tuple[str, str], list[Any]] = {
-    ("focal", "gamma"): [0.5],
-    ("ghm", "bins"): [5],
-    ("ghm", "momentum"): [0.0],
-    ("effective_number", "beta"): [0.9],
-    ("equalization", "gamma"): [0.3],
-    ("equalization", "tail_threshold"): [0.3],
-    ("seesaw", "p"): [0.3],
-    ("seesaw", "q"): [0.0],
-    ("ghm_cwap", "alpha"): [0.5],
-    ("ghm_cwap", "gamma"): [0.4],
-    ("ghm_cwap", "regions"): [3],
     ("ghm_cwap", "tau"): [0.5],
-    ("logit_adjustment", "tau"): [0.5],
-    ("ldam", "max_m"): [0.2],
-    ("ldam", "s"): [10.0],
-    ("vs", "gamma"): [0.1],
-    ("vs", "tau"): [0.5],
     ("drw", "start"): [0.2],
     ("drw", "beta"): [0.9],
 }
@@ -283,8 +267,9 @@ def values_of(key: tuple[str, str], builder: Callable[..., Any]) -> list[Any]:
         return [True, False]
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
-    assert key in OTHER_VALUES, f"say in OTHER_VALUES what else {key} can be"
-    return [default, *OTHER_VALUES[key]]
+    ends = registry.knob(annotation)
+    assert ends or key in OTHER_VALUES, f"{key} has no Knob: say in OTHER_VALUES what else it can be"
+    return list(dict.fromkeys([default, *(ends.values if ends else OTHER_VALUES[key])]))
 
 
 def three_epochs(name: str, **params: Any) -> list[float]:

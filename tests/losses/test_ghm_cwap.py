@@ -32,7 +32,7 @@ OPTIONS = [dict(zip(CHOICES, values, strict=True)) for values in itertools.produ
 
 
 class Reference:
-    """DESIGN §3 in loops over examples, classes and regions, on Python floats."""
+    """The formulas of `GHMCWAP` in loops over examples, classes and regions, on Python floats."""
 
     def __init__(self, counts: list[int], alpha: float, gamma: float, regions: int, **options: Any) -> None:
         self.n, self.alpha, self.gamma, self.regions, self.options = counts, alpha, gamma, regions, options

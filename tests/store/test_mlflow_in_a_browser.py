@@ -20,7 +20,7 @@ from tune_lt.documents import Trial
 from tune_lt.store import TAG
 
 if TYPE_CHECKING:
-    from report.conftest import Recorded
+    from tests.report.conftest import Recorded
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]

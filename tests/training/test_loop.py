@@ -235,7 +235,7 @@ def test_every_option_of_the_recipe_changes_the_result(digits: data.Dataset) -> 
 
 
 def test_the_recipe_of_the_paper_in_fractions() -> None:
-    """200 epochs: warm-up over 5, x 0.01 after 160, x 0.0001 after 180 (FIELD.md §3); the same shape over 20."""
+    """200 epochs: warm-up over 5, x 0.01 after 160, x 0.0001 after 180, as LDAM-DRW; the same shape over 20."""
     factors = [lr_factor(Schedule(), epoch, 200) for epoch in range(200)]
     assert factors[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert (factors[159], factors[160], factors[179], factors[180], factors[199]) == (1.0, 0.01, 0.01, 0.0001, 0.0001)

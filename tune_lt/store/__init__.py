@@ -1,7 +1,7 @@
 """The only place that knows MLflow: where a study is recorded, and how it is read back.
 
 One experiment per study; one parent run, which holds the study file, the tables and the figures; one nested run per
-cell. Tags and names are those of DESIGN §6. Cells are written by `tune_lt.store.journal`.
+cell. Our tags begin with ``tune_lt.``. Cells are written by `tune_lt.store.journal`.
 """
 
 import os

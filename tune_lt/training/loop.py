@@ -60,7 +60,7 @@ class EpochResult:
         return self.epoch == self.epochs
 
     def as_metrics(self) -> dict[str, float]:
-        """The numbers to record, by the names of DESIGN §6; groups without classes are left out."""
+        """The numbers to record, by names such as ``val/top1``; groups without classes are left out."""
         named = {"train/loss": self.train_loss}
         for split, scores in (("val", self.val), ("test", self.test)):
             if scores:

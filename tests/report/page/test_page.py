@@ -24,7 +24,7 @@ from tune_lt.store import TAG
 from tune_lt.study import Study
 
 if TYPE_CHECKING:
-    from report.conftest import Recorded
+    from tests.report.conftest import Recorded
 
 pytestmark = pytest.mark.long
 ROWS = ("softmax", "focal", "ghm_cwap")

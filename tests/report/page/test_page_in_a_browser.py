@@ -17,7 +17,7 @@ from tune_lt.report import collect
 from tune_lt.report.page import page
 
 if TYPE_CHECKING:
-    from report.conftest import Recorded
+    from tests.report.conftest import Recorded
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")

@@ -16,7 +16,7 @@ from tune_lt.report.tables import searches
 from tune_lt.study import Study
 
 if TYPE_CHECKING:
-    from report.conftest import Recorded
+    from tests.report.conftest import Recorded
 
 COMPARED = """\
 name: compared

@@ -14,7 +14,7 @@ _SEED = 0  # of the sealed test: fixed, so that no data seed can move an image o
 def digits() -> Dataset:
     """1,797 grey images (1, 8, 8) of the ten digits; 50 of each are sealed as the test first, 1,297 remain.
 
-    Pixels 0 … 16 are scaled to 0 … 255. The head of a long-tailed profile has 120 images (DESIGN §5).
+    Pixels 0 … 16 are scaled to 0 … 255. The head of a long-tailed profile has 120 images.
 
     Source: `sklearn.datasets.load_digits`, the test part of UCI's "Optical Recognition of Handwritten Digits".
     """

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-PAIRS_TO_TEST = 5  # DESIGN §5: with fewer the interval stands alone
+PAIRS_TO_TEST = 5  # with fewer only the interval is shown
 
 Pair = tuple[int, int]  # data seed, init seed
 Key = TypeVar("Key")

@@ -103,8 +103,8 @@ class Table:
 def summarise(values: Iterable[float]) -> Summary:
     """Mean, standard deviation and 95 % interval of the mean of accuracies given as fractions, one per run.
 
-    The interval is Student's t with n - 1 degrees of freedom, mean ± t · std / √n (DESIGN §5). It is not cut to
-    [0, 100]: one that leaves that range says that there are too few runs. Nothing is ignored: one NaN makes all NaN.
+    The interval is Student's t with n - 1 degrees of freedom, mean ± t · std / √n. It is not cut to [0, 100]:
+    one that leaves that range says that there are too few runs. Nothing is ignored: one NaN makes all NaN.
     """
     percent = 100 * np.asarray(list(values), dtype=float)
     n = len(percent)

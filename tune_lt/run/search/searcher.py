@@ -1,6 +1,6 @@
 """Optuna behind Ray Tune: suggests whole trials, tells the truth about how each ended, and can start again.
 
-Ray's own OptunaSearch tells a stopped trial as complete and a failed one never (STACK.md §A); nothing of it is left.
+Ray's own OptunaSearch is not used: it tells Optuna that a stopped trial is complete, and never that one failed.
 """
 
 from __future__ import annotations
