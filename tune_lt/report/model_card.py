@@ -22,6 +22,7 @@ from tune_lt.report.tables import recommendation
 from tune_lt.report.tables.sheet import Sheet
 from tune_lt.store import Store
 from tune_lt.study.mappings import plain
+from tune_lt.texts import first_line
 from tune_lt.training import classifier
 from tune_lt.training.classifier import Classifier
 
@@ -85,8 +86,7 @@ def _register(
     try:
         version = model_registry.register(store, report.recorded.run_id, report.study, folder, fingerprint, card)
     except Exception as error:  # a server without a registry, or that lets this user register nothing
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        say(f"not registered in {store.shown}: {reason}")
+        say(f"not registered in {store.shown}: {first_line(error)}")
     else:
         say(f"registered in MLflow: models:/{report.study}@{model_registry.ALIAS} (version {version})")
 

@@ -17,6 +17,7 @@ from tune_lt.study import FULL, Resources, Seeds, Space, Study, Validation, rang
 from tune_lt.study.checks import Problems, known_fields, section
 from tune_lt.study.rows import Found, cell
 from tune_lt.study.sections import configuration
+from tune_lt.texts import some
 
 __all__ = ["Problems", "cell", "from_dict", "load_plugins", "parse", "read", "row_config"]
 SECTIONS = (
@@ -46,9 +47,8 @@ def read(path: Path, scale: str = FULL) -> Study:
     try:
         return parse(text, path.resolve().parent, scale)
     except Problems as problems:
-        lines = [f"{path}: {_one_line(problem)}" for problem in problems.args[:MOST_PROBLEMS]]
-        more = len(problems.args) - len(lines)
-        raise InputError("\n".join([*lines, f"and {more} more"] if more else lines)) from None
+        lines = [f"{path}: {_one_line(problem)}" for problem in problems.args]
+        raise InputError(some(lines, MOST_PROBLEMS, separator="\n")) from None
 
 
 def _one_line(problem: str) -> str:

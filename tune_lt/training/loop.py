@@ -26,6 +26,7 @@ from torch import nn
 from tune_lt import data, distributed, losses, models
 from tune_lt.config import RESULT_VERSION, CellConfig, determining, fold_of, long_tail
 from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.texts import first_line
 from tune_lt.training import accuracies, checkpoint, gradient_norms
 from tune_lt.training.accuracies import Scores, evaluate
 from tune_lt.training.classifier import Classifier
@@ -351,9 +352,7 @@ def pick_device(name: str) -> torch.device:
         place = distributed.own_device(torch.device(name))
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto or cpu"
-        ) from None
+        raise InputError(f"device {name!r} cannot be used here ({first_line(error)}); try auto or cpu") from None
     if place.type == "cuda":
         if place.index is not None:
             torch.cuda.set_device(place)  # where streams are made
