@@ -13,8 +13,7 @@ import pandas as pd
 import yaml
 from mlflow.exceptions import MlflowException
 
-from tune_lt import data, training
-from tune_lt.config import long_tail
+from tune_lt import training
 from tune_lt.errors import InputError
 from tune_lt.report import formats
 from tune_lt.report.collect import Report
@@ -102,7 +101,7 @@ def _card(report: Report, model: Model, trained: Classifier, run: Mapping[Any, A
     """The model card, in Markdown."""
     cell, dataset, recorded = model.cell.cell, model.dataset, report.recorded
     channels, height, width = trained.shape
-    counts = data.cell_data(dataset, **long_tail(cell.data), data_seed=cell.data_seed, holdout=None).class_counts
+    counts = training.images_of(cell, dataset).class_counts
     advice = next(sheet for sheet in report.tables if sheet.name == recommendation.NAME)
     settings = {"model": cell.model, "loss": cell.loss, "recipe": dataclasses.asdict(cell.recipe)}
     parts = [
