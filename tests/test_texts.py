@@ -25,6 +25,11 @@ def test_a_number_has_three_digits_where_it_is_a_fraction() -> None:
     ]  # fmt: skip
 
 
+def test_what_a_search_found_is_one_line() -> None:
+    found = {"loss/alpha": 0.71234, "loss/regions": 20, "recipe/optimizer/lr": 0.1, "loss/aura": True}
+    assert texts.found_values(found) == "alpha 0.712, regions 20, optimizer/lr 0.1, aura True"
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [

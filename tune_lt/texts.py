@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -16,6 +16,16 @@ def first_line(error: BaseException) -> str:
     """The first line of the error's text, and the name of its class where it has no text."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def found_values(found: Mapping[str, Any]) -> str:
+    """What a search found, in one line: alpha 0.7, regions 20."""
+    return ", ".join(f"{short(path)} {number(value)}" for path, value in found.items())
+
+
+def short(path: str) -> str:
+    """A searched field as tables and figures call it: loss/alpha is alpha."""
+    return path.removeprefix("loss/").removeprefix("recipe/")
 
 
 def number(value: Any) -> str:

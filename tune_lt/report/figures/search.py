@@ -14,8 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tune_lt.report.points import plain
-from tune_lt.report.tables.searches import Searched, error, finite_units, number, short
+from tune_lt.report.tables.searches import Searched, error, finite_units
 from tune_lt.run.search.selection import Ended
+from tune_lt.texts import number, short
 
 # Okabe & Ito's palette, as in the other figures; the groups differ in their markers, too
 _TRIAL, _PRUNED, _BROKEN, _BEST, _PLAIN, _FRONT = "#0072B2", "#808080", "#CC79A7", "#D55E00", "#009E73", "#0072B2"

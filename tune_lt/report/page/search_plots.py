@@ -11,8 +11,9 @@ import optuna
 
 from tune_lt.report.figures.search import groups_of, limits_of, means_at, places_of, spans_decades
 from tune_lt.report.page.plots import BAR, INK, PALETTE, QUIET, Plot, layout, plain, rounded, tint
-from tune_lt.report.tables.searches import Searched, error, number, short
+from tune_lt.report.tables.searches import Searched, error
 from tune_lt.run.search.selection import Ended
+from tune_lt.texts import number, short
 
 FEWEST_TRIALS = 10  # for an importance: with fewer it is noise
 MOST_TRIALS = 300  # for an importance: a forest over more takes long

@@ -18,6 +18,7 @@ from tune_lt.run.search.selection import Ended
 from tune_lt.store import Store
 from tune_lt.study import Search, file_part
 from tune_lt.study.rows import ONE_SE
+from tune_lt.texts import found_values
 
 ARTIFACT = re.compile(r"search\.(.+)\.json")
 BEST, PLAIN = "best mean", "one standard error"
@@ -166,16 +167,7 @@ def _pairs(trial: Ended, metric: str) -> dict[Pair, float]:
 
 def listed(found: Mapping[str, Any]) -> str:
     """Found values in one line."""
-    return ", ".join(f"{short(path)} {number(value)}" for path, value in found.items()) or NONE
-
-
-def short(path: str) -> str:
-    """A parameter's path as tables and figures call it."""
-    return path.removeprefix("loss/").removeprefix("recipe/")
-
-
-def number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return found_values(found) or NONE
 
 
 def choices(searched: Searched) -> list[tuple[str, Ended]]:
