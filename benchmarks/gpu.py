@@ -64,7 +64,7 @@ class Trainer:
         dataset = one_step.random_images(10 * one_step.BATCH)
         noise = {"name": "noise", "imbalance": 20.0}  # 10 classes: 4 batches, the last one short
         cell = CellConfig(noise, {"name": model}, {"name": loss}, Recipe(**recipe))
-        self.run = loop._Run(cell, dataset, training.pick_device(device))
+        self.run = loop.Training(cell, dataset, training.pick_device(device))
         if not channels_last:
             self.run.model.to(memory_format=torch.contiguous_format)
         network: nn.Module = torch.compile(self.run.model) if compiled else self.run.model  # type: ignore[assignment]

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1] / "tune_lt"
 # a folder may import from itself and from the levels above it in this list
 LEVELS = (
     {"__init__", "errors"},
-    {"registry", "config", "provenance", "plugins", "distributed", "documents"},
+    {"registry", "config", "provenance", "plugins", "distributed", "documents", "texts"},
     {"losses", "models", "data"},
     {"training"},
     {"study", "store"},

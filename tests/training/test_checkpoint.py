@@ -92,9 +92,9 @@ def test_training_goes_on_while_a_state_is_written(
     tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first state's write ends only once the second epoch has begun."""
-    begun, train = threading.Event(), loop._Run.train_epoch
+    begun, train = threading.Event(), loop.Training.train_epoch
 
-    def training_epoch(run: loop._Run, epoch: int) -> None:
+    def training_epoch(run: loop.Training, epoch: int) -> None:
         if epoch == 2:
             begun.set()
         train(run, epoch)
@@ -104,7 +104,7 @@ def test_training_goes_on_while_a_state_is_written(
         assert threading.current_thread().daemon  # a disk that hangs must not keep the process alive
         WRITE(*arguments)
 
-    monkeypatch.setattr(loop._Run, "train_epoch", training_epoch)
+    monkeypatch.setattr(loop.Training, "train_epoch", training_epoch)
     monkeypatch.setattr(checkpoint, "save", slow)
     results = list(training.run_epochs(CELL, dataset=digits, device="cpu", save_to=tmp_path / "state.pt"))
     assert len(results) == 4
@@ -116,9 +116,9 @@ def test_nothing_is_written_while_the_caller_has_a_result_or_after_it_closed(
     tmp_path: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     """Each write is held up until the epoch after it is trained: what waits for it must wait before the result."""
-    trained, train, before = threading.Event(), loop._Run.train_epoch, _threads()
+    trained, train, before = threading.Event(), loop.Training.train_epoch, _threads()
 
-    def training_epoch(run: loop._Run, epoch: int) -> None:
+    def training_epoch(run: loop.Training, epoch: int) -> None:
         train(run, epoch)
         trained.set()
 
@@ -126,7 +126,7 @@ def test_nothing_is_written_while_the_caller_has_a_result_or_after_it_closed(
         assert state["epoch"] == 4 or trained.wait(SOON)
         WRITE(path, identity, state)
 
-    monkeypatch.setattr(loop._Run, "train_epoch", training_epoch)
+    monkeypatch.setattr(loop.Training, "train_epoch", training_epoch)
     monkeypatch.setattr(checkpoint, "save", late)
     run = training.run_epochs(CELL, dataset=digits, device="cpu", save_to=tmp_path / "state.pt")
     for epoch in range(1, stop + 1):

@@ -106,7 +106,7 @@ def _batch(seed: int) -> tuple[Tensor, Tensor]:
 
 def test_the_cell_has_batches_of_which_the_last_is_short() -> None:
     """What the tests of recorded steps rely on."""
-    run = loop._Run(CELL, _dataset(), torch.device("cpu"))
+    run = loop.Training(CELL, _dataset(), torch.device("cpu"))
     assert list(run.class_counts) == COUNTS
     assert run.train.sizes == [24, 24, 24, 24, 24, 7]
 
@@ -161,7 +161,7 @@ CASES: dict[str, tuple[CellConfig, int]] = {  # a cell, and the channels of its 
 }
 
 
-def _losses_of(run: loop._Run, steps: int) -> list[float]:
+def _losses_of(run: loop.Training, steps: int) -> list[float]:
     """The loss of each step; epochs end, and the learning rate falls."""
     torch.manual_seed(0)  # equalization draws
     run.model.train()
@@ -184,7 +184,7 @@ def _losses_of(run: loop._Run, steps: int) -> list[float]:
 def test_a_recorded_step_is_the_plain_one(case: str) -> None:
     """Over 20 steps, in which three epochs end: loss by loss, and the weights at the end."""
     cell, channels = CASES[case]
-    plain, recorded = (loop._Run(cell, _dataset(channels), training.pick_device(DEVICE)) for _ in range(2))
+    plain, recorded = (loop.Training(cell, _dataset(channels), training.pick_device(DEVICE)) for _ in range(2))
     assert isinstance(recorded.step, RecordedStep)
     plain.step = Step(plain.model, plain.loss, plain.optimizer, cell.recipe.clip_norm, plain.place)
     expected = _losses_of(plain, 20)
@@ -204,7 +204,7 @@ class _ReadsBack(losses.Loss):
 
 def _cannot_be_recorded(_: int) -> None:
     """Steps of a loss that reads back are those of cross-entropy, and nothing else in the process has changed."""
-    plain, other = (loop._Run(_cell({"name": "softmax"}), _dataset(), training.pick_device(DEVICE)) for _ in "ab")
+    plain, other = (loop.Training(_cell({"name": "softmax"}), _dataset(), training.pick_device(DEVICE)) for _ in "ab")
     plain.step = Step(plain.model, plain.loss, plain.optimizer, RECIPE.clip_norm, plain.place)
     step = Step(other.model, _ReadsBack(COUNTS).to(DEVICE), other.optimizer, RECIPE.clip_norm, other.place)
     other.step = RecordedStep(step, RECIPE.batch_size)
@@ -214,7 +214,7 @@ def _cannot_be_recorded(_: int) -> None:
     assert other.step._graph is None
     assert found == pytest.approx(expected, rel=1e-3)
     assert torch.cuda.current_stream() == stream, "everything goes on on the stream of the recording"
-    again = loop._Run(_cell({"name": "softmax"}), _dataset(), training.pick_device(DEVICE))
+    again = loop.Training(_cell({"name": "softmax"}), _dataset(), training.pick_device(DEVICE))
     assert _losses_of(again, 20) == pytest.approx(expected, rel=1e-3)
     assert isinstance(again.step, RecordedStep)
     assert again.step._graph is not None
@@ -380,7 +380,7 @@ def test_a_state_goes_on_on_another_device(tmp_path: Path, first: str, second: s
     cell, dataset = RUNS[name], _dataset(channels)
     one, two = _trained(cell, dataset, first, stop=2, save_to=tmp_path / "state.pt")
     place = training.pick_device(second)
-    run = loop._Run(cell, dataset, place)
+    run = loop.Training(cell, dataset, place)
     saved = checkpoint.load(tmp_path / "state.pt", run.identity)
     assert saved is not None
     run.restore(saved)
@@ -411,7 +411,7 @@ def test_bfloat16_trains_weights_in_float32() -> None:
     """Convolutions compute in bfloat16; the training loss is near float32's, and not the same."""
     place = training.pick_device(DEVICE)
     mixed, full = (
-        loop._Run(_cell({"name": "ghm_cwap"}, precision=precision), _dataset(), place)
+        loop.Training(_cell({"name": "ghm_cwap"}, precision=precision), _dataset(), place)
         for precision in ("bfloat16", "float32")
     )
     for epoch in (1, 2):

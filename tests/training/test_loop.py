@@ -352,7 +352,8 @@ def test_groups_are_of_the_whole_long_tail_and_so_the_same_in_every_fold(digits:
         CELL, data={"name": "digits", "imbalance": 3.0, "profile": "step", "largest": 100}, holdout=None
     )
     runs = [
-        loop._Run(dataclasses.replace(cell, fold=fold), digits, torch.device("cpu")) for fold in ("1/3", "2/3", "3/3")
+        loop.Training(dataclasses.replace(cell, fold=fold), digits, torch.device("cpu"))
+        for fold in ("1/3", "2/3", "3/3")
     ]
     assert len({run.class_counts for run in runs}) == 3
     expected = {"many": [0, 1, 2], "medium": [3, 4, 5], "few": [6, 7], "rare": [8, 9]}
@@ -362,7 +363,7 @@ def test_groups_are_of_the_whole_long_tail_and_so_the_same_in_every_fold(digits:
 def test_the_posthoc_prior_is_of_the_images_that_were_trained_on(digits: data.Dataset) -> None:
     """Of six images of the rarest class two are held out at 0.3, a third and not 0.3: the prior is not the whole's."""
     recipe = dataclasses.replace(RECIPE, posthoc_tau=0.5)
-    run = loop._Run(dataclasses.replace(CELL, recipe=recipe), digits, torch.device("cpu"))
+    run = loop.Training(dataclasses.replace(CELL, recipe=recipe), digits, torch.device("cpu"))
     counts = torch.bincount(digits.train_labels[run.split.train_index], minlength=10)
     assert counts.tolist() != run.split.split_counts
     assert run.offset.tolist() == pytest.approx([0.5 * math.log(n) for n in counts.tolist()])
@@ -419,7 +420,7 @@ def test_bfloat16_computes_the_network_in_it_and_nothing_else(digits: data.Datas
     mixed, plain = _numbers(_results(cell, digits)), _numbers(_results(CELL, digits))
     assert mixed != plain
     assert mixed[0]["train/loss"] == pytest.approx(plain[0]["train/loss"], rel=0.05)
-    run = loop._Run(cell, digits, torch.device("cpu"))
+    run = loop.Training(cell, digits, torch.device("cpu"))
     seen = []
     run.model.network.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     logits = run.model(torch.rand(2, 1, 8, 8))

@@ -98,7 +98,7 @@ def test_a_state_saved_with_other_optimizer_options_is_taken_over() -> None:
     """As when a training that began on a GPU goes on without one."""
     digits = data.build("digits")
     cell = dataclasses.replace(CELL, recipe=dataclasses.replace(RECIPE, optimizer=Optimizer(name="adamw", lr=0.01)))
-    saved, other = (loop._Run(cell, digits, torch.device("cpu")) for _ in range(2))
+    saved, other = (loop.Training(cell, digits, torch.device("cpu")) for _ in range(2))
     saved.train_epoch(1)
     state = saved.state(1)
     state["optimizer"]["param_groups"][0] |= {"fused": True, "capturable": True, "lr": torch.tensor(0.5)}
@@ -119,6 +119,6 @@ def test_the_first_gpu_is_a_device_without_a_number(name: str, monkeypatch: pyte
 
 def test_a_network_of_ones_own_is_not_recorded() -> None:
     models.register("own")(lambda classes, channels: models.resnet8(classes, channels, width=4))
-    run = loop._Run(dataclasses.replace(CELL, model={"name": "own"}), data.build("digits"), torch.device("cpu"))
+    run = loop.Training(dataclasses.replace(CELL, model={"name": "own"}), data.build("digits"), torch.device("cpu"))
     assert isinstance(run.step, Step)
     assert "own" not in models.OWN

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from tune_lt.data.decode import Box, Unreadable, cut, middle
 from tune_lt.errors import InputError
+from tune_lt.texts import some
 
 # ImageNet's, per channel: what every recipe for large images normalises with
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Side = Annotated[int, Ge(32), Le(1024)]
 Listing = Mapping[str, Mapping[str, int]]  # folder below the root -> name of a file in it -> its bytes
-_LISTED = 5  # files named in an error
 _LEADS_OUT = re.compile(r"^/|^$|(?:^|/)\.\.(?:/|$)|[\0\ud800-\udfff]")  # or is no path at all
 _THREADS = 16  # on a network's disk, listing is waiting
 
@@ -73,9 +73,8 @@ class ImageFiles:
         for what, bad in (("missing", -1), ("empty (0 bytes)", 0)):
             found = [path for path, length in zip(paths, lengths, strict=True) if length == bad]
             if found:
-                more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
                 raise InputError(
-                    f"{root}: {len(found)} of {len(paths)} files are {what}: {', '.join(found[:_LISTED])}{more}; "
+                    f"{root}: {len(found)} of {len(paths)} files are {what}: {some(found)}; "
                     "unpack the archive again, or copy them there"
                 )
         encoded = [os.fsencode(path) for path in paths]

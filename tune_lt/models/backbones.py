@@ -10,6 +10,7 @@ from torch import nn
 from tune_lt.errors import InputError
 from tune_lt.models.resnet import Cosine, Head, Linear
 from tune_lt.registry import names
+from tune_lt.texts import first_line
 
 IMAGENET_CLASSES = 1000
 
@@ -84,8 +85,7 @@ def _fetched(what: str, instead: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except Exception as error:  # no network, a damaged file, no such weights: each library has errors of its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"model: {what} cannot be had ({reason}); {instead}, or do without them") from None
+        raise InputError(f"model: {what} cannot be had ({first_line(error)}); {instead}, or do without them") from None
 
 
 def _with_head(network: Any, what: str, outputs: int, classes: int, head: Head) -> nn.Module:

@@ -1,86 +1,51 @@
 """What a plan will cost: from comparable past runs of the store, else from a few timed training steps.
 
-Everything is measured per training image, so that cells with and without a hold-out can be compared; intervals are
-about 95 %, on a log scale. Nothing here writes to a store or a disk.
+Everything is measured per training image, so that cells with and without a hold-out can be compared. Beside each
+estimate stands a factor: the true value should lie between the estimate over it and the estimate times it, 19 times
+out of 20. Nothing here writes to a store or a disk.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import json
 import math
 import os
 import statistics
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy import stats
 
 from tune_lt import data, training
-from tune_lt.config import CellConfig, fold_of, long_tail, renamed
-from tune_lt.errors import InputError
+from tune_lt.config import CellConfig, renamed
 from tune_lt.run import planner
 from tune_lt.run.search.past import past_trials
 from tune_lt.run.search.schedulers import milestones
 from tune_lt.store import CellRecord, Cells, Store, own_tags
 from tune_lt.study import Resources, Study, flattened
-from tune_lt.training import loop
 from tune_lt.training.results import peak_memory
-from tune_lt.training.step import WARM_UP, RecordedStep
 
-EVALUATION_SHARE = 1 / 3  # of a training step: the forward pass without the backward one, which is twice as much
-PRIOR_SPREAD, PRIOR_RUNS = 0.1, 3  # what is supposed of runs before any is seen: 10 %, as if from this many
-LATEST_RUNS = 50
-WHERE = ("data/root", "data/download")  # where the images lie costs nothing
-WARM_UP_STEPS, PROBE_STEPS, LEAST_STEPS, PROBE_SECONDS = 2, 20, 3, 2.0
+EVALUATION_SHARE = 1 / 3  # of a training step: scoring is the forward pass without the backward one, twice as much
+ONE_RUN_SPREAD = 0.2  # by how much, in logarithms, the pace of a single run may differ from what is to be expected
 PROBE_FACTOR = 1.3  # what few steps on an idle machine can be off by at least
+LATEST_RUNS = 50
 STARTUP_SECONDS = 15.0  # Ray, and the libraries in its workers: once a run, not a trial
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A positive quantity: what is expected, and the ends between which it should lie."""
-
-    mean: float
-    low: float
-    high: float
-
-    def times(self, factor: float) -> Interval:
-        """Multiplied by a known number."""
-        return Interval(self.mean * factor, self.low * factor, self.high * factor)
-
-    def __add__(self, other: Interval) -> Interval:
-        """The sum where both are off together, as on one machine: the ends add up."""
-        return Interval(self.mean + other.mean, self.low + other.low, self.high + other.high)
-
-    def of(self, other: Interval) -> Interval:
-        """The product where both are off independently: logarithms of the factors add as squares.
-
-        Interval(2, 1, 4).of(Interval(3, 3, 3)) is 6 (3 to 12); doubts of a factor 2 twice give 2 ** sqrt(2) = 2.67.
-        """
-        mean = self.mean * other.mean
-        if mean == 0:
-            return Interval(0.0, 0.0, 0.0)
-        down, up = (
-            math.hypot(*(math.log(end / one.mean) for end, one in pairs))
-            for pairs in (((self.low, self), (other.low, other)), ((self.high, self), (other.high, other)))
-        )
-        return Interval(mean, mean * math.exp(-down), mean * math.exp(up))
+# what cells of one kind share, by the paths of their parameters; where the images lie costs nothing
+KIND, WHERE = ("data/", "model/", "recipe/batch_size", "recipe/precision"), ("data/root", "data/download")
+Kind = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast one kind of cell trains.
+    """How fast one kind of cell trains: the seconds an ``image`` takes, which may be off by ``factor``.
 
-    ``image``: seconds a training image; ``share``: the part of that which scoring an image takes; ``memory`` in bytes,
-    None if not known. Measured on ``runs`` past runs, or on ``steps`` steps of a probe here.
+    ``memory`` in bytes, None if not known. Measured on ``runs`` past runs, or on ``steps`` steps here.
     """
 
-    image: Interval
-    share: float
+    image: float
+    factor: float
     memory: int | None
     runs: int = 0
     steps: int = 0
@@ -88,30 +53,33 @@ class Pace:
 
 @dataclass(frozen=True)
 class Work:
-    """Cells of one kind that are to be trained: ``phase`` is search or tables, ``epochs`` those of all together."""
+    """Cells of one kind that are to be trained: ``phase`` is search or tables, ``epochs`` those of all together.
+
+    The epochs may be off by ``factor``.
+    """
 
     phase: str
     cell: CellConfig
     cells: int
-    epochs: Interval
+    epochs: float
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
 class Estimate:
     """The cost of what is to do. ``hours`` are those of trials; times ``cpus`` or ``gpus`` they are CPU- or GPU-hours.
 
-    ``wall_seconds``: on this machine, with ``at_once`` trials at a time. ``memory_bytes``: the peak of one trial's
-    process: with past runs the largest among them, else that of this process once it has trained and scored some of the
-    cell's batches; it has the same images in it, and more libraries. ``seconds_per_epoch``: of the first kind of cell
-    that is to be trained.
+    ``factor``: what the hours and ``wall_seconds`` may be off by. Those are on this machine, with ``at_once`` trials at
+    a time. ``memory_bytes``: the peak of one trial's process: with past runs the largest among them, else that of this
+    process once it has trained and scored some of the cell's batches; it has the same images in it, and more libraries.
     """
 
-    hours: Interval
-    wall_seconds: Interval
+    hours: float
+    factor: float
+    wall_seconds: float
     at_once: int
     cpus: float
     gpus: float
-    seconds_per_epoch: Interval
     memory_bytes: int | None
     source: str
 
@@ -140,44 +108,47 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     found: dict[str, dict[str, Any]] = {}
     ended: dict[str, int] = {}
     work: list[Work] = []
+    length = study.recipe.epochs
     for name, space in study.searches.items():
-        search = space.search
-        concluded = None
+        search, ended[name] = space.search, 0
         if store and parent:
             concluded = planner.recorded_search(study, space, store, parent.info.run_id, content_hash)
+            if concluded is not None:
+                found |= planner.found_by(concluded)
+                ended[name] = search.budget
+                continue
             signature = study.search_signature(space, content_hash)
             past = past_trials(store, before, own_tags(parent), signature, search.objectives[0])
             ended[name] = sum(trial.outcome != "running" and trial.number < search.budget for trial in past)
-        if concluded is not None:
-            found |= planner.found_by(concluded)
-            ended[name] = search.budget
-            continue
-        units = planner.trial_cells(study, space, planner.at_end(space, 0))
-        left = search.budget - ended.setdefault(name, 0)
-        epochs = search_epochs(left, study.recipe.epochs, milestones(search, study.recipe.epochs))
-        further = float(left * study.recipe.epochs * (len(units) - 1))  # of the units after the first
-        least = further if search.scheduler == "none" else 0.0
-        epochs += Interval(max(least, further * (epochs.mean / epochs.high if left else 1)), least, further)
-        work.append(Work("search", units[0], left, epochs))
+        if left := search.budget - ended[name]:
+            units = planner.trial_cells(study, space, planner.at_end(space, 0))
+            share = trained_share(length, milestones(search, length))
+            work.append(Work("search", units[0], left, left * len(units) * length * share, 1 / share))
         if search.constraints:
             reference = planner.Planner(study, content_hash, {}).reference(space)
-            missing_ones = [planned.cell for planned in reference if planned.fingerprint not in have]
-            exact = Interval(*[float(len(missing_ones) * study.recipe.epochs)] * 3)
-            work += [Work("search", missing_ones[0], len(missing_ones), exact)] if missing_ones else []
+            missing = [planned.cell for planned in reference if planned.fingerprint not in have]
+            work += [Work("search", missing[0], len(missing), len(missing) * length)] if missing else []
     pairs = planner.cells_at_both_ends(study, found, content_hash)
     known = {cell.fingerprint for cell, other in pairs if cell.fingerprint == other.fingerprint}
     settled = known & (have.keys() | hopeless.keys())
-    missing = {
-        (cell.fingerprint, other.fingerprint): cell.cell for cell, other in pairs if cell.fingerprint not in settled
-    }
-    alike: dict[tuple[str, int], list[CellConfig]] = {}
-    for cell in missing.values():
-        alike.setdefault((_kind(cell), cell.recipe.epochs), []).append(cell)
-    for (_, length), group in alike.items():
-        work.append(Work("tables", group[0], len(group), Interval(*[float(length * len(group))] * 3)))
+    wanted = {(cell.fingerprint, other.fingerprint): cell.cell for cell, other in pairs}
+    alike: dict[tuple[Kind, int], list[CellConfig]] = {}
+    for (fingerprint, _), cell in wanted.items():
+        if fingerprint not in settled:
+            alike.setdefault((_kind_of(cell), cell.recipe.epochs), []).append(cell)
+    work += [Work("tables", group[0], len(group), epochs * len(group)) for (_, epochs), group in alike.items()]
     cells = [cell for cell, _ in pairs]
     done = sum(cell.fingerprint in known & have.keys() for cell in cells)
     return Outlook(found, ended, cells, done, work, [*have.values()])
+
+
+def trained_share(epochs: int, judged_at: Sequence[int]) -> float:
+    """The part of its trials' epochs that a search trains if half of them are stopped after each in ``judged_at``.
+
+    Of at most 40 epochs, judged at 10 and 20: (10 + 10 / 2 + 20 / 4) / 40 = 1/2; the whole if none is ever stopped.
+    """
+    ends = itertools.pairwise([0, *judged_at, epochs])
+    return sum((end - begin) / 2**k for k, (begin, end) in enumerate(ends)) / epochs
 
 
 def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | None:
@@ -185,188 +156,108 @@ def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | N
 
     Raises InputError for a cell that cannot be trained.
     """
-    gpus = study.resources.gpus if study.resources.gpus is not None else float(torch.cuda.is_available())
-    device, at_once = "cuda" if gpus else "cpu", slots(study.resources, gpus)
-    paces: dict[str, Pace] = {}
-    first = seconds = wall = Interval(0.0, 0.0, 0.0)
+    resources = study.resources
+    gpus = resources.gpus if resources.gpus is not None else float(torch.cuda.is_available())
+    device, at_once = "cuda" if gpus else "cpu", slots(resources, gpus)
+    paces: dict[Kind, Pace] = {}
+    seconds = high = wall = 0.0
     for item in seen.work:
-        kind = _kind(item.cell)
+        cell, kind = item.cell, _kind_of(item.cell)
         if kind not in paces:
-            records = comparable(seen.records, item.cell, device)
-            if not records and gpus and not torch.cuda.is_available():
+            if records := comparable(seen.records, cell, device):
+                paces[kind] = from_runs(records, cell, dataset, study.validation.holdout)
+            elif gpus and not torch.cuda.is_available():
                 return None
-            threads = max(1, int(study.resources.cpus))
-            paces[kind] = (
-                from_runs(records, item.cell, dataset)
-                if records
-                else probe(item.cell, dataset, threads=threads, device=device, loaders=study.resources.readers)
-            )
-        trained, scored = images(item.cell, dataset)
-        epoch = paces[kind].image.times(trained + paces[kind].share * scored)
-        first = first if first.mean else epoch
-        cost = epoch.of(item.epochs)
-        if item.cell.fold == "full":  # after its last epoch: the sealed test, and the gradient norms of what it saw
-            test = len(data.test_index(dataset, item.cell.data.get("sealed")))
-            last = paces[kind].share * (test + trained) * item.cells
-            cost += paces[kind].image.times(last)
-        cells = sum(other.cells for other in seen.work if other.phase == item.phase)
-        seconds, wall = seconds + cost, wall + cost.times(1 / min(at_once, cells))
-    if paces:
-        wall += Interval(*[STARTUP_SECONDS] * 3)
+            else:
+                threads = max(1, int(resources.cpus))
+                paces[kind] = probe(cell, dataset, threads=threads, device=device, loaders=resources.readers)
+        pace, images = paces[kind], training.images_of(cell, dataset)
+        trained, scored = len(images.train_index), 0 if images.val_index is None else len(images.val_index)
+        passed = item.epochs * (trained + EVALUATION_SHARE * scored)
+        if cell.fold == "full":  # after its last epoch: the sealed test, and the gradient norms of what it saw
+            passed += item.cells * EVALUATION_SHARE * (len(images.test_index) + trained)
+        cost = pace.image * passed
+        seconds += cost
+        # the doubts of pace and epochs are independent: their logarithms add as squares; those of items add in full
+        high += cost * math.exp(math.hypot(math.log(pace.factor), math.log(item.factor)))
+        wall += cost / min(at_once, sum(other.cells for other in seen.work if other.phase == item.phase))
     memory = [pace.memory for pace in paces.values() if pace.memory is not None]
     runs, steps = (sum(getattr(pace, what) for pace in paces.values()) for what in ("runs", "steps"))
     sources = [f"{runs} past run{'s' if runs > 1 else ''} on this store"] * (runs > 0)
     sources += [f"a timed probe of {steps} steps on this machine"] * (steps > 0)
     return Estimate(
-        seconds.times(1 / 3600), wall, at_once, study.resources.cpus * study.resources.workers,
-        gpus * study.resources.workers, first, max(memory, default=None),
-        " and ".join(sources) or "nothing: all is done",
-    )  # fmt: skip
-
-
-def _kind(cell: CellConfig) -> str:
-    return json.dumps([dict(cell.data), dict(cell.model), cell.recipe.batch_size, cell.recipe.precision])
+        hours=seconds / 3600,
+        factor=high / seconds if seconds else 1.0,
+        wall_seconds=wall + STARTUP_SECONDS if paces else 0.0,
+        at_once=at_once,
+        cpus=resources.cpus * resources.workers,
+        gpus=gpus * resources.workers,
+        memory_bytes=max(memory, default=None),
+        source=" and ".join(sources) or "nothing: all is done",
+    )
 
 
 def slots(resources: Resources, gpus: float) -> int:
     """How many trials run at once on this machine: as many as fit, at least one, at most what the study wants."""
     rooms = [(os.cpu_count() or 1) / resources.cpus] + ([torch.cuda.device_count() / gpus] if gpus else [])
-    rooms = [room / resources.workers for room in rooms]
-    room = max(1, int(min(rooms)))
+    room = max(1, int(min(rooms) / resources.workers))
     return min(room, resources.concurrent or room)
 
 
-def search_epochs(trials: int, epochs: int, judged_at: Sequence[int]) -> Interval:
-    """The epochs of a search whose scheduler stops the worse half of the trials after each epoch in ``judged_at``.
+def doubt(paces: Sequence[float]) -> float:
+    """The factor that another run's pace may differ by from those of ``paces``: two standard deviations of logarithms.
 
-    16 trials of at most 40 epochs, judged at 10 and 20: 16 * 10 + 8 * 10 + 4 * 20 = 320 if half are stopped each time,
-    160 if all are stopped at the first, 640 if none ever is.
+    What one run alone leaves open shrinks with the root of their number: a single one has exp(2 * 0.2) = 1.49.
     """
-    ends = [*judged_at, epochs]
-    halving = sum((end - begin) / 2**k for k, (begin, end) in enumerate(itertools.pairwise([0, *ends])))
-    return Interval(trials * halving, float(trials * ends[0]), float(trials * epochs))
-
-
-def spread(values: Sequence[float]) -> Interval:
-    """The geometric mean of positive ``values`` with the 95 % prediction interval of another one.
-
-    The standard deviation of their logarithms is pooled with a prior of 0.1 worth 3 runs, so that a single value has
-    an interval (times and over exp(3.18 * 0.1 * sqrt(2)) = 1.57) and two that happen to agree do not pretend too much.
-    """
-    logs = [math.log(value) for value in values]
-    freedom = len(logs) - 1 + PRIOR_RUNS
-    squares = statistics.variance(logs) * (len(logs) - 1) if len(logs) > 1 else 0.0
-    deviation = math.sqrt((squares + PRIOR_RUNS * PRIOR_SPREAD**2) / freedom)
-    off = float(stats.t.ppf(0.975, freedom)) * deviation * math.sqrt(1 + 1 / len(logs))
-    mean = math.exp(statistics.fmean(logs))
-    return Interval(mean, mean * math.exp(-off), mean * math.exp(off))
-
-
-def images(cell: CellConfig, dataset: data.Dataset, *, fold: str | None = None) -> tuple[int, int]:
-    """How many images an epoch of the cell trains on, and how many it then scores; ``fold`` instead of its own."""
-    fold = fold or cell.fold
-    split = data.cell_data(
-        dataset,
-        **long_tail(cell.data),
-        data_seed=cell.data_seed,
-        holdout=cell.holdout if fold == "holdout" else None,
-        fold=fold_of(fold),
-    )
-    return len(split.train_index), 0 if split.val_index is None else len(split.val_index)
+    spread = statistics.stdev(map(math.log, paces)) if len(paces) > 1 else 0.0
+    return math.exp(2 * math.hypot(spread, ONE_RUN_SPREAD / math.sqrt(len(paces))))
 
 
 def comparable(records: Iterable[CellRecord], cell: CellConfig, device: str) -> list[CellRecord]:
     """The latest past runs that trained on the same images with the same network, batches and type of device.
 
-    Losses and learning rates may differ: beside the network they cost little. Any kind of fold will do.
+    Losses and learning rates may differ: beside the network they cost little. Any kind of fold will do, but of a trial
+    of several units the time is not that of one cell.
     """
-    recipe = {"batch_size": cell.recipe.batch_size, "precision": cell.recipe.precision}
-    content = flattened({"data": dict(cell.data), "model": dict(cell.model), "recipe": recipe})
-    wanted = {path: str(value) for path, value in content.items() if path not in WHERE}
+    kind = _kind_of(cell)
 
     def fits(record: CellRecord) -> bool:
-        params = renamed(record.params, "data/")
-        own = {path: value for path, value in params.items() if path in wanted or path[:5] in ("data/", "model")}
-        own = {path: value for path, value in own.items() if path not in WHERE}
-        kind = record.tags.get("device", "").split(":")[0]
-        return own == wanted and kind == device and _is_fold(record.tags.get("fold", ""))
+        timed = float(record.tags.get("epoch_seconds", 0)) > 0 and record.tags.get("fold", "all") != "all"
+        here = record.tags.get("device", "").split(":")[0] == device
+        return timed and here and _kind(renamed(record.params, "data/")) == kind
 
-    found = [record for record in records if float(record.tags.get("epoch_seconds", 0)) > 0 and fits(record)]
-    return sorted(found, key=lambda record: record.ended)[-LATEST_RUNS:]
+    return sorted(filter(fits, records), key=lambda record: record.ended)[-LATEST_RUNS:]
 
 
-def _is_fold(tag: str) -> bool:
-    try:
-        fold_of(tag)
-    except InputError:
-        return False
-    return True
+def _kind(params: Mapping[str, Any]) -> Kind:
+    return frozenset(
+        (path, str(value)) for path, value in params.items() if path.startswith(KIND) and path not in WHERE
+    )
 
 
-def from_runs(records: Sequence[CellRecord], cell: CellConfig, dataset: data.Dataset) -> Pace:
-    """The pace of `comparable` runs, at least one. Their ``epoch_seconds`` are those of training, without scoring."""
-    sizes = {fold: images(cell, dataset, fold=fold)[0] for fold in {record.tags["fold"] for record in records}}
+def _kind_of(cell: CellConfig) -> Kind:
+    return _kind(flattened(dataclasses.asdict(cell)))
+
+
+def from_runs(
+    records: Sequence[CellRecord], cell: CellConfig, dataset: data.Dataset, holdout: float | None = None
+) -> Pace:
+    """The pace of `comparable` runs, at least one. Their ``epoch_seconds`` are those of training, without scoring.
+
+    ``holdout``: the part of the images that those of a hold-out did not train on.
+    """
+    sizes = {}
+    for fold in {record.tags["fold"] for record in records}:
+        other = dataclasses.replace(cell, fold=fold, holdout=holdout if fold == "holdout" else None)
+        sizes[fold] = len(training.images_of(other, dataset).train_index)
     paces = [float(record.tags["epoch_seconds"]) / sizes[record.tags["fold"]] for record in records]
     memory = [int(record.tags["memory"]) for record in records if "memory" in record.tags]
-    return Pace(spread(paces), EVALUATION_SHARE, max(memory, default=None), runs=len(records))
+    image, peak = statistics.geometric_mean(paces), max(memory, default=None)
+    return Pace(image, doubt(paces), peak, runs=len(records))
 
 
 def probe(cell: CellConfig, dataset: data.Dataset, *, threads: int, device: str, loaders: int = 0) -> Pace:
-    """Train some steps of the cell here, after a warm-up, and time them. Torch's random state stays as it was.
-
-    The interval is what the steps spread, at least a factor of 1.3 either way. Raises InputError where the cell cannot
-    be trained.
-    """
-    place, before = training.pick_device(device), torch.get_num_threads()
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        try:
-            torch.set_num_threads(threads)
-            run = loop._Run(cell, dataset, place, score_test=cell.fold == "full", loaders=loaders)
-            steps = list(_steps(run, place))
-            score = _scoring(run, place)
-        finally:
-            torch.set_num_threads(before)
-    image = sum(seconds for seconds, _ in steps) / sum(count for _, count in steps)
-    factor = max(PROBE_FACTOR, math.exp(2 * statistics.stdev(math.log(seconds / count) for seconds, count in steps)))
-    return Pace(Interval(image, image / factor, image * factor), score / image, peak_memory(), steps=len(steps))
-
-
-def _steps(run: loop._Run, place: torch.device) -> Iterator[tuple[float, int]]:
-    """(seconds, images) of training steps. The histograms of the loss are in use, as from the second epoch on."""
-    run.model.train()
-    run.loss.train()
-    batches = itertools.chain.from_iterable(run.train.epoch(epoch) for epoch in itertools.count(1))
-    until = math.inf
-    full = sum(images == run.train.sizes[0] for images in run.train.sizes) / len(run.train)
-    recorded = isinstance(run.step, RecordedStep)  # after some full batches, which is slow
-    warm_up = math.ceil((1 + WARM_UP) / full) if recorded else WARM_UP_STEPS
-    for step in range(warm_up + PROBE_STEPS):
-        began = _now(place)
-        x, y = next(batches)
-        run.step(x, y, len(y))
-        ended = _now(place)
-        if step < warm_up:
-            run.loss.end_epoch()
-            until = ended + PROBE_SECONDS
-            continue
-        yield ended - began, len(y)
-        if ended > until and step >= warm_up + LEAST_STEPS - 1:
-            return
-
-
-@torch.no_grad()
-def _scoring(run: loop._Run, place: torch.device) -> float:
-    """Seconds that scoring an image takes, in the largest batch that a trial scores: it may need the most memory."""
-    run.model.eval()
-    scored = [batches for batches in (run.held_out, run.test, run.seen()) if batches]
-    x, _ = next(max(scored, key=lambda batches: batches.sizes[0]).epoch(0))
-    run.model(x)
-    began = _now(place)
-    run.model(x)
-    return (_now(place) - began) / len(x)
-
-
-def _now(place: torch.device) -> float:
-    if place.type == "cuda":
-        torch.cuda.synchronize(place)
-    return time.perf_counter()
+    """The pace of some steps that are trained here. Raises InputError where the cell cannot be trained."""
+    steps = training.timed_steps(cell, dataset, device=device, threads=threads, loaders=loaders)
+    factor = max(PROBE_FACTOR, doubt(steps))
+    return Pace(statistics.fmean(steps), factor, peak_memory(), steps=len(steps))

@@ -11,8 +11,7 @@ import yaml
 from tune_lt.plan.cost import Estimate, Outlook
 from tune_lt.study import Space, Study, flattened, smaller
 from tune_lt.study.mappings import plain
-
-ENDS = ("mean", "low", "high")  # of an interval
+from tune_lt.texts import duration
 
 
 def lines(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | None) -> list[str]:
@@ -28,7 +27,7 @@ def lines(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | No
     shown += ["", *about, *(_search_line(study, space, seen) for space in study.searches.values())]
     by = [f"{len(study.rows)} rows", f"{len(study.columns)} imbalance factors", f"{len(study.seeds)} seeds"]
     size = " x ".join(part for part in by if not part.startswith("1 imbalance"))
-    epochs = _epochs(seen)["tables"]["mean"]
+    epochs = _epochs(seen, "tables")["mean"]
     left = f", {epochs:.0f} epochs left" if epochs else ""
     shown.append(f"tables: {size} = {len(seen.cells)} cells, {seen.cells_done} done{left}")
     for row, written in study.rows.items():
@@ -41,7 +40,6 @@ def lines(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | No
 
 def content(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | None) -> dict[str, Any]:
     """For scripts: what `plan --json` prints; times in the units of their names, memory in bytes."""
-    epochs = _epochs(seen)
     searches = {
         name: {
             "trials": space.search.budget,
@@ -57,16 +55,14 @@ def content(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | 
         "seeds": _seeds(study),
         "cells": len(seen.cells),
         "done": seen.cells_done,
-        "epochs_left": epochs["tables"],
+        "epochs_left": _epochs(seen, "tables"),
     }
     estimated = None
     if cost is not None:
-        hours = {key: getattr(cost.hours, key) for key in ENDS}
-        estimated = dataclasses.asdict(cost) | {
-            "cpu_hours": {key: value * cost.cpus for key, value in hours.items()},
-            "gpu_hours": {key: value * cost.gpus for key, value in hours.items()},
-        }
-    search = {"searches": searches, "epochs_left": epochs["search"]} if searches else None
+        values = {"hours": cost.hours, "cpu_hours": cost.hours * cost.cpus, "gpu_hours": cost.hours * cost.gpus}
+        values["wall_seconds"] = cost.wall_seconds
+        estimated = dataclasses.asdict(cost) | {name: _ends(value, cost.factor) for name, value in values.items()}
+    search = {"searches": searches, "epochs_left": _epochs(seen, "search")} if searches else None
     about_it = {"name": study.name, "scale": study.scale, "data": list(about)}
     return about_it | {"search": search, "tables": tables, "estimate": estimated}
 
@@ -75,18 +71,22 @@ def _search_line(study: Study, space: Space, seen: Outlook) -> str:
     done, budget = seen.trials_done[space.name], space.search.budget
     units = len(study.units(space))
     length = f"{units} x {study.recipe.epochs}" if units > 1 else str(study.recipe.epochs)
-    epochs = _epochs(seen)["search"]["mean"]
+    epochs = _epochs(seen, "search")["mean"]
     state = "done" if done == budget else f"{done} done" if done else "to do"
     left = f", about {epochs:.0f} epochs left" if epochs and len(study.searches) == 1 else ""
     return f"{study.label(space)}: {budget} trials of at most {length} epochs, {state}{left}"
 
 
-def _epochs(seen: Outlook) -> dict[str, dict[str, float]]:
-    """What is left to train, with its interval."""
-    return {
-        phase: {key: sum(getattr(work.epochs, key) for work in seen.work if work.phase == phase) for key in ENDS}
-        for phase in ("search", "tables")
-    }
+def _epochs(seen: Outlook, phase: str) -> dict[str, float]:
+    """What is left to train in a phase."""
+    left = [work for work in seen.work if work.phase == phase]
+    mean, high = sum(work.epochs for work in left), sum(work.epochs * work.factor for work in left)
+    return _ends(mean, high / mean if mean else 1)
+
+
+def _ends(mean: float, factor: float) -> dict[str, float]:
+    """The estimate, and the ends between which the true value should lie."""
+    return {"mean": mean, "low": mean / factor, "high": mean * factor}
 
 
 def _defaults(study: Study) -> dict[str, Any]:
@@ -107,11 +107,11 @@ def _seeds(study: Study) -> Any:
 def _cost_lines(cost: Estimate | None) -> list[str]:
     if cost is None:
         return ["estimated cost: unknown; there is no past run on this store, and no GPU here to time some steps on"]
-    if cost.hours.mean == 0:
+    if cost.hours == 0:
         return ["nothing is left to train"]
     unit, factor = ("GPU", cost.gpus) if cost.gpus else ("CPU", cost.cpus)
-    mean, low, high = (_hours(getattr(cost.hours, key) * factor) for key in ENDS)
-    wall = f"about {_duration(cost.wall_seconds.mean)} with {cost.at_once} at once"
+    mean, low, high = map(_hours, _ends(cost.hours * factor, cost.factor).values())
+    wall = f"about {duration(cost.wall_seconds)} with {cost.at_once} at once"
     lines = [f"estimated {mean} {unit}-hours ({low} to {high}), {wall}, from {cost.source}"]
     if cost.memory_bytes is not None:
         lines.append(f"peak memory per trial {cost.memory_bytes / 1e9:.2f} GB")
@@ -120,10 +120,3 @@ def _cost_lines(cost: Estimate | None) -> list[str]:
 
 def _hours(hours: float) -> str:
     return "<0.001" if 0 < hours < 0.001 else f"{hours:.2g}" if hours < 10 else f"{hours:,.0f}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length, limit in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
-        if seconds / length < limit:
-            return f"{seconds / length:.1f} h" if unit == "h" else f"{seconds / length:.0f} {unit}"
-    return f"{seconds / 86400:.1f} days"

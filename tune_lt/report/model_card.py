@@ -13,8 +13,7 @@ import pandas as pd
 import yaml
 from mlflow.exceptions import MlflowException
 
-from tune_lt import data, training
-from tune_lt.config import long_tail
+from tune_lt import training
 from tune_lt.errors import InputError
 from tune_lt.report import formats
 from tune_lt.report.collect import Report
@@ -22,6 +21,7 @@ from tune_lt.report.tables import recommendation
 from tune_lt.report.tables.sheet import Sheet
 from tune_lt.store import Store
 from tune_lt.study.mappings import plain
+from tune_lt.texts import first_line
 from tune_lt.training import classifier
 from tune_lt.training.classifier import Classifier
 
@@ -85,8 +85,7 @@ def _register(
     try:
         version = model_registry.register(store, report.recorded.run_id, report.study, folder, fingerprint, card)
     except Exception as error:  # a server without a registry, or that lets this user register nothing
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        say(f"not registered in {store.shown}: {reason}")
+        say(f"not registered in {store.shown}: {first_line(error)}")
     else:
         say(f"registered in MLflow: models:/{report.study}@{model_registry.ALIAS} (version {version})")
 
@@ -102,7 +101,7 @@ def _card(report: Report, model: Model, trained: Classifier, run: Mapping[Any, A
     """The model card, in Markdown."""
     cell, dataset, recorded = model.cell.cell, model.dataset, report.recorded
     channels, height, width = trained.shape
-    counts = data.cell_data(dataset, **long_tail(cell.data), data_seed=cell.data_seed, holdout=None).class_counts
+    counts = training.images_of(cell, dataset).class_counts
     advice = next(sheet for sheet in report.tables if sheet.name == recommendation.NAME)
     settings = {"model": cell.model, "loss": cell.loss, "recipe": dataclasses.asdict(cell.recipe)}
     parts = [

@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tune_lt.texts import duration
+
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -101,7 +103,7 @@ def time_left(done: float, missing: float, elapsed: float) -> str:
         return "time left not known yet"
     seconds = elapsed * missing / done
     error = seconds / math.sqrt(max(1.0, done))
-    return f"about {_duration(seconds)} ± {_duration(error)} left"
+    return f"about {duration(seconds)} ± {duration(error)} left"
 
 
 def _panel(label: str, progress: Progress, parts: Sequence[str]) -> Group:
@@ -117,11 +119,3 @@ def _panel(label: str, progress: Progress, parts: Sequence[str]) -> Group:
     if progress.best:
         lines.append(Text(f"  best {progress.best}"))
     return Group(*lines)
-
-
-def _duration(seconds: float) -> str:
-    seconds = round(seconds)
-    if seconds < 100:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"

@@ -20,6 +20,7 @@ from tune_lt.run.display import Display, Progress
 from tune_lt.run.search.planned import PlannedTrial, Record, averages_in
 from tune_lt.store import TAG_CHARACTERS
 from tune_lt.store.journal import Journal
+from tune_lt.texts import found_values
 from tune_lt.training import results
 
 SECONDS_BETWEEN_UPDATES = 0.5
@@ -246,8 +247,7 @@ class Recorder(tune.Callback):
         counts = {outcome: self._counts[outcome] for outcome in ("pruned", "failed")}
         best = ""
         if self._best and self._metric:
-            found = ", ".join(f"{path.split('/')[-1]} {_short(value)}" for path, value in self._best.found.items())
-            best = f"{self._metric} {self._best.value(self._metric):.3f} ({found})"
+            best = f"{self._metric} {self._best.value(self._metric):.3f} ({found_values(self._best.found)})"
         shares = [flight.share for flight in self._flights.values()]
         self._display.update(Progress(len(self.ended), shares, self._total, self._epochs, counts, best))
 
@@ -281,10 +281,6 @@ def _listed(flight: _Flight) -> str:
     if len(exact) <= TAG_CHARACTERS:
         return exact
     return json.dumps({name: [v if v is None else round(v, 5) for v in some] for name, some in values.items()})
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _reason(trial: TuneTrial) -> str:

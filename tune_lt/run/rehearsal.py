@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tune_lt import data, training
 from tune_lt.run.planner import planned_cells, trial_cells
 from tune_lt.study import Study, reader
+from tune_lt.texts import some
 
 
 def load_data(study: Study) -> data.Dataset:
@@ -34,17 +33,13 @@ def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
     sealed = len(split.test_index)
     lines = [f"data: {len(counts)} classes, {counts[0]} to {counts[-1]} training images, {sealed} images sealed"]
     if dataset.skipped:
-        lines.append(f"data: {len(dataset.skipped)} unreadable files skipped: {_some(dataset.skipped)}")
+        lines.append(f"data: {len(dataset.skipped)} unreadable files skipped: {some(dataset.skipped)}")
     never = set.intersection(*map(set, unvalidated)) if unvalidated else set()
     sometimes = set().union(*map(set, unvalidated)) - never
     if never:
         names = [dataset.class_names[label] for label in sorted(never)]
-        lines.append(f"data: too few images to hold one out, so not in the validation: {_some(names)}")
+        lines.append(f"data: too few images to hold one out, so not in the validation: {some(names)}")
     if sometimes:
         names = [dataset.class_names[label] for label in sorted(sometimes)]
-        lines.append(f"data: fewer images than folds, so not in the validation of every fold: {_some(names)}")
+        lines.append(f"data: fewer images than folds, so not in the validation of every fold: {some(names)}")
     return lines
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -39,6 +39,7 @@ from tune_lt.store.journal import Journal
 from tune_lt.store.lease import Lease
 from tune_lt.store.records import reused_tag
 from tune_lt.study import Resources, Space, Study, ranges
+from tune_lt.texts import found_values
 from tune_lt.training import checkpoint
 
 ATTEMPTS = 3  # for a trial whose worker dies or raises; one that would only repeat its failure gets one
@@ -85,7 +86,7 @@ class Runner:
         label = study.label(space)
         recorded = recorded_search(study, space, self.store, self.parent_id, self.dataset.content_hash)
         if recorded is not None:
-            self.display.say(f"{label}: {search.budget} trials, all reused; found {_listed(recorded.best.found)}")
+            self.display.say(f"{label}: {search.budget} trials, all reused; found {found_values(recorded.best.found)}")
             self.values[space.name] = recorded.best.metrics
             return found_by(recorded)
         reference = self._reference(space) if search.constraints else {}
@@ -161,10 +162,10 @@ class Runner:
         self.store.log_json(self.parent_id, search_file(space.name), found.content())
         self.values[space.name] = best.metrics
         shown = ", ".join(f"{name} {best.value(name):.3f}" for name in search.objectives)
-        self.display.say(f"{label}: found {_listed(best.found)} ({shown})")
+        self.display.say(f"{label}: found {found_values(best.found)} ({shown})")
         if plain and plain is not best:
             shown = f"{search.objectives[0]} {plain.value(search.objectives[0]):.3f}"
-            self.display.say(f"{label}: the plainest within one standard error: {_listed(plain.found)} ({shown})")
+            self.display.say(f"{label}: the plainest within one standard error: {found_values(plain.found)} ({shown})")
         broken = found.violation(best)
         if broken:
             self.display.say(f"{label}: no trial keeps the constraints; this one breaks them least, by {broken:.3f}")
@@ -338,9 +339,3 @@ def _fit(resources: Resources, gpus: float) -> int:
             + f"; this Ray cluster has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
         )
     return min(room, resources.concurrent or room)
-
-
-def _listed(found: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{path} {value:.4g}" if isinstance(value, float) else f"{path} {value}" for path, value in found.items()
-    )

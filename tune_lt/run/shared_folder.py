@@ -11,9 +11,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tune_lt.errors import InputError
 from tune_lt.store import Store
 from tune_lt.study import Study
+from tune_lt.texts import some
 
 WAIT_SECONDS = 120.0  # for a node to answer: its first worker must start
-NAMED = 5
 
 
 def checkpoint_folder(study: Study, store: Store) -> Path:
@@ -62,10 +62,9 @@ def check_shared(folder: Path) -> None:
             file.unlink(missing_ok=True)
     if problems:
         told = [f"{nodes[node]} ({problem})" for node, problem in problems.items()]
-        more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
         raise InputError(
-            f"{folder}: not shared by {len(told)} of the cluster's {len(nodes) + 1} nodes: {', '.join(told[:NAMED])}"
-            f"{more}; trials keep their checkpoints there: name a folder that every node mounts, such as one on NFS, "
+            f"{folder}: not shared by {len(told)} of the cluster's {len(nodes) + 1} nodes: {some(told)}; "
+            "trials keep their checkpoints there: name a folder that every node mounts, such as one on NFS, "
             "in the study file, resources: {storage: /shared/folder}"
         )
 

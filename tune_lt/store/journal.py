@@ -23,6 +23,7 @@ from mlflow.entities import Metric, Param, RunTag
 
 from tune_lt.errors import InputError
 from tune_lt.store import TAG, Store, redacted, refused
+from tune_lt.texts import first_line
 
 STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # MLflow's word for an outcome; FINISHED otherwise
 CHUNK = 100  # records sent together: what a run has among them goes in as few calls as MLflow allows
@@ -239,7 +240,7 @@ class Journal:
                 if self._closing:
                     return False
                 if not told:
-                    why = _first_line(error, self._store.uri)
+                    why = redacted(first_line(error), self._store.uri)[:200]
                     self._say(f"the store does not answer; records wait in {self._path} ({why})")
                     told = True
                 time.sleep(pause)
@@ -326,8 +327,3 @@ class Journal:
         except Exception as error:  # the store is away: the next beat may find it back
             if refused(error):
                 self._refused = self._refused or error
-
-
-def _first_line(error: Exception, uri: str) -> str:
-    lines = redacted(str(error), uri).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -21,6 +21,7 @@ from tune_lt.store import DAMAGED, DUPLICATE, TAG, CellRecord, Cells, Store
 from tune_lt.store.journal import Journal
 from tune_lt.store.lease import Lease, alive, holder
 from tune_lt.store.records import reused_tag
+from tune_lt.texts import some
 
 Kind = Literal["held", "journal", "orphan", "running", "damaged", "duplicate", "parent", "checkpoint", "lease", "moved"]
 SHOWN = 4  # runs named in a line
@@ -235,11 +236,10 @@ def _checkpoints(store: Store, study: str, cells: Cells, damaged: set[str]) -> l
 
 
 def _of_runs(kind: Any, study: str, text: str, cells: Sequence[CellRecord], kept: Mapping[str, str]) -> Finding:
-    names = ", ".join(_label(cell) for cell in cells[:SHOWN])
-    more = f" and {len(cells) - SHOWN} more" if len(cells) > SHOWN else ""
+    names = some([_label(cell) for cell in cells], SHOWN)
     runs = tuple(cell.run_id for cell in cells)
     stays = tuple(kept[run_id] for run_id in runs) if kind == "duplicate" else ()
-    return Finding(kind, study, f"{text.format(_count(len(cells), 'run'))}: {names}{more}", MEANS[kind], runs, stays)
+    return Finding(kind, study, f"{text.format(_count(len(cells), 'run'))}: {names}", MEANS[kind], runs, stays)
 
 
 def _label(cell: CellRecord) -> str:

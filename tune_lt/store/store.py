@@ -22,6 +22,7 @@ from tune_lt.store import records, sqlite, views
 from tune_lt.store.client import PatientClient, answered
 from tune_lt.store.records import TAG, CellRecord, Cells
 from tune_lt.store.uri import access_problem, sqlite_folder, store_uri, use_password_file
+from tune_lt.texts import first_line
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -51,8 +52,8 @@ class Store:
         except Exception as error:
             if problem := access_problem(answered(error)):
                 raise InputError(f"tracking store {self.shown} {problem}") from None
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"tracking store {self.shown} cannot be used: {redacted(reason, self.uri)}") from None
+            reason = redacted(first_line(error), self.uri)
+            raise InputError(f"tracking store {self.shown} cannot be used: {reason}") from None
 
     @property
     def shown(self) -> str:

@@ -18,6 +18,7 @@ from tune_lt.study.checks import KINDS, Problems, known_fields, section
 from tune_lt.study.mappings import overlay
 from tune_lt.study.rows import Found, cell
 from tune_lt.study.sections import configuration
+from tune_lt.texts import some
 
 __all__ = ["Problems", "cell", "from_dict", "load_plugins", "parse", "read", "row_config"]
 SECTIONS = (
@@ -48,9 +49,8 @@ def read(path: Path, small: bool = False) -> Study:
     try:
         return parse(text, path.resolve().parent, small)
     except Problems as problems:
-        lines = [f"{path}: {_one_line(problem)}" for problem in problems.args[:MOST_PROBLEMS]]
-        more = len(problems.args) - len(lines)
-        raise InputError("\n".join([*lines, f"and {more} more"] if more else lines)) from None
+        lines = [f"{path}: {_one_line(problem)}" for problem in problems.args]
+        raise InputError(some(lines, MOST_PROBLEMS, separator="\n")) from None
 
 
 def _one_line(problem: str) -> str:

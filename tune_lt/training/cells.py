@@ -35,6 +35,7 @@ import torch
 from tune_lt import data, provenance, training
 from tune_lt.errors import InputError, TrainingFailed, printable
 from tune_lt.plugins import load_plugins
+from tune_lt.texts import first_line
 from tune_lt.training import checkpoint, results
 from tune_lt.training.exchange import LISTED, ListedCell, Listing, Record, TrainedCell, differences, result_file
 
@@ -87,8 +88,7 @@ def _train(listed: ListedCell) -> str:
         except InputError as error:
             return str(error)
         except Exception as error:  # memory that runs out, a full disk, a mistake in a plugin: the other cells go on
-            reason = str(error).strip().splitlines() or [""]
-            return f"{type(error).__name__}: {reason[0]}"
+            return f"{type(error).__name__}: {first_line(error)}"
         finally:
             # While the cell has no result its lock must stay one file: of two files each could be locked by a command.
             if _setting.result(listed).exists():

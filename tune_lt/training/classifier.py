@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tune_lt import models
 from tune_lt.data.decode import Unreadable, cut, middle, read
 from tune_lt.errors import InputError
+from tune_lt.texts import first_line
 
 FORMAT = "tune-lt classifier 1"
 
@@ -126,7 +127,7 @@ def load(path: str | Path) -> Classifier:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{path}: its state is not one of {model['name']!r}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: its state is not one of {model['name']!r}: {first_line(error)}") from None
     return Classifier(network, **described)
 
 
@@ -149,5 +150,4 @@ def to_onnx(classifier: Classifier, path: Path) -> None:
         assert program is not None
         program.save(str(path), external_data=False)
     except Exception as error:  # of the exporter, and whatever a network of the user's raises in it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"this network cannot be written as ONNX: {reason}") from None
+        raise InputError(f"this network cannot be written as ONNX: {first_line(error)}") from None

@@ -24,9 +24,10 @@ import torch
 from torch import nn
 
 from tune_lt import data, distributed, losses, models
-from tune_lt.config import RESULT_VERSION, CellConfig, determining, fold_of, long_tail
+from tune_lt.config import RESULT_VERSION, Augment, CellConfig, determining, fold_of, long_tail
 from tune_lt.documents import ByImage, Norms
 from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.texts import first_line
 from tune_lt.training import accuracies, checkpoint, gradient_norms
 from tune_lt.training.accuracies import Scores, evaluate
 from tune_lt.training.classifier import Classifier
@@ -97,7 +98,7 @@ def run_epochs(
     Raises InputError for a configuration or data that cannot be trained, TrainingFailed when the loss is no longer
     finite.
     """
-    run = _Run(cell, dataset or load_dataset(cell), pick_device(device), score_test, identity, loaders)
+    run = Training(cell, dataset or load_dataset(cell), pick_device(device), score_test, identity, loaders)
     epochs = cell.recipe.epochs
     done = 0
     if save_to is not None:
@@ -120,8 +121,8 @@ def run_epochs(
                 return
 
 
-class _Run:
-    """The parts of one training run and its mutable state."""
+class Training:
+    """The parts of one training and its mutable state: what `run_epochs` goes through."""
 
     def __init__(
         self,
@@ -132,13 +133,7 @@ class _Run:
         identity: str = "",
         loaders: int = 0,
     ) -> None:
-        split = data.cell_data(
-            dataset,
-            **long_tail(cell.data),
-            data_seed=cell.data_seed,
-            holdout=cell.holdout if cell.fold != "full" else None,
-            fold=fold_of(cell.fold),
-        )
+        split = images_of(cell, dataset)
         if split.val_index is not None and len(split.val_index) == 0:
             if max(split.split_counts) < 2:
                 raise InputError("no image can be held out: every class has a single training image")
@@ -152,28 +147,20 @@ class _Run:
         self.train_loss, self.seconds = math.nan, 0.0
 
         def batches(
-            images: torch.Tensor | data.ImageFiles, labels: torch.Tensor, index: torch.Tensor, training: bool
+            images: Any, labels: torch.Tensor, index: torch.Tensor, augment: Augment | None = None
         ) -> data.AnyBatches:
             streamed = isinstance(images, data.ImageFiles)  # large: no more of them at a time than in training
-            options: dict[str, Any] = {
-                "batch_size": cell.recipe.batch_size if training or streamed else EVALUATION_BATCH,
-                "augment": cell.recipe.augment if training else None,
-                "mean": dataset.mean,
-                "std": dataset.std,
-                "seed": cell.init_seed,
-                "device": place,
-            }
-            if isinstance(images, data.ImageFiles):
-                return data.StreamedBatches(images, labels, index, loaders=loaders, **options)
-            return data.Batches(images, labels, index, **options)
+            size = cell.recipe.batch_size if augment or streamed else EVALUATION_BATCH
+            make = partial(data.StreamedBatches, loaders=loaders) if streamed else data.Batches
+            options: Any = {"mean": dataset.mean, "std": dataset.std, "seed": cell.init_seed, "device": place}
+            return make(images, labels, index, batch_size=size, augment=augment, **options)
 
         images, labels = dataset.train_images, dataset.train_labels
-        self.train = batches(images, labels, split.train_index, True)
+        self.train = batches(images, labels, split.train_index, cell.recipe.augment)
         self._device_lr = torch.zeros((), device=place) if self._records() else None  # a recorded step reads it anew
-        self.held_out = None if split.val_index is None else batches(images, labels, split.val_index, False)
-        scored = dataset.test_images, dataset.test_labels, split.test_index
-        self.test = batches(*scored, False) if score_test else None
-        self.seen = partial(batches, images, labels, split.train_index, False)  # as they are, not augmented
+        self.held_out = None if split.val_index is None else batches(images, labels, split.val_index)
+        self.test = batches(dataset.test_images, dataset.test_labels, split.test_index) if score_test else None
+        self.seen = partial(batches, images, labels, split.train_index)  # as they are, not augmented
         self.class_counts = tuple(split.class_counts)
         self.groups = accuracies.groups(split.split_counts)
         prior = torch.tensor(split.class_counts, device=place).clamp(min=1).log()
@@ -276,7 +263,7 @@ def trained(cell: CellConfig, dataset: data.Dataset, path: Path, identity: str =
 
     Raises InputError if there is no such state, or it is not of the last epoch.
     """
-    run = _Run(cell, dataset, torch.device("cpu"), identity=identity)
+    run = Training(cell, dataset, torch.device("cpu"), identity=identity)
     saved = checkpoint.load(path, run.identity)
     if saved is None or saved["epoch"] != cell.recipe.epochs:
         raise InputError(f"{path}: no state of a training that has ended")
@@ -299,8 +286,8 @@ def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
 
     Raises InputError if that fails, so that a mistake in a plugin or an impossible combination costs no training.
     """
-    with torch.random.fork_rng(devices=[]), _one_thread():  # threads wait for each other on a busy machine
-        run = _Run(cell, dataset, torch.device("cpu"))
+    with torch.random.fork_rng(devices=[]), threads_in_use(1):  # threads wait for each other on a busy machine
+        run = Training(cell, dataset, torch.device("cpu"))
         x = dataset.train_images[:2].float() / 255
         try:
             value = run.loss(run.model(x), dataset.train_labels[:2])
@@ -316,13 +303,21 @@ def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def threads_in_use(count: int) -> Iterator[None]:
+    """In the block torch computes with so many threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def images_of(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
+    """The cell's images by index: those that it is trained on, those that it holds out, and the sealed test."""
+    holdout = cell.holdout if cell.fold != "full" else None
+    long_tailed = long_tail(cell.data)
+    return data.cell_data(dataset, **long_tailed, data_seed=cell.data_seed, holdout=holdout, fold=fold_of(cell.fold))
 
 
 def load_dataset(cell: CellConfig) -> data.Dataset:
@@ -352,9 +347,7 @@ def pick_device(name: str) -> torch.device:
         place = distributed.own_device(torch.device(name))
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto or cpu"
-        ) from None
+        raise InputError(f"device {name!r} cannot be used here ({first_line(error)}); try auto or cpu") from None
     if place.type == "cuda":
         if place.index is not None:
             torch.cuda.set_device(place)  # where streams are made

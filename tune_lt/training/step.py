@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tune_lt import distributed, losses
 from tune_lt.config import Optimizer, Schedule
+from tune_lt.texts import first_line
 
 WARM_UP = 3  # steps before one is recorded: libraries set themselves up in the first, the optimizer makes its state
 
@@ -99,9 +100,8 @@ class RecordedStep:
                 self.step(self._x, self._y, self.images)
         except RuntimeError as error:
             torch.cuda.set_stream(before)  # a recording that fails at its end leaves its own stream behind
-            reason = str(error).splitlines()[0]
             del self._x, self._y
-            warnings.warn(f"steps are not replayed as a CUDA graph and take longer: {reason}", stacklevel=2)
+            warnings.warn(f"steps are not replayed as a CUDA graph and take longer: {first_line(error)}", stacklevel=2)
         else:
             self._graph = graph
 

@@ -156,7 +156,7 @@ def test_a_damaged_image_is_named_with_the_reason(kaggle: Path) -> None:
     file = kaggle / "train" / "2" / "2_3.JPEG"
     file.write_bytes(file.read_bytes()[:500])
     (kaggle / "val" / "0" / "val_0.JPEG").write_text("no image")
-    with pytest.raises(InputError, match=r"1 of 36 files cannot be read as images, such as train/2/2_3.JPEG: damaged"):
+    with pytest.raises(InputError, match=r"1 of 36 files cannot be read as images: train/2/2_3.JPEG: damaged"):
         _kaggle(kaggle)
 
 

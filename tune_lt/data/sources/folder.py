@@ -17,11 +17,11 @@ from tune_lt.data.decode import EXTENSIONS, check_headers, decode
 from tune_lt.data.files import ImageFiles
 from tune_lt.data.sampling import seal
 from tune_lt.errors import InputError, printable
+from tune_lt.texts import some
 
 _SEALED = 0.2  # of each class, where there is no test split
 _JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave behind, beside hidden files
 _DEEPEST = 50  # folders within a class
-_LISTED = 5  # unreadable files named in an error
 
 
 def image_folder(
@@ -177,6 +177,5 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _refusal(top: Path, bad: list[tuple[Path, str]], total: int) -> str:
     lines = [f"{top}: {len(bad)} of {total} files cannot be read as images:"]
-    lines += [f"  {path}: {reason}" for path, reason in bad[:_LISTED]]
-    lines += [f"  and {len(bad) - _LISTED} more"] if len(bad) > _LISTED else []
+    lines += ["  " + some([f"{path}: {reason}" for path, reason in bad], separator="\n  ")]
     return "\n".join([*lines, "repair or remove them, or leave them out with corrupt: skip"])

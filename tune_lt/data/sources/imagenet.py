@@ -13,11 +13,11 @@ from tune_lt.data.dataset import Dataset
 from tune_lt.data.files import ImageFiles, Listing, Side, check_below, list_folders
 from tune_lt.data.sources.published_sizes import Sums
 from tune_lt.errors import InputError
+from tune_lt.texts import some
 
 _PAGE = "https://image-net.org/challenges/LSVRC/2012/"
 _LT_PAGE = "https://github.com/zhmiao/OpenLongTailRecognition-OLTR"
 _DEVKIT = "ILSVRC2012_devkit_t12/data"
-_LISTED = 5  # folders named in an error
 Split = tuple[list[str], list[int]]  # paths below the root, and the classes of the images there
 
 
@@ -48,7 +48,7 @@ def _whole(root: Path, size: int, totals: Sums) -> Dataset:
     if folders := _subfolders(root / "val"):
         if folders != names:
             odd = sorted(set(folders) ^ set(names))
-            raise InputError(f"{root}: train/ and val/ have other class folders: {', '.join(odd[:_LISTED])}")
+            raise InputError(f"{root}: train/ and val/ have other class folders: {some(odd)}")
         listing |= list_folders(root, [f"val/{name}" for name in names])
         test = _from_folders(listing, "val", names)
     else:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tune_lt.errors import InputError
-
-_LISTED = 5  # classes named in an error
+from tune_lt.texts import some
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ class Totals:
             if count != expected
         ]
         if wrong:
-            more = f"; and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
-            raise InputError(f"{where}: {'; '.join(wrong[:_LISTED])}{more}: unpack the archive again")
+            raise InputError(f"{where}: {some(wrong, separator='; ')}: unpack the archive again")
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from tune_lt.data.decode import EXTENSIONS, decode
 from tune_lt.data.files import check_below
 from tune_lt.data.sources.published_sizes import Totals
 from tune_lt.errors import InputError
+from tune_lt.texts import some
 
 Size = Annotated[int, Ge(8), Le(64)]
 Classes = Mapping[str, Sequence[Path]]  # class -> its files, both sorted, so that the splits have one order
 
 _KAGGLE = "the Kaggle competition thu-deep-learning (https://www.kaggle.com/c/thu-deep-learning/data)"
 _STANFORD = "tiny-imagenet-200.zip from http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-_LISTED = 5  # unreadable files named in an error
 
 
 def tiny_imagenet(*, root: str, size: Size = 64) -> Dataset:
@@ -110,10 +110,9 @@ def _decoded(root: Path, size: int, part: Classes) -> tuple[Tensor, Tensor]:
     files = [file for members in part.values() for file in members]
     images, reasons = decode(files, size)
     if reasons:
-        listed = "; ".join(f"{files[i].relative_to(root)}: {reason}" for i, reason in list(reasons.items())[:_LISTED])
+        listed = some([f"{files[i].relative_to(root)}: {reason}" for i, reason in reasons.items()], separator="; ")
         raise InputError(
-            f"{root}: {len(reasons)} of {len(files)} files cannot be read as images, such as {listed}: "
-            "unpack the archive again"
+            f"{root}: {len(reasons)} of {len(files)} files cannot be read as images: {listed}: unpack the archive again"
         )
     labels = np.repeat(np.arange(len(part)), [len(members) for members in part.values()])
     return torch.from_numpy(images), torch.from_numpy(labels)

@@ -12,8 +12,8 @@ import optuna
 
 from tune_lt.documents import SearchResult, Trial
 from tune_lt.report.page.plots import BAR, INK, PALETTE, QUIET, Plot, layout, plain, rounded, tint
-from tune_lt.report.tables.searches import number, short
 from tune_lt.report.tables.sheet import plus_minus
+from tune_lt.texts import number, short
 
 FEWEST_TRIALS = 10  # for an importance: with fewer it is noise
 MOST_TRIALS = 300  # for an importance: a forest over more takes long

@@ -13,6 +13,7 @@ from tune_lt.documents import SEARCH_FILE, SearchResult, Trial, file_part
 from tune_lt.report.tables.differences import Pair, difference
 from tune_lt.report.tables.sheet import NONE, Sheet, difference_text, plus_minus
 from tune_lt.store import Store
+from tune_lt.texts import found_values
 
 BEST, PLAIN = "best mean", "one standard error"
 FRONT = "Front: trials that no other beats in one metric without losing in the other."
@@ -89,16 +90,7 @@ def _pairs(trial: Trial, metric: str) -> dict[Pair, float]:
 
 def listed(found: Mapping[str, Any]) -> str:
     """Found values in one line."""
-    return ", ".join(f"{short(path)} {number(value)}" for path, value in found.items()) or NONE
-
-
-def short(path: str) -> str:
-    """A parameter's path as tables and figures call it."""
-    return path.removeprefix("loss/").removeprefix("recipe/")
-
-
-def number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return found_values(found) or NONE
 
 
 def choices(searched: SearchResult) -> list[tuple[str, Trial]]:
