@@ -12,7 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from tune_lt import registry
 
-RENAMED = {"scales": "small: {…}", "data.head": "data.largest"}  # fields of older versions -> what they are now
+RENAMED = {  # fields of older versions -> what they are now
+    "scales": "small: {…}",
+    "data.head": "data.largest",
+    "compare.trials": "search.trials",
+}
 KINDS = ("uniform", "loguniform", "int", "choice")  # of a range
 
 
@@ -65,7 +69,7 @@ def _describe(field: str, annotation: Any, item: Any) -> str:
         for part in inner[:-1]:
             hint = get_type_hints(target)[part]
             target = next(one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one))
-        return f"{where}: unknown; {registry.names([f.name for f in dataclasses.fields(target)], inner[-1])}"
+        return _unknown(where, item["input"], registry.names([f.name for f in dataclasses.fields(target)], inner[-1]))
     if item["type"] == "literal_error" and item["loc"][-1:] == ("[key]",):
         known = re.findall("'(.+?)'", item["ctx"]["expected"])
         return f"{where}: unknown; {registry.names(known, inner[-1])}"

@@ -17,8 +17,6 @@ Compared = tuple[dict[str, Any], dict[str, Dimension]]  # a loss to compare with
 
 def comparison(raw: Any) -> list[Compared]:
     """The losses of the section ``compare``, with what each changes. Raises Problems."""
-    if isinstance(raw, dict) and "trials" in raw:
-        raise Problems("compare.trials: is no longer read; valid: search.trials, for every search of the study")
     known_fields("compare", raw, ("losses",))
     entries = section(list[Any], "compare.losses", raw.get("losses", []))
     compared = [_compared(entry, f"compare.losses[{index}]") for index, entry in enumerate(entries)]
