@@ -160,7 +160,7 @@ def test_the_studys_own_loss_is_searched_beside_them_and_recipes_are_searched_fo
         ("compare: {losses: [{loss: {name: focal}, model: 3}]}\n" + SEARCH, "compare.losses[0].model: found 3"),
         ("compare: {losses: [focal]}\nrows: {focal (searched): {}}\n" + SEARCH, "rows.focal (searched): is the name"),
         ("rows: {a: {loss: {name: [x]}}}", "rows.a.loss.name: unknown loss ['x']"),
-        ("compare: {losses: [focal], trials: 5}\n" + SEARCH, "compare.trials: is no longer read; valid: search.trials"),
+        ("compare: {losses: [focal], trials: 5}\n" + SEARCH, "compare.trials: found 5; write search.trials instead"),
         ("compare: {losses: [focal]}\nsearch: {sampler: grid}", "search.sampler: found grid, but loss.gamma"),
         ("compare: {losses: [balanced_softmax]}\n" + SEARCH, "search: the file searches nothing"),
     ],
