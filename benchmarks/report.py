@@ -41,8 +41,9 @@ def fill(folder: Path, runs: int) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     from tune_lt import provenance
+    from tune_lt.documents import Norms
     from tune_lt.run.driver import _where
-    from tune_lt.run.planner import Planner, parent_tags, planned_cells, table_of_contents
+    from tune_lt.run.planner import Plan, parent_tags
     from tune_lt.store import TAG, Store
     from tune_lt.study import reader
 
@@ -57,18 +58,16 @@ def fill(folder: Path, runs: int) -> None:
         init=", ".join(map(str, range(inits))),
     )
     study = reader.parse(text, folder)
-    cells = planned_cells(study, {}, "content")
+    plan = Plan(study, "content", {"git": "0" * 40, "device": "cpu", "versions": json.dumps(provenance.versions())})
+    cells = plan.cells({})
     parent = store.ensure_parent(study.name)
     store.begin(parent, text, {**parent_tags(study), **_where(folder)})
-    store.log_json(parent, "cells.json", table_of_contents(study, cells, {}, None).content())
-    planner = Planner(
-        study, "content", {"git": "0" * 40, "device": "cpu", "versions": json.dumps(provenance.versions())}
-    )
+    store.log_json(parent, "cells.json", plan.contents(cells, {}, None).content())
     experiment, draw = store.experiment(study.name), random.Random(0)
     names = [f"test/{name}" for name in ("top1", "balanced", "many", "medium", "few", "rare")]
     for planned in cells:
-        record = planner.cell(planned).record
-        tags = record["tags"] | {"study": NAME, "key": record["key"], "outcome": "complete", "epochs": "40"}
+        record = plan.record(planned)
+        tags = dict(record.tags) | {"study": NAME, "key": record.key, "outcome": "complete", "epochs": "40"}
         run = store.client.create_run(
             experiment, tags={f"{TAG}{key}": value for key, value in tags.items()} | {"mlflow.parentRunId": parent}
         )
@@ -76,14 +75,14 @@ def fill(folder: Path, runs: int) -> None:
         store.client.log_batch(
             run.info.run_id,
             metrics=[Metric(name, score, 0, 40) for name in names] + [Metric("train/loss", 0.1, 0, 40)],
-            params=[Param(key, str(value)) for key, value in record["params"].items()],
-            tags=[RunTag("mlflow.runName", record["name"])],
+            params=[Param(key, str(value)) for key, value in record.params.items()],
+            tags=[RunTag("mlflow.runName", record.name)],
         )
         classes = {"class_counts": [120 // (k + 1) for k in range(10)], "test": [score] * 10}
         classes |= {"class_names": [str(k) for k in range(10)]}
         store.put_json(run.info.artifact_uri, "per_class.json", classes)
         counts = {name: [1] * 100 for name in ("all", "many", "medium", "few", "rare", "largest", "smallest")}
-        norms = {"bins": 100, "counts": counts, "classes": {"largest": "0", "smallest": "9"}, "edges": None}
+        norms = Norms(100, counts, 0, 9, None, classes={"largest": "0", "smallest": "9"}).content()
         store.put_json(run.info.artifact_uri, "norms.json", norms)
         store.client.set_terminated(run.info.run_id)
     store.finish(parent)

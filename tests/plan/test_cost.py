@@ -238,7 +238,7 @@ def test_a_cell_that_waits_for_the_search_is_not_done_by_its_placeholder(
 def test_with_the_search_done_only_missing_cells_count(tiny: Study, digits: data.Dataset, store: Store) -> None:
     content = digits.content_hash
     found = {"loss/alpha": 0.7, "loss/gamma": 0.5, "loss/regions": 20, "loss/aura": True}
-    cells = [planned.cell for planned in planner.planned_cells(tiny, {OWN: found}, content)]
+    cells = [planned.cell for planned in planner.Plan(tiny, content).cells({OWN: found})]
     _train(store, tiny, [(cell, {"row": "any"}, "complete") for cell in cells[:4]], content)
     signature, best = tiny.search_signature(tiny.searches[OWN], content), Trial(found, "complete")
     recorded = SearchResult(OWN, signature, 5, ("val/balanced",), {}, {}, (best,), best)

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from mlflow.entities import Metric, Param
 
-from tune_lt.documents import Trial
-from tune_lt.run.planner import Planner, parent_tags, planned_cells, recommended, table_of_contents
+from tune_lt.documents import SearchResult, Trial
+from tune_lt.run.planner import Plan, found_by, parent_tags
 from tune_lt.store import TAG, Store
 from tune_lt.study import Study, reader
 
@@ -99,7 +99,7 @@ class Recorded:
     def __init__(self, file: Path) -> None:
         self.store = Store(f"sqlite:///{file}")
         self.folder = file.parent
-        self.values: dict[str, Mapping[str, float]] = {}  # search -> what the best of the last one of it reached
+        self.results: dict[str, SearchResult] = {}  # what the last one of each search concluded
 
     def study(self, text: str) -> Study:
         return reader.parse(text, self.folder)
@@ -121,9 +121,11 @@ class Recorded:
             store=self.store,
             display=display,
             parent_id=self.store.ensure_parent(study.name),
-            values=self.values,
+            plan=Plan(study, "content"),
         )
-        return Runner._conclude(driver, space, "signature", "search", ended, reference or {})  # type: ignore[arg-type]
+        result = Runner._conclude(driver, space, ended, reference or {})  # type: ignore[arg-type]
+        self.results[space.name] = result
+        return found_by(result)
 
     def rows(
         self,
@@ -134,14 +136,14 @@ class Recorded:
         """The study's cells: ``top1`` of row, imbalance factor and seeds, None where a cell is missing."""
         from tune_lt.run.driver import _show, _where
 
-        cells = planned_cells(study, found, "content")
+        plan = Plan(study, "content", {"git": "0", "device": "cpu"})
+        cells = plan.cells(found)
         parent = self.store.ensure_parent(study.name)
         self.store.tag(parent, {**parent_tags(study), **_where(self.folder)})
         _show(self.store, study)
-        chosen = recommended(study, found, self.values, cells)
-        self.store.log_json(parent, "cells.json", table_of_contents(study, cells, found, chosen).content())
+        chosen = plan.recommended({name: one for name, one in self.results.items() if name in found}, cells)
+        self.store.log_json(parent, "cells.json", plan.contents(cells, found, chosen).content())
         experiment = self.store.experiment(study.name)
-        planner = Planner(study, "content", {"git": "0", "device": "cpu"})
         scored: set[str] = set()
         for planned in cells:
             cell = planned.cell
@@ -149,7 +151,7 @@ class Recorded:
             if value is None or planned.fingerprint in scored:
                 continue
             scored.add(planned.fingerprint)
-            record = planner.cell(planned).record
+            record = plan.record(planned)
             own = {f"{TAG}{key}": text for key, text in {**record.tags, "outcome": "complete"}.items()}
             run = self.store.client.create_run(experiment, tags=own, run_name=record.name)
             names = ("top1", "balanced", "many", "medium", "few", "rare")

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tune_lt.documents import SearchResult, Trial, search_file
-from tune_lt.run import planner
-from tune_lt.run.planner import Planner
+from tune_lt.run.planner import Plan
 from tune_lt.run.search.planned import averages
 from tune_lt.store import Store
 from tune_lt.study import Study, reader
@@ -41,7 +40,7 @@ def store(tmp_path: Path, empty_store: Path) -> Store:
 def test_the_same_trial_of_two_searches_has_the_same_cells_and_a_run_of_its_own(tmp_path: Path, study: Study) -> None:
     """Another sampler is another search. With one key they would share a run, and one would lose its trial."""
     other = reader.parse(TEXT.replace("trials: 4", "trials: 4, sampler: random"), tmp_path)
-    one, two = (Planner(each, "images", {}).trial(each.searches[OWN], FOUND, {}) for each in (study, other))
+    one, two = (Plan(each, "images").trial(each.searches[OWN], FOUND, {}) for each in (study, other))
     assert [unit.fingerprint for unit in one.units] == [unit.fingerprint for unit in two.units]
     assert one.fingerprint == two.fingerprint
     assert one.record.key != two.record.key
@@ -57,11 +56,11 @@ def test_a_search_of_fewer_trials_is_not_the_end_of_one_with_more(tmp_path: Path
     store.log_json(parent, search_file(OWN), ended.content())
     more = reader.parse(TEXT.replace("trials: 4", "trials: 9"), tmp_path)
     assert more.search_signature(more.searches[OWN], "images") == signature
-    found = planner.recorded_search(study, study.searches[OWN], store, parent, "images")
+    found = Plan(study, "images").recorded(study.searches[OWN], store, parent)
     assert found is not None
     assert found.best.found == FOUND
-    assert planner.recorded_search(more, more.searches[OWN], store, parent, "images") is None
-    assert planner.recorded_search(study, study.searches[OWN], store, parent, "other images") is None
+    assert Plan(more, "images").recorded(more.searches[OWN], store, parent) is None
+    assert Plan(study, "other images").recorded(study.searches[OWN], store, parent) is None
 
 
 def test_a_mean_over_units_is_over_those_that_have_the_metric(study: Study) -> None:

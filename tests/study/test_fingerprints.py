@@ -13,7 +13,7 @@ import pytest
 from tune_lt import config
 from tune_lt.config import fingerprint
 from tune_lt.losses import LOSSES
-from tune_lt.run.planner import planned_cells
+from tune_lt.run.planner import Plan
 from tune_lt.study import FULL, Study, reader
 from tune_lt.study import study as study_module
 
@@ -216,7 +216,7 @@ def bundled() -> dict[str, dict[str, object]]:
     for file in sorted(SPACES.glob("*.yaml")):
         for small in (False, True) if "\nsmall:" in file.read_text() else (False,):
             study = reader.read(file, small)
-            prints = [cell.fingerprint for cell in planned_cells(study, {}, "images")]
+            prints = [cell.fingerprint for cell in Plan(study, "images").cells({})]
             found[study.name] = {
                 "searches": {name: study.search_signature(one, "images") for name, one in study.searches.items()},
                 "cells": f"{len(prints)} {hashlib.sha256(' '.join(prints).encode()).hexdigest()[:24]}",

@@ -9,7 +9,7 @@ import pytest
 
 from tune_lt import losses, registry
 from tune_lt.documents import SearchResult, Trial
-from tune_lt.run.planner import Planner, found_by
+from tune_lt.run.planner import Plan, found_by
 from tune_lt.study import Dimension, Study, grid, ranges, reader, rows
 from tune_lt.study.checks import Problems
 
@@ -322,7 +322,7 @@ def test_without_a_plainer_choice_its_row_is_the_best(tmp_path: Path) -> None:
 def test_the_reference_of_constraints_has_the_default_recipe(tmp_path: Path) -> None:
     text = _searching("gamma: {uniform: [0.0, 1.0]}", "search: {trials: 4, constraints: {val/many: 0.01}}\n")
     study = reader.parse(text + "recipe: {optimizer: {lr: {loguniform: [0.001, 0.3]}}}\n", tmp_path)
-    (cell,) = (planned.cell for planned in Planner(study, "images", {}).reference(study.searches["ghm_cwap"]))
+    (cell,) = (planned.cell for planned in Plan(study, "images").reference(study.searches["ghm_cwap"]))
     assert cell.loss["name"] == "softmax"
     assert cell.recipe.optimizer.lr == 0.1
 

@@ -102,7 +102,7 @@ def best(
     opened = existing_store(store, first)
     parent = opened.parent(parsed.name)
     content_hash = rehearsal.load_data(parsed).content_hash
-    concluded = parent and planner.recorded_search(parsed, space, opened, parent.info.run_id, content_hash)
+    concluded = parent and planner.Plan(parsed, content_hash).recorded(space, opened, parent.info.run_id)
     if not concluded:
         raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as it stands; {first}")
     seed = parsed.units(space)[0][0]

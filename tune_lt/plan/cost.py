@@ -105,6 +105,7 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     parent = store.parent(study.name) if store else None
     have, before = store.snapshot(study.name) if store else ({}, Cells())
     hopeless = before.hopeless()
+    plan = planner.Plan(study, content_hash)
     found: dict[str, dict[str, Any]] = {}
     ended: dict[str, int] = {}
     work: list[Work] = []
@@ -112,23 +113,23 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     for name, space in study.searches.items():
         search, ended[name] = space.search, 0
         if store and parent:
-            concluded = planner.recorded_search(study, space, store, parent.info.run_id, content_hash)
+            concluded = plan.recorded(space, store, parent.info.run_id)
             if concluded is not None:
                 found |= planner.found_by(concluded)
                 ended[name] = search.budget
                 continue
-            signature = study.search_signature(space, content_hash)
+            signature = plan.signatures[name]
             past = past_trials(store, before, own_tags(parent), signature, search.objectives[0])
             ended[name] = sum(trial.outcome != "running" and trial.number < search.budget for trial in past)
         if left := search.budget - ended[name]:
-            units = planner.trial_cells(study, space, planner.at_end(space, 0))
+            units = plan.units(space, planner.at_end(space, 0))
             share = trained_share(length, milestones(search, length))
-            work.append(Work("search", units[0], left, left * len(units) * length * share, 1 / share))
+            work.append(Work("search", units[0].cell, left, left * len(units) * length * share, 1 / share))
         if search.constraints:
-            reference = planner.Planner(study, content_hash, {}).reference(space)
+            reference = plan.reference(space)
             missing = [planned.cell for planned in reference if planned.fingerprint not in have]
             work += [Work("search", missing[0], len(missing), len(missing) * length)] if missing else []
-    pairs = planner.cells_at_both_ends(study, found, content_hash)
+    pairs = plan.cells_at_both_ends(found)
     known = {cell.fingerprint for cell, other in pairs if cell.fingerprint == other.fingerprint}
     settled = known & (have.keys() | hopeless.keys())
     wanted = {(cell.fingerprint, other.fingerprint): cell.cell for cell, other in pairs}

@@ -17,7 +17,7 @@ import ray
 from tune_lt import data, provenance
 from tune_lt.errors import InputError
 from tune_lt.run.display import Display
-from tune_lt.run.planner import Model, parent_tags, planned_cells, recommended
+from tune_lt.run.planner import Model, found_by, parent_tags
 from tune_lt.run.rehearsal import load_data, rehearse
 from tune_lt.run.runner import Runner
 from tune_lt.run.shared_folder import check_shared, checkpoint_folder
@@ -75,16 +75,13 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
             _show(store, study)
             with _ray_session(display, dataset, checkpoints):
                 runner = Runner(study, store, display, dataset, parent, journal, lease, finished, before)
-                found = {
-                    name: values for space in study.searches.values() for name, values in runner.search(space).items()
-                }
-                cells = planned_cells(study, found, dataset.content_hash)
-                chosen = recommended(study, found, runner.values, cells)
-                whole = runner.train(cells, found, chosen)
+                results = {name: runner.search(space) for name, space in study.searches.items()}
+                found = found_by(*results.values())
+                cells = runner.plan.cells(found)
+                chosen = runner.plan.recommended(results, cells)
+                whole = runner.train(cells, runner.plan.contents(cells, found, chosen))
                 if chosen:
-                    cell = next(cell for cell in cells if cell.fingerprint == chosen.fingerprint)
-                    kept = runner.state(cell)
-                    model = Model(cell, kept[0], dataset, kept[1]) if kept else None
+                    model = runner.model(next(cell for cell in cells if cell.fingerprint == chosen.fingerprint))
             status = "FINISHED" if whole else "FAILED"
         except KeyboardInterrupt:
             status = "KILLED"

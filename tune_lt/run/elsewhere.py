@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from tune_lt.config import fingerprint
-from tune_lt.documents import CONTENTS
+from tune_lt.documents import CONTENTS, SearchResult
 from tune_lt.errors import InputError
-from tune_lt.run.planner import (
-    PlannedCell,
-    Planner,
-    cells_at_both_ends,
-    found_by,
-    parent_tags,
-    recorded_search,
-    study_tags,
-    table_of_contents,
-    trial_cells,
-)
+from tune_lt.run.planner import Plan, PlannedCell, found_by, parent_tags, study_tags
 from tune_lt.store import DUPLICATE, TAG, Store, own_tags
 from tune_lt.store.journal import PATIENCE_SECONDS, Journal
 from tune_lt.store.lease import Lease
@@ -36,22 +24,25 @@ def listing(study: Study, content_hash: str, store: Store | None, *, missing: bo
     next. ``store``: where ended searches are looked up, and, for ``missing``, the cells that are done or known to
     diverge.
     """
-    planner = Planner(study, content_hash, study_tags(study))
+    plan = Plan(study, content_hash, study_tags(study))
     parent = store.parent(study.name) if store else None
-    found: dict[str, dict[str, Any]] = {}
+    results: list[SearchResult] = []
     cells: list[PlannedCell] = []
     for space in study.searches.values():
-        concluded = recorded_search(study, space, store, parent.info.run_id, content_hash) if store and parent else None
-        if concluded is None:
-            cells += _of_search(planner, study, space, content_hash)
+        result = plan.recorded(space, store, parent.info.run_id) if store and parent else None
+        if result is None:
+            cells += _of_search(plan, space)
         else:
-            found |= found_by(concluded)
-    tables, waiting = _of_tables(study, found, content_hash)
+            results.append(result)
+    found = found_by(*results)
+    pairs = plan.cells_at_both_ends(found)
+    waiting = dict.fromkeys(cell.row for cell, other in pairs if cell.fingerprint != other.fingerprint)
+    tables = [cell for cell, other in pairs if cell.fingerprint == other.fingerprint]
     cells += tables
     have = store.finished_cells().keys() | store.cells(study.name).hopeless().keys() if store and missing else set()
     wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
-    listed = tuple(_listed(planner, cell) for name, cell in reversed(wanted.items()) if name not in have)
-    contents = table_of_contents(study, tables, found, None)
+    listed = tuple(_listed(plan, cell) for name, cell in reversed(wanted.items()) if name not in have)
+    contents = plan.contents(tables, found, None)
     rows = {row: cells for row, cells in contents.rows.items() if row not in waiting}
     return Listing(
         study=study.name,
@@ -68,28 +59,17 @@ def listing(study: Study, content_hash: str, store: Store | None, *, missing: bo
     )
 
 
-def _of_search(planner: Planner, study: Study, space: Space, content_hash: str) -> list[PlannedCell]:
+def _of_search(plan: Plan, space: Space) -> list[PlannedCell]:
     """The cells of a search that are known before it begins: its reference, and all of a grid."""
-    cells = planner.reference(space) if space.search.constraints else []
+    cells = plan.reference(space) if space.search.constraints else []
     if space.search.sampler == "grid":
-        units = zip(*(trial_cells(study, space, point) for point in grid(space.space)), strict=True)
-        for cell in (cell for unit in units for cell in unit):
-            name = fingerprint(cell, content_hash, study.sources)
-            cells.append(PlannedCell("fold", cell.data["imbalance"], cell, name))
+        trials = [plan.units(space, point) for point in grid(space.space)]
+        cells += [cell for one_of_each in zip(*trials, strict=True) for cell in one_of_each]
     return cells
 
 
-def _of_tables(
-    study: Study, found: Mapping[str, Mapping[str, Any]], content_hash: str
-) -> tuple[list[PlannedCell], list[str]]:
-    """The tables' cells that are alike whatever the searches that go on will find, and the rows that are not."""
-    pairs = cells_at_both_ends(study, found, content_hash)
-    waiting = [cell.row for cell, other in pairs if cell.fingerprint != other.fingerprint]
-    return [cell for cell, other in pairs if cell.fingerprint == other.fingerprint], list(dict.fromkeys(waiting))
-
-
-def _listed(planner: Planner, planned: PlannedCell) -> ListedCell:
-    record = planner.record(planned.cell, planned.fingerprint, planned.row, planned.fingerprint)
+def _listed(plan: Plan, planned: PlannedCell) -> ListedCell:
+    record = plan.record(planned)
     params = {path: str(value) for path, value in record.params.items()}
     return ListedCell(planned.fingerprint, planned.cell, record.name, params, record.tags)
 

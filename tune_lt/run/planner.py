@@ -1,4 +1,4 @@
-"""What is to be trained: the trials of a search and the cells of the tables, with what is recorded of each."""
+"""What a study trains: the trials of its searches and the cells of its tables, and what is recorded of each."""
 
 from __future__ import annotations
 
@@ -19,41 +19,180 @@ from tune_lt.store import TAG, Store
 from tune_lt.study import Space, Study, flattened, nested, overlay, ranges, reader
 from tune_lt.study.rows import ONE_SE, REFERENCE
 
+Found = Mapping[str, Mapping[str, Any]]  # search -> the values it found (path -> value), see `found_by`
+
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell of a table: the row it stands in, its imbalance factor, and its fingerprint."""
+    """A cell with its fingerprint; ``row``: of a table, or what it is trained for (fold, reference)."""
 
     row: str
-    imbalance: float | None
     cell: CellConfig
     fingerprint: str
 
-
-def planned_cells(study: Study, found: Mapping[str, Mapping[str, Any]], content_hash: str) -> list[PlannedCell]:
-    """Every cell of the study's tables, all rows of one seed before those of the next. ``found``: by search."""
-    configs = {row: reader.row_config(study, row, found) for row in study.rows}
-    cells = []
-    for data_seed, init_seed in study.seeds:
-        for imbalance in study.columns:
-            for row, config in configs.items():
-                content = config | {"data": config["data"] | {"imbalance": imbalance}}
-                cell = reader.cell(content, data_seed=data_seed, init_seed=init_seed)
-                cells.append(PlannedCell(row, imbalance, cell, fingerprint(cell, content_hash, study.sources)))
-    return cells
+    @property
+    def imbalance(self) -> float | None:
+        """The imbalance factor of its training images; None where they are as they are."""
+        imbalance: float | None = self.cell.data["imbalance"]
+        return imbalance
 
 
-def cells_at_both_ends(
-    study: Study, found: Mapping[str, Mapping[str, Any]], content_hash: str
-) -> list[tuple[PlannedCell, PlannedCell]]:
-    """Every cell of the tables twice: what no search has found yet has its lowest values once, and once its highest.
+class Plan:
+    """A study resolved for the images with ``content_hash``; ``tags`` are added to every run."""
 
-    Where both have the same fingerprint, the cell does not depend on what is yet to be found.
-    """
-    low, high = ({name: at_end(space, end) for name, space in study.searches.items()} for end in (0, -1))
-    cells = planned_cells(study, {**low, **found}, content_hash)
-    others = cells if study.searches.keys() <= found.keys() else planned_cells(study, {**high, **found}, content_hash)
-    return list(zip(cells, others, strict=True))
+    def __init__(self, study: Study, content_hash: str, tags: Mapping[str, str] | None = None) -> None:
+        self.study, self.content_hash, self._tags = study, content_hash, tags or {}
+        self.signatures = {name: study.search_signature(space, content_hash) for name, space in study.searches.items()}
+
+    def _planned(self, row: str, cell: CellConfig) -> PlannedCell:
+        return PlannedCell(row, cell, fingerprint(cell, self.content_hash, self.study.sources))
+
+    def cells(self, found: Found) -> list[PlannedCell]:
+        """Every cell of the tables, all rows of one seed before those of the next."""
+        study = self.study
+        configs = {row: reader.row_config(study, row, found) for row in study.rows}
+        return [
+            self._planned(
+                row,
+                reader.cell(
+                    config | {"data": config["data"] | {"imbalance": imbalance}},
+                    data_seed=data_seed,
+                    init_seed=init_seed,
+                ),
+            )
+            for data_seed, init_seed in study.seeds
+            for imbalance in study.columns
+            for row, config in configs.items()
+        ]
+
+    def cells_at_both_ends(self, found: Found) -> list[tuple[PlannedCell, PlannedCell]]:
+        """Every cell of the tables twice: parameters that no search has found yet are at their lowest, then highest.
+
+        Where both have the same fingerprint, the cell does not depend on what is yet to be found.
+        """
+        spaces = self.study.searches
+        cells = self.cells({**{name: at_end(space, 0) for name, space in spaces.items()}, **found})
+        if spaces.keys() <= found.keys():
+            return list(zip(cells, cells, strict=True))
+        highest = self.cells({**{name: at_end(space, -1) for name, space in spaces.items()}, **found})
+        return list(zip(cells, highest, strict=True))
+
+    def units(self, space: Space, found: Mapping[str, Any], row: str = "fold") -> list[PlannedCell]:
+        """The cells of a search's trial, in the order they are trained."""
+        study = self.study
+        changes = nested(space.complete(found))
+        base = overlay(study.base() | {"loss": dict(space.loss), "model": dict(space.model)}, changes)
+        base["recipe"] = reader.from_dict(base).recipe
+        return [
+            self._planned(
+                row,
+                reader.cell(base, data_seed=seed, init_seed=seed, fold=fold, holdout=study.validation.holdout),
+            )
+            for seed, fold in study.units(space)
+        ]
+
+    def reference(self, space: Space) -> list[PlannedCell]:
+        """The cells of plain cross-entropy on the images that the search's trials are judged on.
+
+        Where the recipe is searched, the reference has the default recipe.
+        """
+        softmax = reader.with_loss(self.study, REFERENCE)
+        plain = dataclasses.replace(space, loss=softmax, model=self.study.model, space={}, plain={})
+        recipe = {path: ranges.recipe_default(path) for path in space.space if path.startswith("recipe/")}
+        return self.units(plain, recipe, "reference")
+
+    def cell_trial(self, planned: PlannedCell, *, keep: bool = False) -> PlannedTrial:
+        """A trial of its own for one cell of a table. ``keep``: the state of its last epoch."""
+        unit = Unit(planned.cell, planned.fingerprint)
+        return PlannedTrial((unit,), planned.fingerprint, self.record(planned), keep=keep)
+
+    def trial(
+        self, space: Space, found: Mapping[str, Any], finished: Mapping[str, Mapping[str, float]]
+    ) -> PlannedTrial:
+        """A trial of a search; ``finished``: the metrics of cells that are trained already, by fingerprint."""
+        cells, watched, signature = self.units(space, found), space.search.watched, self.signatures[space.name]
+        several, name = len(cells) > 1, cells[0].fingerprint
+        if several:
+            name = hashlib.sha256(json.dumps([one.fingerprint for one in cells]).encode()).hexdigest()[:24]
+        units = tuple(
+            Unit(
+                one.cell,
+                one.fingerprint,
+                _known(finished.get(one.fingerprint), watched),
+                self.record(one) if several else None,
+            )
+            for one in cells
+        )
+        record = self.record(PlannedCell("search", cells[0].cell, name))
+        tags = {**record.tags, "search": signature, "searched": space.name, "found": json.dumps(dict(found))}
+        tags |= {"kind": "trial", "fold": "all"} if several else {}
+        record = dataclasses.replace(record, key=f"{name}.{signature}", tags=tags)
+        return PlannedTrial(units, name, record, watched, dict(found))
+
+    def record(self, planned: PlannedCell) -> Record:
+        """What is recorded of a cell at its start."""
+        cell = planned.cell
+        content = dataclasses.asdict(cell)
+        label = f"{planned.row} · seed {cell.init_seed}" + (f" · fold {cell.fold}" if "/" in cell.fold else "")
+        tags = {
+            **self._tags,
+            "kind": "cell",
+            "row": planned.row,
+            "fingerprint": planned.fingerprint,
+            "fold": cell.fold,
+            "imbalance": str(planned.imbalance or "as it is"),
+            "data_seed": str(cell.data_seed),
+            "init_seed": str(cell.init_seed),
+        }
+        params = flattened({section: content[section] for section in ("data", "model", "loss", "recipe")})
+        return Record(planned.fingerprint, label, params, tags)
+
+    def recorded(self, space: Space, store: Store, parent_id: str) -> SearchResult | None:
+        """What an earlier run of exactly this search, with as many trials, concluded, or None."""
+        result = store.read(parent_id, search_file(space.name), partial(SearchResult.of, space.name))
+        if result is None or result.signature != self.signatures[space.name]:
+            return None
+        return result if result.trials == space.search.budget else None
+
+    def recommended(self, results: Mapping[str, SearchResult], cells: Sequence[PlannedCell]) -> Recommended | None:
+        """The choice between the study's searches by the best mean of each, which the test never enters.
+
+        None where nothing was searched, or no row was trained with the best configuration as it was found, on images
+        of the imbalance that the search was judged at. ``cells``: of the tables.
+        """
+        if not results:
+            return None
+        name, result = max(results.items(), key=lambda item: sum(map(item[1].best.value, item[1].objectives)))
+        wanted = self.units(self.study.searches[name], result.best.found)[0].cell
+
+        def alike(cell: CellConfig) -> bool:
+            return (cell.data, cell.model, cell.loss, cell.recipe) == (
+                wanted.data,
+                wanted.model,
+                wanted.loss,
+                wanted.recipe,
+            )
+
+        first = next((planned for planned in cells if alike(planned.cell)), None)
+        return Recommended(name, first.row, first.fingerprint) if first else None
+
+    def contents(self, cells: Sequence[PlannedCell], found: Found, chosen: Recommended | None) -> Contents:
+        """What the report needs to assemble the tables from the store alone: each row's cells by fingerprint."""
+        rows: dict[str, list[TableCell]] = {row: [] for row in self.study.rows}
+        for one in cells:
+            seeds = one.cell.data_seed, one.cell.init_seed
+            rows[one.row].append(TableCell(one.fingerprint, one.imbalance, *seeds))
+        return Contents(
+            found={name: dict(values) for name, values in found.items()},
+            searches={name: search_file(name) for name in self.study.searches},
+            data=determining(self.study.data, "full"),
+            model=self.study.model["name"],
+            searched=self.study.loss["name"],
+            recommended=chosen,
+            columns=self.study.columns,
+            rows={row: tuple(own) for row, own in rows.items()},
+            losses={one.row: one.cell.loss["name"] for one in cells},
+        )
 
 
 def at_end(space: Space, end: Literal[0, -1]) -> dict[str, Any]:
@@ -61,80 +200,14 @@ def at_end(space: Space, end: Literal[0, -1]) -> dict[str, Any]:
     return {path: dimension.values[end] for path, dimension in space.space.items()}
 
 
-def recorded_search(study: Study, space: Space, store: Store, parent_id: str, content_hash: str) -> SearchResult | None:
-    """What an earlier run of exactly this search, with as many trials, concluded, or None."""
-    recorded = store.read(parent_id, search_file(space.name), partial(SearchResult.of, space.name))
-    if recorded is None or recorded.signature != study.search_signature(space, content_hash):
-        return None
-    return recorded if recorded.trials == space.search.budget else None
-
-
-def found_by(searched: SearchResult) -> dict[str, dict[str, Any]]:
-    """What rows take from a search: its best values, and the plainest within a standard error if they are others."""
-    found = {searched.name: dict(searched.best.found)}
-    if searched.plain and searched.plain.found != searched.best.found:
-        found[f"{searched.name}/{ONE_SE}"] = dict(searched.plain.found)
+def found_by(*results: SearchResult) -> dict[str, dict[str, Any]]:
+    """What rows take from searches: the best values, and the plainest within a standard error if they are others."""
+    found = {}
+    for result in results:
+        found[result.name] = dict(result.best.found)
+        if result.plain and result.plain.found != result.best.found:
+            found[f"{result.name}/{ONE_SE}"] = dict(result.plain.found)
     return found
-
-
-def recommended(
-    study: Study,
-    found: Mapping[str, Mapping[str, Any]],
-    values: Mapping[str, Mapping[str, float]],
-    cells: Sequence[PlannedCell],
-) -> Recommended | None:
-    """The choice between the study's searches by their ``values``, the best means of each, which the test never enters.
-
-    None where nothing was searched, or no row was trained with the best configuration as it was found, on such data.
-    ``cells``: of the tables.
-    """
-    if not study.searches:
-        return None
-
-    def quality(space: Space) -> float:
-        return sum(values[space.name][name] for name in space.search.objectives)
-
-    space = max(study.searches.values(), key=quality)
-    wanted = trial_cells(study, space, found[space.name])[0]
-    alike = [
-        planned
-        for planned in cells
-        if (planned.cell.loss, planned.cell.model, planned.cell.recipe) == (wanted.loss, wanted.model, wanted.recipe)
-        and planned.cell.data == wanted.data  # the imbalance that the search was judged at
-    ]
-    return Recommended(space.name, alike[0].row, alike[0].fingerprint) if alike else None
-
-
-def trial_cells(study: Study, space: Space, found: Mapping[str, Any]) -> list[CellConfig]:
-    """The cells of a search's trial, in the order they are trained."""
-    changes = nested(space.complete(found))
-    base = overlay(study.base() | {"loss": dict(space.loss), "model": dict(space.model)}, changes)
-    base["recipe"] = reader.from_dict(base).recipe
-    return [
-        reader.cell(base, data_seed=seed, init_seed=seed, fold=fold, holdout=study.validation.holdout)
-        for seed, fold in study.units(space)
-    ]
-
-
-def table_of_contents(
-    study: Study, cells: Sequence[PlannedCell], found: Mapping[str, Mapping[str, Any]], chosen: Recommended | None
-) -> Contents:
-    """What the report needs to assemble the tables from the store alone: each row's cells by fingerprint."""
-    rows: dict[str, list[TableCell]] = {row: [] for row in study.rows}
-    for planned in cells:
-        seeds = planned.cell.data_seed, planned.cell.init_seed
-        rows[planned.row].append(TableCell(planned.fingerprint, planned.imbalance, *seeds))
-    return Contents(
-        found={name: dict(values) for name, values in found.items()},
-        searches={name: search_file(name) for name in study.searches},
-        data=determining(study.data, "full"),
-        model=study.model["name"],
-        searched=study.loss["name"],
-        recommended=chosen,
-        columns=study.columns,
-        rows={row: tuple(own) for row, own in rows.items()},
-        losses={planned.row: planned.cell.loss["name"] for planned in cells},
-    )
 
 
 def study_tags(study: Study) -> dict[str, str]:
@@ -147,70 +220,6 @@ def parent_tags(study: Study) -> dict[str, str]:
     tags = {"dataset": str(study.data["name"]), "scale": study.scale}
     tags |= {"table": str(study.table)} if study.table else {}
     return {f"{TAG}{name}": value for name, value in tags.items()}
-
-
-class Planner:
-    """Makes what a trial's config holds: its cells, their fingerprints, what is known of them, what to record."""
-
-    def __init__(self, study: Study, content_hash: str, tags: Mapping[str, str]) -> None:
-        self._study, self._content_hash, self._tags = study, content_hash, tags
-
-    def cell(self, planned: PlannedCell, *, keep: bool = False) -> PlannedTrial:
-        """A trial of its own for one cell of a table. ``keep``: the state of its last epoch."""
-        record = self.record(planned.cell, planned.fingerprint, planned.row, planned.fingerprint)
-        return PlannedTrial((Unit(planned.cell, planned.fingerprint),), planned.fingerprint, record, keep=keep)
-
-    def trial(
-        self, space: Space, found: Mapping[str, Any], finished: Mapping[str, Mapping[str, float]]
-    ) -> PlannedTrial:
-        """A trial of a search; ``finished``: the metrics of cells that are trained already, by fingerprint."""
-        study, watched = self._study, space.search.watched
-        signature = study.search_signature(space, self._content_hash)
-        cells = [
-            (cell, fingerprint(cell, self._content_hash, study.sources)) for cell in trial_cells(study, space, found)
-        ]
-        several, name = len(cells) > 1, cells[0][1]
-        if several:
-            name = hashlib.sha256(json.dumps([own for _, own in cells]).encode()).hexdigest()[:24]
-        runs = [self.record(cell, own, "fold", own) if several else None for cell, own in cells]
-        units = tuple(
-            Unit(cell, own, _known(finished.get(own), watched), run)
-            for (cell, own), run in zip(cells, runs, strict=True)
-        )
-        record = self.record(cells[0][0], name, "search", f"{name}.{signature}")
-        tags = {"search": signature, "searched": space.name, "found": json.dumps(dict(found))}
-        tags |= {"kind": "trial", "fold": "all"} if several else {}
-        record = dataclasses.replace(record, tags={**record.tags, **tags})
-        return PlannedTrial(units, name, record, watched, dict(found))
-
-    def reference(self, space: Space) -> list[PlannedCell]:
-        """The cells of plain cross-entropy on the images that the search's trials are judged on."""
-        softmax = reader.with_loss(self._study, REFERENCE)
-        plain = dataclasses.replace(space, loss=softmax, model=self._study.model, space={}, plain={})
-        recipe = {path: ranges.recipe_default(path) for path in space.space if path.startswith("recipe/")}
-        cells = trial_cells(self._study, plain, recipe)  # where the recipe is searched, the reference has the default
-        return [
-            PlannedCell(
-                "reference", cell.data["imbalance"], cell, fingerprint(cell, self._content_hash, self._study.sources)
-            )
-            for cell in cells
-        ]
-
-    def record(self, cell: CellConfig, name: str, row: str, key: str) -> Record:
-        """What is recorded of a cell, with the fingerprint ``name``, at its start."""
-        content = dataclasses.asdict(cell)
-        label = f"{row} · seed {cell.init_seed}" + (f" · fold {cell.fold}" if "/" in cell.fold else "")
-        tags = dict(self._tags) | {
-            "kind": "cell",
-            "row": row,
-            "fingerprint": name,
-            "fold": cell.fold,
-            "imbalance": str(cell.data["imbalance"] or "as it is"),
-            "data_seed": str(cell.data_seed),
-            "init_seed": str(cell.init_seed),
-        }
-        params = flattened({section: content[section] for section in ("data", "model", "loss", "recipe")})
-        return Record(key, label, params, tags)
 
 
 def _known(metrics: Mapping[str, float] | None, watched: Sequence[str]) -> dict[str, float] | None:

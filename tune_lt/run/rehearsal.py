@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tune_lt import data, training
-from tune_lt.run.planner import planned_cells, trial_cells
+from tune_lt.run.planner import Plan, at_end
 from tune_lt.study import Study, reader
 from tune_lt.texts import some
 
@@ -18,12 +18,11 @@ def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
 
     Raises InputError for what cannot, before anything is started.
     """
-    placeholder = {
-        name: {path: d.values[0] for path, d in space.space.items()} for name, space in study.searches.items()
-    }
-    for planned in {cell.row: cell for cell in planned_cells(study, placeholder, dataset.content_hash)}.values():
+    plan = Plan(study, dataset.content_hash)
+    lowest = {name: at_end(space, 0) for name, space in study.searches.items()}
+    for planned in {cell.row: cell for cell in plan.cells(lowest)}.values():
         training.rehearse(planned.cell, dataset)
-    cells = [cell for name, space in study.searches.items() for cell in trial_cells(study, space, placeholder[name])]
+    cells = [one.cell for name, space in study.searches.items() for one in plan.units(space, lowest[name])]
     base = reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)
     split = training.rehearse(base, dataset)
     unvalidated = [

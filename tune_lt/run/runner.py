@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, nan
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
 from tune_lt import data, provenance, training
-from tune_lt.documents import CONTENTS, Recommended, SearchResult, Trial, search_file
+from tune_lt.documents import CONTENTS, Contents, SearchResult, Trial, search_file
 from tune_lt.errors import InputError
 from tune_lt.run import workers
 from tune_lt.run.display import Display
 from tune_lt.run.out_of_memory import kills_fail_trials
-from tune_lt.run.planner import (
-    PlannedCell,
-    Planner,
-    found_by,
-    recorded_search,
-    study_tags,
-    table_of_contents,
-)
+from tune_lt.run.planner import Model, Plan, PlannedCell, study_tags
 from tune_lt.run.recorder import Recorder
 from tune_lt.run.search import selection
 from tune_lt.run.search.past import ENDED, past_trials
@@ -73,40 +65,26 @@ class Runner:
         self.concurrent = _fit(study.resources, self.gpus)
         tags["device"] = str(training.pick_device("auto" if self.gpus else "cpu"))
         tags["workers"] = str(study.resources.workers)
-        self.planner = Planner(study, dataset.content_hash, tags)
-        self.values: dict[str, Mapping[str, float]] = {}  # search -> the means of the best it found
+        self.plan = Plan(study, dataset.content_hash, tags)
         self.kept: str | None = None  # the cell whose state is not removed once it is recorded
 
-    def search(self, space: Space) -> dict[str, dict[str, Any]]:
-        """What rows take from a search: its name -> the best values found (flat, path -> value).
-
-        As many trials are trained as are still missing.
-        """
-        study, search = self.study, space.search
-        label = study.label(space)
-        recorded = recorded_search(study, space, self.store, self.parent_id, self.dataset.content_hash)
+    def search(self, space: Space) -> SearchResult:
+        """Train as many trials of a search as are still missing; what it concluded."""
+        study, search, label = self.study, space.search, self.study.label(space)
+        recorded = self.plan.recorded(space, self.store, self.parent_id)
         if recorded is not None:
             self.display.say(f"{label}: {search.budget} trials, all reused; found {found_values(recorded.best.found)}")
-            self.values[space.name] = recorded.best.metrics
-            return found_by(recorded)
+            return recorded
         reference = self._reference(space) if search.constraints else {}
-        signature, metric = study.search_signature(space, self.dataset.content_hash), search.objectives[0]
+        signature, metric = self.plan.signatures[space.name], search.objectives[0]
         noted = own_tags(self.store.client.get_run(self.parent_id))
         past = past_trials(self.store, self.before, noted, signature, metric)
         past = [trial for trial in past if trial.number < search.budget]
 
         def plan(found: Mapping[str, Any]) -> PlannedTrial:
-            return self.planner.trial(space, found, self.finished)
+            return self.plan.trial(space, found, self.finished)
 
-        over = {trial.fingerprint for trial in past if trial.outcome in ENDED}
-        ended = []
-        for trial in past:
-            if trial.outcome == "reused":
-                end = _reused(plan(trial.found))
-                if end.outcome == "complete" or trial.fingerprint in over:
-                    ended.append(end)  # one that waited for another which is still in flight begins anew
-            elif trial.outcome != "running":
-                ended.append(trial)
+        ended = _ended(past, plan)
         running = sum(trial.outcome == "running" for trial in past)
         self.display.say(
             f"{label}: {search.budget} trials, {len(ended)} reused, {running} to be carried on, "
@@ -121,24 +99,22 @@ class Runner:
             ended=ended,
         )
 
-        def on_reuse(number: int, found: Mapping[str, Any], name: str, values: Mapping[str, float] | None) -> None:
-            text = json.dumps({"found": dict(found), "fingerprint": name})
+        def on_reuse(number: int, planned: PlannedTrial, known: bool) -> None:
+            text = json.dumps({"found": dict(planned.found), "fingerprint": planned.fingerprint})
             self.journal.note({reused_tag(signature, number): text})
-            recorder.reused(_reused(plan(found)) if values is not None else None)
+            recorder.reused(_reused(plan(planned.found)) if known else None)
 
         searcher = CellSearch(space, plan, past, on_reuse, reference)
-        units = study.units(space)
-        early = scheduler(search, study.recipe.epochs, past, units=len(units), folds=study.validation.folds)
+        units, folds = len(study.units(space)), study.validation.folds
+        early = scheduler(search, study.recipe.epochs, past, units=units, folds=folds)
         self._tune(label, recorder, searcher=searcher, trial_scheduler=early)
         if not searcher.exhausted:
             raise KeyboardInterrupt  # Tune takes Ctrl-C itself, and returns
-        return self._conclude(space, signature, label, recorder.ended, reference)
+        return self._conclude(space, recorder.ended, reference)
 
-    def _conclude(
-        self, space: Space, signature: str, label: str, ended: Sequence[Trial], reference: Mapping[str, float]
-    ) -> dict[str, dict[str, Any]]:
+    def _conclude(self, space: Space, ended: Sequence[Trial], reference: Mapping[str, float]) -> SearchResult:
         """Choose, record what was chosen and from what, and say so."""
-        search = space.search
+        search, label = space.search, self.study.label(space)
         best = selection.best(ended, search, reference)
         if best is None:
             reasons = "; ".join(sorted({end.reason for end in ended if end.reason})) or "none ran to its end"
@@ -146,9 +122,9 @@ class Runner:
         neutral = {path: value for path in space.space if (value := ranges.neutral(space.name, path)) is not None}
         plain = selection.one_standard_error(ended, search, reference, space.space, neutral)
         front = selection.pareto(ended, search, reference) if len(search.objectives) > 1 else []
-        found = SearchResult(
+        result = SearchResult(
             space.name,
-            signature,
+            self.plan.signatures[space.name],
             search.budget,
             search.objectives,
             {str(name): allowed for name, allowed in search.constraints.items()},
@@ -159,21 +135,20 @@ class Runner:
             tuple(front),
             tuple(f"seed {seed}, {fold}" for seed, fold in self.study.units(space)),
         )
-        self.store.log_json(self.parent_id, search_file(space.name), found.content())
-        self.values[space.name] = best.metrics
+        self.store.log_json(self.parent_id, search_file(space.name), result.content())
         shown = ", ".join(f"{name} {best.value(name):.3f}" for name in search.objectives)
         self.display.say(f"{label}: found {found_values(best.found)} ({shown})")
         if plain and plain is not best:
             shown = f"{search.objectives[0]} {plain.value(search.objectives[0]):.3f}"
             self.display.say(f"{label}: the plainest within one standard error: {found_values(plain.found)} ({shown})")
-        broken = found.violation(best)
+        broken = result.violation(best)
         if broken:
             self.display.say(f"{label}: no trial keeps the constraints; this one breaks them least, by {broken:.3f}")
-        return found_by(found)
+        return result
 
     def _reference(self, space: Space) -> dict[str, float]:
         """The watched metrics of plain cross-entropy on the images the search's trials are judged on."""
-        cells = self.planner.reference(space)
+        cells = self.plan.reference(space)
         missing = [cell for cell in cells if cell.fingerprint not in self.finished]
         if missing:
             self.display.say(f"reference for the constraints: {len(missing)} cells to train")
@@ -188,16 +163,11 @@ class Runner:
                 raise InputError(f"search.constraints.{name}: no held-out image belongs to these classes")
         return reference
 
-    def train(
-        self, cells: list[PlannedCell], found: Mapping[str, Mapping[str, Any]], chosen: Recommended | None
-    ) -> bool:
-        """Train the cells whose fingerprints no finished run has, and record which cells the tables are made of.
-
-        Whether none failed.
-        """
+    def train(self, cells: Sequence[PlannedCell], contents: Contents) -> bool:
+        """Train the cells that no finished run has, and record the ``contents`` of the tables; whether none failed."""
         if not cells:
             return True
-        self.kept = chosen.fingerprint if chosen else None
+        self.kept = contents.recommended.fingerprint if contents.recommended else None
         have, hopeless = self.finished, self.before.hopeless()
         for cell in cells:
             if cell.fingerprint in have and cell.fingerprint != self.kept:  # kept when it was the one recommended
@@ -209,7 +179,7 @@ class Runner:
             f"tables: {len(wanted)} cells, {len(wanted) - len(missing) - len(failed)} reused, {len(missing)} to train"
             + (f", {len(failed)} known to fail: {hopeless[failed[0]]}" if failed else "")
         )
-        self.store.log_json(self.parent_id, CONTENTS, table_of_contents(self.study, cells, found, chosen).content())
+        self.store.log_json(self.parent_id, CONTENTS, contents.content())
         if not missing:
             return not failed
         failures = [end for end in self._train_cells("tables", missing) if end.outcome == "failed"]
@@ -217,31 +187,27 @@ class Runner:
             self.display.say(f"tables: {len(failures)} of {len(missing)} cells failed: {failures[0].reason}")
         return not (failed or failures)
 
-    def state(self, cell: PlannedCell) -> tuple[Path, bool] | None:
-        """The file with the state after a finished cell's last epoch, and whether it was trained once more for that.
-
-        It is where none was kept. None where that failed.
-        """
+    def model(self, cell: PlannedCell) -> Model | None:
+        """The network of a finished cell, trained once more where its state was not kept. None where that failed."""
         if cell.fingerprint not in self.finished:
             return None
         path = checkpoint_path(self.checkpoints, cell.fingerprint)
         if checkpoint.epoch(path) == cell.cell.recipe.epochs:
-            return path, False
+            return Model(cell, path, self.dataset, again=False)
         path.unlink(missing_ok=True)
         resources = self.study.resources
         self.display.say(f"model: {cell.row} is trained once more, its network was not kept")
         alone = {"num_cpus": resources.cpus, "num_gpus": self.gpus} if resources.workers == 1 else {"num_cpus": 0}
-        options: dict[str, Any] = {"max_retries": ATTEMPTS - 1, **alone}
-        task = ray.remote(**options)(train_again)
+        task = ray.remote(max_retries=ATTEMPTS - 1, **alone)(train_again)
         try:
             ray.get(task.remote(cell.cell, path, self.dataset, self.setting))
         except ray.exceptions.RayError as error:
             self.display.say(f"model: {cell.row} could not be trained again: {str(error).strip().splitlines()[-1]}")
             return None
-        return path, True
+        return Model(cell, path, self.dataset, again=True)
 
     def _train_cells(self, label: str, cells: Sequence[PlannedCell]) -> list[Trial]:
-        planned = [self.planner.cell(cell, keep=cell.fingerprint == self.kept) for cell in cells]
+        planned = [self.plan.cell_trial(cell, keep=cell.fingerprint == self.kept) for cell in cells]
         recorder = self._recorder(len(planned))
         self._tune(label, recorder, space={"planned": tune.grid_search(planned)})
         if len(recorder.ended) < len(planned):
@@ -258,16 +224,8 @@ class Runner:
             for file in (state, state.with_suffix(".json")):
                 file.unlink(missing_ok=True)
 
-        names = self.dataset.class_names
-        return Recorder(
-            self.journal,
-            self.display,
-            total,
-            class_names=names,
-            on_end=done_with,
-            check=self._check_lease,
-            **options,
-        )
+        options |= {"class_names": self.dataset.class_names, "on_end": done_with, "check": self._check_lease}
+        return Recorder(self.journal, self.display, total, **options)
 
     def _check_lease(self) -> None:
         if self.lease.lost:
@@ -310,6 +268,20 @@ class Runner:
                 interrupted = recorder.close()
         if interrupted:
             raise KeyboardInterrupt
+
+
+def _ended(past: Sequence[Trial], plan: Callable[[Mapping[str, Any]], PlannedTrial]) -> list[Trial]:
+    """The past trials that count; one that waited for another which is still running begins anew."""
+    over = {trial.fingerprint for trial in past if trial.outcome in ENDED}
+    ended = []
+    for trial in past:
+        if trial.outcome == "reused":
+            end = _reused(plan(trial.found))
+            if end.outcome == "complete" or trial.fingerprint in over:
+                ended.append(end)
+        elif trial.outcome != "running":
+            ended.append(trial)
+    return ended
 
 
 def _reused(planned: PlannedTrial) -> Trial:

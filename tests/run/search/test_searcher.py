@@ -177,7 +177,7 @@ def test_a_cell_is_never_suggested_twice() -> None:
     """Six trials over two values: two are trained, the others take over their results, one in flight included."""
     reused: list[tuple[int, Any]] = []
     searcher = CellSearch(
-        _space(SMALL, trials=6), _plan, on_reuse=lambda number, found, name, values: reused.append((number, found))
+        _space(SMALL, trials=6), _plan, on_reuse=lambda number, planned, known: reused.append((number, planned.found))
     )
     first, second = searcher.suggest("a"), searcher.suggest("b")
     assert first["planned"].found != second["planned"].found

@@ -63,9 +63,9 @@ class CellSearch(Searcher):
     """A Tune searcher that suggests planned trials over ``space``, each one a configuration and its cells.
 
     ``plan`` turns found values (flat, ``{"loss/alpha": 0.7}``) into a planned trial; one whose ``values`` are known
-    needs no training. ``past`` are the trials an earlier driver had. ``on_reuse(number, found, fingerprint, values)``
-    hears of trials that need no training; ``values`` is None where another trial is about to give them. ``reference``:
-    the metrics that constraints compare with.
+    needs no training. ``past`` are the trials an earlier driver had. ``on_reuse(number, planned, known)`` is
+    called for a trial that needs no training; ``known`` is false where another trial is about to give its values.
+    ``reference``: the metrics that constraints compare with.
 
     A trial stopped early is told as PRUNED with its last value, one without a finite value as FAILED. Each suggestion
     follows from the seed, the trial's number and what is known by then, so that a search that starts again does not
@@ -77,7 +77,7 @@ class CellSearch(Searcher):
         space: Space,
         plan: Callable[[Mapping[str, Any]], PlannedTrial],
         past: Sequence[Trial] = (),
-        on_reuse: Callable[[int, Mapping[str, Any], str, Values | None], None] = lambda *reuse: None,
+        on_reuse: Callable[[int, PlannedTrial, bool], None] = lambda *reuse: None,
         reference: Values | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -89,9 +89,8 @@ class CellSearch(Searcher):
         self._numbers = sorted(set(range(search.budget)) - {trial.number for trial in past})
         self._redo: list[tuple[Trial, optuna.trial.Trial]] = []
         self._ended: dict[str, tuple[TrialState, Values, int]] = {}  # fingerprint -> how a trial of it ended, its step
-        self._trials: dict[str, optuna.trial.Trial] = {}
+        self._begun: dict[str, tuple[optuna.trial.Trial, str]] = {}  # Tune's id of a trial -> Optuna's, its fingerprint
         self._running: dict[str, list[optuna.trial.Trial]] = {}  # fingerprint -> trials that wait for its result
-        self._fingerprints: dict[str, str] = {}
         for trial in past:
             self._remember(trial)
 
@@ -111,31 +110,28 @@ class CellSearch(Searcher):
                 self.study.enqueue_trial(next(itertools.islice(grid(self._space), number, None)))
             trial, found = self._ask()
             planned = self._plan(found)
-            fingerprint = planned.fingerprint
-            values = None
-            if fingerprint in self._ended:
-                state, values, step = self._ended[fingerprint]
-                self._repeat(trial, state, values, step)
-                values = values if state == TrialState.COMPLETE else None
+            known = planned.values is not None
+            if ended := self._ended.get(planned.fingerprint):
+                self._repeat(trial, *ended)
+                known = ended[0] == TrialState.COMPLETE
             elif planned.values is not None:
-                values = planned.values
-                self._tell(trial, TrialState.COMPLETE, values)
-            elif fingerprint in self._running:
-                self._running[fingerprint].append(trial)
+                self._tell(trial, TrialState.COMPLETE, planned.values)
+            elif planned.fingerprint in self._running:
+                self._running[planned.fingerprint].append(trial)
             else:
                 return self._begin(trial_id, trial, number, planned)
-            self._on_reuse(number, found, fingerprint, values)
+            self._on_reuse(number, planned, known)
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         value = result.get(self.metric, math.nan)
         if math.isfinite(value) and len(self._search.objectives) == 1:
-            self._trials[trial_id].report(value, result["step"])
+            self._begun[trial_id][0].report(value, result["step"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id not in self._trials:
+        if trial_id not in self._begun:
             return  # Tune says it twice
-        trial, fingerprint = self._trials.pop(trial_id), self._fingerprints.pop(trial_id)
+        trial, fingerprint = self._begun.pop(trial_id)
         result = result or {}
         values = {name: result.get(f"{MEAN}{name}", math.nan) for name in self._search.watched}
         waiting = self._running.pop(fingerprint)
@@ -185,8 +181,7 @@ class CellSearch(Searcher):
     def _begin(
         self, trial_id: str, trial: optuna.trial.Trial, number: int, planned: PlannedTrial
     ) -> dict[str, PlannedTrial]:
-        self._trials[trial_id] = trial
-        self._fingerprints[trial_id] = planned.fingerprint
+        self._begun[trial_id] = trial, planned.fingerprint
         self._running[planned.fingerprint] = []
         tags = {**planned.record.tags, "trial": str(number)}
         return {"planned": replace(planned, record=replace(planned.record, name=f"trial {number}", tags=tags))}
