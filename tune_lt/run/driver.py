@@ -1,4 +1,4 @@
-"""Running a whole study: one driver, one Ray session, the search, then the tables."""
+"""Running a whole study in one process and one Ray session: the searches first, then the cells of the tables."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tune_lt.store.journal import PATIENCE_SECONDS, Journal
 from tune_lt.store.lease import Lease
 from tune_lt.study import Search, Study
 
-OBJECT_STORE_BYTES = 200 * 2**20  # beside the images
-ROOM_BYTES = 200 * 2**20  # on the disk, for the store, the journal and checkpoints
+OBJECT_STORE_BYTES = 200 * 2**20  # of Ray, in addition to the images
+ROOM_BYTES = 200 * 2**20  # that must be free on the disk for the store, the journal and checkpoints
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,15 @@ class Outcome:
 
 
 def run_study(study: Study, store: Store, display: Display) -> Outcome:
-    """Search, train what is missing, record everything; what an earlier driver finished is not done again.
+    """Carry out the searches, train the missing cells of the tables, and record everything in the store.
 
-    Raises InputError if the study cannot be carried out,
-    KeyboardInterrupt if it was stopped.
+    Trials and cells that an earlier run finished are not trained again. Raises InputError if the study cannot be
+    carried out, KeyboardInterrupt if the user stopped it.
     """
     if not study.searches and not study.rows:
-        raise InputError(f"the study {study.name!r} has neither a search nor rows to run; tune-lt train trains it")
+        raise InputError(
+            f"the study {study.name!r} has neither a search nor rows; train its one network with tune-lt train"
+        )
     folder = store.state_folder(study.name)
     checkpoints = checkpoint_folder(study, store)
     _check_room(folder)
@@ -63,14 +65,14 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
         runs = before.runs_by_key()
         journal = Journal(store, study.name, parent, folder, say=display.say, beat=lease.renew, runs=runs)
         try:
-            journal.drain()  # what a driver that was killed had not sent yet
+            journal.drain()  # send what a killed driver had not sent yet
             orphans = store.interrupt_running(study.name)
             for file in (*checkpoints.glob("*.json"), *checkpoints.glob("*.[0-9]*")):
-                file.unlink()  # scores of units, kept for a trial that is tried again: the store has them by now
+                file.unlink()  # scores of units of a killed driver's trials: the store has them by now
             if journal.inherited or orphans:
                 finished, before = store.snapshot(study.name)
             if orphans:
-                display.say(f"{orphans} runs of a driver that died are taken up again where they are still wanted")
+                display.say(f"{orphans} runs of a driver that died; those that the study still needs are continued")
             store.begin(parent, study.text, {**parent_tags(study), **_where(checkpoints)})
             _show(store, study)
             with _ray_session(display, dataset, checkpoints):
@@ -95,7 +97,7 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
 
 
 def _leave(store: Store, parent: str, status: str, lease: Lease) -> None:
-    """Say in the store that this driver is done; a store that is away must not hide why it is."""
+    """Mark the study's run as ended and release the lease. An error of the store must not hide the study's own."""
     try:
         store.finish(parent, status)
         lease.release()
@@ -108,7 +110,7 @@ def _where(checkpoints: Path) -> dict[str, str]:
 
 
 def _show(store: Store, study: Study) -> None:
-    """What is searched now as columns of the study's trials in MLflow's UI, sorted by the first search's objective."""
+    """Make the searched parameters columns in MLflow's UI, and sort trials by the first search's objective."""
     spaces = list(study.searches.values())
     search = spaces[0].search if spaces else Search()
     searched = dict.fromkeys(path for space in spaces for path in space.space)
@@ -116,14 +118,14 @@ def _show(store: Store, study: Study) -> None:
 
 
 def _check_room(folder: Path) -> None:
-    """Raise InputError where the study could not be recorded."""
+    """Raise InputError if the folder cannot be written to or its disk is nearly full."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written to ({error.strerror}); the study's state belongs there"
+            f"{folder}: cannot be written to ({error.strerror}); the study's journal and checkpoints go there"
         ) from None
     for place in (folder, Path(tempfile.gettempdir())):
         free = shutil.disk_usage(place).free
@@ -133,9 +135,9 @@ def _check_room(folder: Path) -> None:
 
 @contextmanager
 def _ray_session(display: Display, dataset: data.Dataset, checkpoints: Path) -> Iterator[None]:
-    """The cluster at RAY_ADDRESS, or a Ray of our own on this machine, for as long as the block runs.
+    """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine; end the session after the block.
 
-    A cluster whose nodes do not share ``checkpoints`` is refused.
+    Raises InputError if Ray cannot be used, or if a node of the cluster does not see the folder ``checkpoints``.
     """
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address.startswith(("http://", "https://")):

@@ -1,4 +1,4 @@
-"""Cells that are trained on another machine (`tune_lt.training.cells`): their list, and their results' way back."""
+"""Cells that `tune_lt.training.cells` trains on another machine: the list for it, and the import of its results."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tune_lt.training.exchange import LISTED, ListedCell, Listing, TrainedCell, 
 
 
 def listing(study: Study, content_hash: str, store: Store | None, *, missing: bool) -> Listing:
-    """What the study's grids and tables are made of; a row that takes what a search finds waits until that has ended.
+    """The list of a study's cells. A row that needs the result of a search waits until that search has ended.
 
-    First the grids' cells, one unit of every trial before the next, then the tables': one seed of every row before the
-    next. ``store``: where ended searches are looked up, and, for ``missing``, the cells that are done or known to
-    diverge.
+    Cells of grid searches come first, the first unit of every trial before the second. Then come the cells of the
+    tables, the first seed of every row before the second. ``store``: where ended searches are looked up. With
+    ``missing``, cells that the store has, or knows to diverge, are left out.
     """
     plan = Plan(study, content_hash, study_tags(study))
     parent = store.parent(study.name) if store else None
@@ -60,7 +60,7 @@ def listing(study: Study, content_hash: str, store: Store | None, *, missing: bo
 
 
 def _of_search(plan: Plan, space: Space) -> list[PlannedCell]:
-    """The cells of a search that are known before it begins: its reference, and all of a grid."""
+    """The cells of a search that are known before it begins: the reference of its constraints, and all of a grid."""
     cells = plan.reference(space) if space.search.constraints else []
     if space.search.sampler == "grid":
         trials = [plan.units(space, point) for point in grid(space.space)]
@@ -75,9 +75,9 @@ def _listed(plan: Plan, planned: PlannedCell) -> ListedCell:
 
 
 def read(folder: Path) -> tuple[Listing, list[TrainedCell]]:
-    """The list of cells that was trained into ``folder``, and every result there.
+    """The list of cells and every result in ``folder``, where `tune_lt.training.cells` wrote them.
 
-    Raises InputError for a folder without any, or a file that is not what it should be.
+    Raises InputError if there is no result, or for a file of another form.
     """
     listing, files = Listing.read(folder / LISTED), result_files(folder)
     if not files:
@@ -90,10 +90,10 @@ def read(folder: Path) -> tuple[Listing, list[TrainedCell]]:
 
 
 def take_in(listing: Listing, cells: Sequence[TrainedCell], store: Store, say: Callable[[str], None]) -> None:
-    """Record cells that were trained elsewhere as the cells they are: each once, those that the store has not at all.
+    """Record cells that were trained on another machine; those that the store already has are left out.
 
-    A study that was never run here gets its table of contents too, so that it can be reported at once. Raises
-    InputError while the study is being run.
+    A study that was never run here also gets its ``cells.json``, so that it can be reported at once. Raises InputError
+    while a driver runs the study.
     """
     store.client.patience = PATIENCE_SECONDS
     study = listing.study
@@ -101,7 +101,7 @@ def take_in(listing: Listing, cells: Sequence[TrainedCell], store: Store, say: C
     lease = Lease(store, parent)
     try:
         opened = partial(Journal, store, study, parent, store.state_folder(study), say=say, beat=lease.renew)
-        opened().close()  # what a driver that was killed had not sent yet
+        opened().close()  # send what a killed driver had not sent yet
         complete, failed = store.finished_cells().keys(), store.cells(study).hopeless().keys()
         known = {one.fingerprint for one in cells if one.fingerprint in complete | (failed if one.failed else set())}
         fresh = [one for one in cells if one.fingerprint not in known]
@@ -119,7 +119,7 @@ def take_in(listing: Listing, cells: Sequence[TrainedCell], store: Store, say: C
 
 
 def _set_aside(store: Store, study: str, fingerprints: Collection[str]) -> None:
-    """Let runs that never came to their end count no longer: the cell has been trained from its beginning elsewhere."""
+    """Mark unfinished runs of these cells as duplicates: the cells have been trained on another machine."""
     for record in store.cells(study):
         if record.tags.get("key") in fingerprints and record.tags.get("outcome") != "complete":
             store.tag(record.run_id, {f"{TAG}outcome": DUPLICATE})
@@ -127,7 +127,7 @@ def _set_aside(store: Store, study: str, fingerprints: Collection[str]) -> None:
 
 
 def _describe(listing: Listing, store: Store, parent: str) -> None:
-    """Give the study's own run what a driver gives it, unless one has run the study here."""
+    """Give the study's own run the tags and documents that a driver would write, unless one has run the study here."""
     run = store.parent(listing.study)
     if run is None or "git" in own_tags(run):
         return

@@ -1,4 +1,4 @@
-"""The Tune callback that records every trial and keeps the display current."""
+"""The Ray Tune callback that records every trial in the journal and updates the progress display."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REASON_CHARACTERS = 400
 
 @dataclass
 class _Flight:
-    """A trial that is running: the units it has had, by index, and the last one that was begun in the store."""
+    """A running trial: the metrics of the units that have ended, by index, and the unit whose run is open."""
 
     planned: PlannedTrial
     rungs: dict[int, float]
@@ -56,12 +56,17 @@ class _Flight:
 
 
 class Recorder(tune.Callback):
-    """Records each planned trial: its cells a run each and, where it has several, a run of its own with their means.
+    """Records each planned trial. Every cell gets a run; a trial of several cells also gets one, with their means.
 
-    ``metric``: what decides; ``judged_at``: the steps whose values a restarted ASHA needs; ``rungs``: those that trials
-    to be carried on have reached, by fingerprint. ``ended`` begins with what earlier drivers finished; ``best`` picks
-    from it what to show. ``on_end`` hears of each cell or trial that is done with, and a complete cell's metrics;
-    ``check`` is called now and then, to raise if the study must stop.
+    Args:
+        metric: The metric that decides, shown with the best trial.
+        judged_at: The steps at which ASHA judges; a restarted search needs the values there.
+        rungs: Fingerprint -> those values of the trials that an earlier driver left unfinished.
+        ended: The trials that earlier drivers finished. The attribute of the same name grows as trials end.
+        best: Chooses the trial to show.
+        on_end: Called with the fingerprint of each cell or trial that ends, and with its metrics if it is a complete
+            cell, else None.
+        check: Called every half second; it raises if the study must stop.
     """
 
     def __init__(
@@ -108,13 +113,13 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         if "epoch" not in result:
-            return  # Tune repeats a function trainable's end as a result of its own
+            return  # Tune reports the end of a function trainable once more, without metrics
         self._last[trial.trial_id] = result
         if "failed" in result:
             return
         flight, unit = self._flights[trial.trial_id], result["unit"]
         if unit in flight.values:
-            return  # a trial that was tried again repeats a unit which is recorded
+            return  # a second attempt repeats a unit that is recorded already
         flight.step = result["step"]
         if result["known"]:
             self._end_unit(flight, unit, result)
@@ -159,7 +164,7 @@ class Recorder(tune.Callback):
             self._check()
 
     def close(self) -> int:
-        """Record what was running when Tune stopped early; how many trials that were."""
+        """Record trials that still run as interrupted. Returns their number."""
         for flight in self._flights.values():
             if flight.several and flight.open is not None and flight.open not in flight.values:
                 self._write(self._journal.end, flight.unit_record(flight.open).key, "interrupted", {})
@@ -169,14 +174,14 @@ class Recorder(tune.Callback):
         return interrupted
 
     def reused(self, end: Trial | None) -> None:
-        """Count a trial whose cells are known already, or are in training for another trial (None)."""
+        """Count a trial that needs no training; None if another trial is training its cells."""
         self._add(end or Trial({}, "reused"))
 
     def _start(self, record: Record) -> None:
         self._write(self._journal.start, record.key, record.name, record.params, record.tags)
 
     def _write(self, what: Callable[..., None], *content: Any) -> None:
-        """Record something; if that fails the study ends with its next step: here Tune would blame the trial."""
+        """Call a method of the journal. An error is raised later, in `on_step_end`: here Tune would fail the trial."""
         if self._broken is None:
             try:
                 what(*content)
@@ -253,7 +258,7 @@ class Recorder(tune.Callback):
 
 
 def _strip(trial: TuneTrial) -> None:
-    """Drop what Tune would keep of an ended trial for ever, 70 KiB each: the store has it all."""
+    """Free the 70 KiB that Tune keeps of an ended trial; the store has all of it."""
     metadata = trial.run_metadata
     metadata.metric_analysis.clear()
     metadata.metric_n_steps.clear()
@@ -284,12 +289,12 @@ def _listed(flight: _Flight) -> str:
 
 
 def _reason(trial: TuneTrial) -> str:
-    """The exception that ended the trial, in one line. Tune has it in a file of the trial's folder on this machine."""
+    """The exception that ended the trial, in one line, from the file in which Tune keeps it."""
     try:
         with open(trial.pickled_error_file, "rb") as file:
             error = cloudpickle.load(file)  # written by this very process a moment ago
     except (OSError, TypeError):
-        return "the trial ended without saying why"
+        return "the trial ended without an error message"
     cause = error.cause if isinstance(error, RayTaskError) else error
     text = " ".join(str(cause).split())
     return f"{type(cause).__name__}: {text}"[:REASON_CHARACTERS]

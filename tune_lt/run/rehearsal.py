@@ -14,9 +14,9 @@ def load_data(study: Study) -> data.Dataset:
 
 
 def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
-    """Check that everything the study will train can be built, and say what data it is trained on, in lines.
+    """Build every network and loss of the study once. Returns lines for the user about the images.
 
-    Raises InputError for what cannot, before anything is started.
+    Raises InputError for a cell that cannot be trained, before any GPU is used.
     """
     plan = Plan(study, dataset.content_hash)
     lowest = {name: at_end(space, 0) for name, space in study.searches.items()}

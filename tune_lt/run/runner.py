@@ -1,4 +1,4 @@
-"""Carrying out a study inside a Ray session: its searches, and the cells of its tables."""
+"""Carrying out a plan inside a Ray session: the searches, and the cells of the tables."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from tune_lt.study import Resources, Space, Study, ranges
 from tune_lt.texts import found_values
 from tune_lt.training import checkpoint
 
-ATTEMPTS = 3  # for a trial whose worker dies or raises; one that would only repeat its failure gets one
+ATTEMPTS = 3  # of a trial whose worker dies or raises
 
 
 class Runner:
-    """Carries out one study: what every trial of it shares."""
+    """Runs the trials of one study on Ray, and records what came of them."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Runner:
         before: Cells,
     ) -> None:
         self.study, self.store, self.display, self.journal, self.lease = study, store, display, journal, lease
-        self.before = before  # what the store had when this driver began
+        self.before = before  # the study's runs when this driver began
         self.finished = {name: record.metrics for name, record in finished.items()}  # and what was added since
         self.dataset, self.parent_id = dataset, parent_id
         self.checkpoints = checkpoint_folder(study, store)
@@ -66,7 +66,7 @@ class Runner:
         tags["device"] = str(training.pick_device("auto" if self.gpus else "cpu"))
         tags["workers"] = str(study.resources.workers)
         self.plan = Plan(study, dataset.content_hash, tags)
-        self.kept: str | None = None  # the cell whose state is not removed once it is recorded
+        self.kept: str | None = None  # the fingerprint of the recommended cell, whose last state is not removed
 
     def search(self, space: Space) -> SearchResult:
         """Train as many trials of a search as are still missing; what it concluded."""
@@ -109,11 +109,11 @@ class Runner:
         early = scheduler(search, study.recipe.epochs, past, units=units, folds=folds)
         self._tune(label, recorder, searcher=searcher, trial_scheduler=early)
         if not searcher.exhausted:
-            raise KeyboardInterrupt  # Tune takes Ctrl-C itself, and returns
+            raise KeyboardInterrupt  # on Ctrl-C, Tune itself only returns
         return self._conclude(space, recorder.ended, reference)
 
     def _conclude(self, space: Space, ended: Sequence[Trial], reference: Mapping[str, float]) -> SearchResult:
-        """Choose, record what was chosen and from what, and say so."""
+        """Choose from the ended trials, record the choice and all trials, and print it."""
         search, label = space.search, self.study.label(space)
         best = selection.best(ended, search, reference)
         if best is None:
@@ -143,11 +143,11 @@ class Runner:
             self.display.say(f"{label}: the plainest within one standard error: {found_values(plain.found)} ({shown})")
         broken = result.violation(best)
         if broken:
-            self.display.say(f"{label}: no trial keeps the constraints; this one breaks them least, by {broken:.3f}")
+            self.display.say(f"{label}: no trial meets the constraints; this one misses them least, by {broken:.3f}")
         return result
 
     def _reference(self, space: Space) -> dict[str, float]:
-        """The watched metrics of plain cross-entropy on the images the search's trials are judged on."""
+        """The metrics of plain cross-entropy on the held-out images of the search, for its constraints."""
         cells = self.plan.reference(space)
         missing = [cell for cell in cells if cell.fingerprint not in self.finished]
         if missing:
@@ -170,9 +170,9 @@ class Runner:
         self.kept = contents.recommended.fingerprint if contents.recommended else None
         have, hopeless = self.finished, self.before.hopeless()
         for cell in cells:
-            if cell.fingerprint in have and cell.fingerprint != self.kept:  # kept when it was the one recommended
+            if cell.fingerprint in have and cell.fingerprint != self.kept:  # an earlier run may have recommended it
                 checkpoint_path(self.checkpoints, cell.fingerprint).unlink(missing_ok=True)
-        wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
+        wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # a cell of several rows is named by the first
         missing = [cell for name, cell in wanted.items() if name not in have and name not in hopeless][::-1]
         failed = [name for name in wanted if name in hopeless and name not in have]
         self.display.say(
@@ -234,7 +234,7 @@ class Runner:
     def _tune(
         self, label: str, recorder: Recorder, *, searcher: Any = None, trial_scheduler: Any = None, space: Any = None
     ) -> None:
-        """Run trials until the searcher has no more, or the space is covered; each is recorded as it goes."""
+        """Run trials until the searcher has no more, or every point of ``space`` has been trained."""
         resources = self.study.resources
         with tempfile.TemporaryDirectory(prefix="tune_lt_") as scratch:
             trainable = tune.with_parameters(
@@ -250,7 +250,7 @@ class Runner:
                     search_alg=searcher,
                     scheduler=trial_scheduler,
                     max_concurrent_trials=self.concurrent,
-                    reuse_actors=resources.workers == 1,  # else Tune leaves a trial 2 s to end its workers
+                    reuse_actors=resources.workers == 1,  # otherwise Tune gives a trial only 2 s to end its workers
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
                 run_config=tune.RunConfig(
@@ -294,7 +294,10 @@ def _reused(planned: PlannedTrial) -> Trial:
 
 
 def _fit(resources: Resources, gpus: float) -> int:
-    """How many trials run at once: as many as are wanted, at most what the Ray cluster has room for."""
+    """How many trials run at once: what the study asks for, but no more than the Ray cluster has room for.
+
+    Raises InputError if there is no room for a single one.
+    """
     workers.check_resources(resources.workers, gpus)
     if resources.workers > 1:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

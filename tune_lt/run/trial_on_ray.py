@@ -1,4 +1,4 @@
-"""The seam between Ray Tune and training: one trial in, one report per epoch out."""
+"""A trial on a Ray worker: Tune hands in the planned trial, and gets one report per epoch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tune_lt.training import results as recorded
 
 @dataclass(frozen=True)
 class Setting:
-    """What every trial of a study trains with; ``gpus``: of one trial, ``folder``: the study file's."""
+    """What every trial of a study shares. ``gpus``: GPUs of one trial; ``folder``: that of the study file."""
 
     plugins: tuple[str, ...]
     folder: str
@@ -32,7 +32,7 @@ class Setting:
     gpus: float
 
     def prepare(self) -> None:
-        """Set up this process."""
+        """Set the number of threads and import the plugins."""
         torch.set_num_threads(max(1, int(self.resources.cpus)))
         reader.load_plugins(self.plugins, Path(self.folder))
 
@@ -52,12 +52,13 @@ class Setting:
 
 
 def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, setting: Setting) -> None:
-    """Tune's function trainable: train the units of ``config["planned"]``, cells all, in sequence; report every epoch.
+    """Tune's function trainable: train the cells of ``config["planned"]`` one after another and report every epoch.
 
-    A cell's state is kept under its fingerprint in ``checkpoints``, and one found there is continued; a unit that is
-    ``known`` is reported without training. The sealed test is scored only in cells that train on the whole training
-    split, after their last epoch; with ``keep`` the state is saved after that one too. A loss that diverges would do so
-    again and is reported as such, a damaged image until it is repaired; any other exception is Tune's to retry.
+    A cell's state is saved in ``checkpoints`` under its fingerprint, and training continues from a state that is found
+    there. A unit whose scores are known is reported without training. The sealed test is scored only after the last
+    epoch of a cell that trains on the whole training split. With ``keep`` the last state is saved too. A diverging
+    loss or a damaged image ends the trial as failed, because another attempt would fail in the same way. Tune retries
+    after any other exception.
     """
     setting.prepare()
     planned: PlannedTrial = config["planned"]
@@ -86,46 +87,46 @@ def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, 
                 tune.report(content | place | steps | means(so_far, watched))
                 ended = result.final
                 if ended and not planned.keep:
-                    break  # before the last state is saved: nobody will go on from it
+                    break  # nobody continues from the last state, so it need not be saved
         except Exception as error:
             if not ended:
                 _failed(error, state, place)
                 return
-            # its result is told already; who wants the state that could not be saved trains it again
-        results.close()  # workers end here, not when somebody collects the garbage
+            # the result is reported; only the last state could not be saved, and `train_again` makes it anew
+        results.close()  # end the workers now and not at the next garbage collection
         values.append({name: value for name, value in content.items() if name.startswith(("val/", "train/"))})
         memory.add(unit.fingerprint, values[-1])
     memory.forget()
 
 
 def _failed(error: Exception, state: Path, place: Mapping[str, int]) -> None:
-    """Report what would only happen again as the trial's end; anything else is raised, for Tune to try again."""
+    """Report a failure that would repeat itself as the trial's end; raise any other one, so that Tune tries again."""
     if isinstance(error, TrainingFailed):
         reason = f"{type(error).__name__}: {error}"
         tune.report({"epoch": 0, "final": True, "failed": reason, "retry": "no", **place})
     elif isinstance(error, InputError) and str(state) not in str(error):
-        # a damaged image would stop every attempt; once it is repaired the study goes on
+        # a damaged image: the next run of the study tries again, when the file may be repaired
         tune.report({"epoch": 0, "final": True, "failed": str(error), "retry": "yes", **place})
     else:
-        if isinstance(error, InputError):  # a damaged state: the next attempt begins anew
+        if isinstance(error, InputError):  # a damaged state file: the next attempt starts from the first epoch
             state.unlink(missing_ok=True)
         raise error
 
 
 def train_again(cell: CellConfig, state: Path, dataset: data.Dataset, setting: Setting) -> None:
-    """Train a cell that is recorded already, for the state of its last epoch; one found at ``state`` is continued."""
+    """Train a recorded cell once more for the state after its last epoch, from the state in ``state`` if it exists."""
     setting.prepare()
     for _ in setting.epochs(cell, state, dataset, score_test=False):
         pass
 
 
 def checkpoint_path(folder: str | Path, fingerprint: str) -> Path:
-    """Where the state of a cell in training lies."""
+    """The file of a cell's training state."""
     return Path(folder) / f"{fingerprint}.pt"
 
 
 class _Memory:
-    """The scores of a trial's finished units on disk, so that a trial whose worker died does not train them again."""
+    """The scores of a trial's finished units, kept in a file so that a second attempt does not train them again."""
 
     def __init__(self, file: Path, *, several: bool) -> None:
         self._file, self._several = file, several

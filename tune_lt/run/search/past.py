@@ -1,4 +1,4 @@
-"""What earlier drivers have done of a search, read from the store."""
+"""The trials of a search that earlier drivers left in the store."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ ENDED = ("complete", "pruned", "failed")
 
 
 def past_trials(store: Store, cells: Cells, noted: Mapping[str, str], signature: str, metric: str) -> list[Trial]:
-    """The trials of the search with this signature, by number. Those it took over from other cells are among them.
+    """The trials of the search with this signature, by number, with those that needed no training.
 
-    ``cells``: of the study; ``noted``: the tags of its own run.
+    ``cells``: all runs of the study; ``noted``: the tags of the study's own run, which name the trials that needed no
+    training. ``metric``: whose values ASHA judges by.
     """
     past: dict[int, Trial] = {}
     for record in cells.trials(signature):
@@ -43,7 +44,7 @@ def past_trials(store: Store, cells: Cells, noted: Mapping[str, str], signature:
 
 
 def unit_values(record: CellRecord) -> dict[str, list[float]]:
-    """The metrics of each unit of a trial that has ended, NaN where one has none; its own where it had only one."""
+    """Metric -> its value in each unit of an ended trial, NaN where a unit has none."""
     if "units" in record.tags:
         return {
             name: [math.nan if value is None else value for value in values]
@@ -53,9 +54,9 @@ def unit_values(record: CellRecord) -> dict[str, list[float]]:
 
 
 def _rungs(store: Store, record: CellRecord, metric: str, *, flying: bool) -> dict[int, float]:
-    """Of an ended trial from its tag; of one in flight from its curve, every step of it."""
+    """Step -> value, for ASHA: from the tag of an ended trial, from the recorded curve of one that still runs."""
     if "rungs" in record.tags:
         return {int(epoch): value for epoch, value in json.loads(record.tags["rungs"]).items()}
     if not flying:
-        return {}  # nobody judged it
+        return {}  # ASHA did not judge it
     return {point.step: point.value for point in store.client.get_metric_history(record.run_id, metric)}

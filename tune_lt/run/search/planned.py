@@ -14,7 +14,7 @@ MEAN = "mean:"  # before a metric's name: its mean over the units a trial has ha
 
 @dataclass(frozen=True)
 class Record:
-    """What is recorded at the start of a run: the key that no other run has, a name, parameters and tags."""
+    """What is recorded at the start of a run: its unique key, a name, parameters and tags."""
 
     key: str
     name: str

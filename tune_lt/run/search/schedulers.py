@@ -1,4 +1,4 @@
-"""When a trial is stopped early: by ASHA within its first unit, or by racing between its folds."""
+"""Stopping trials early: by ASHA within the first unit of a trial, or by racing between its units."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def scheduler(
 
 
 class CellASHA(ASHAScheduler):
-    """ASHA that starts with what earlier trials reached; Tune itself forgets it (ray#30838).
+    """ASHA that begins with the values of earlier drivers' trials; Tune's own forgets them (ray#30838).
 
-    It judges within a trial's first unit; a trial whose first unit is known already is beyond that.
+    It judges a trial only within its first unit. A trial whose first unit is known already is never judged.
     """
 
     def __init__(self, past: Sequence[Trial], **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Optuna behind Ray Tune: suggests whole trials, tells the truth about how each ended, and can start again.
+"""Optuna as a Ray Tune searcher: it suggests whole trials, and a search can be continued by another process.
 
 Ray's own OptunaSearch is not used: it tells Optuna that a stopped trial is complete, and never that one failed.
 """
