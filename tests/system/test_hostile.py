@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tune_lt.data import image_folder
 from tune_lt.data.decode import decode
+from tune_lt.data.sources.folder import image_folder
 from tune_lt.data.sources.imagenet import _read_list
 from tune_lt.data.sources.inaturalist import _load
 from tune_lt.data.sources.tiny_imagenet import _annotated
