@@ -242,7 +242,7 @@ def test_impossible_values_are_refused(files: ImageFiles, monkeypatch: pytest.Mo
         _batches(files, torch.arange(0))
     with pytest.raises(InputError, match=r"recipe\.augment\.crop: found 8, but it is for images in memory"):
         _batches(files, augment=Augment(crop=8))
-    with pytest.raises(InputError, match=r"recipe\.augment\.scale: found \[0\.9, 0\.1\]; valid: the lowest"):
+    with pytest.raises(InputError, match=r"recipe\.augment\.scale: found \[0\.9, 0\.1\]; valid: the smallest"):
         _batches(files, augment=Augment(scale=(0.9, 0.1)))
     small = type(shutil.disk_usage("/"))(2**16, 0, 2**16)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: small)

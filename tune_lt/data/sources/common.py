@@ -1,4 +1,4 @@
-"""What several of the data sets here need: is everything there, and is it as much as was published?"""
+"""Functions that several data sets share: listing folders, and checking what is there against what was published."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def check_layout(root: Path, needed: Sequence[str], source: str) -> None:
 
 
 def how_to_get(root: Path, needed: Sequence[str], source: str) -> str:
-    """What a user whose ``root`` lacks something of ``needed`` can do.
+    """The advice in a message about ``root`` without all files and folders of ``needed``.
 
-    That is to point ``root`` at a folder in it that has everything, to unpack an archive that lies there, or else to
-    download ``source``: the archives' names and their web page.
+    It is to use a folder in ``root`` that has them all, else to unpack an archive that lies in ``root``, else to
+    download ``source``: names of archives and their web page.
     """
     folders = subfolders(root) if root.is_dir() else []
     for name in folders:
         if all((root / name / part).exists() for part in needed):
             return f"{name}/ has all that is needed: point root at {root / name}"
-    archive = next((path.name for path in root.glob("*") if path.suffix in _ARCHIVES), None)
+    archive = next((path.name for path in sorted(root.glob("*")) if path.suffix in _ARCHIVES), None)
     return f"unpack {archive}, which lies there" if archive else f"get {source} and unpack it in {root.absolute()}"
 
 

@@ -52,7 +52,9 @@ def image_folder(
     if corrupt == "refuse":
         check_decoded(top, paths, reasons, "repair or remove them, or leave them out with corrupt: skip")
     kept = np.array([i for i in range(len(files)) if i not in reasons], dtype=np.int64)
-    for p, c in sorted({file[:2] for file in files} - {files[i][:2] for i in kept}):
+    unread = {file[:2] for file in files} - {files[i][:2] for i in kept}
+    if unread:
+        p, c = min(unread)
         raise InputError(f"{parts[p] / names[c]}: none of its files can be read as an image; add some or remove it")
     part, label = np.array([files[i][:2] for i in kept], dtype=np.int64).T
     test, train = seal(label, len(names), _SEALED) if len(parts) == 1 else (part == 1, part == 0)
