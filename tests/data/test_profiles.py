@@ -7,7 +7,6 @@ import math
 import pytest
 
 from tune_lt.data import PROFILES, exponential, step
-from tune_lt.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -83,24 +82,3 @@ def test_limits(name: str) -> None:
     assert PROFILES[name](50, 1, 4) == [50] * 4
     assert PROFILES[name](50, 1.0, 1) == [50]
     assert PROFILES[name](50, 10, 1) == [50]
-
-
-@pytest.mark.parametrize("name", sorted(PROFILES))
-@pytest.mark.parametrize(
-    ("largest", "imbalance", "classes", "named"),
-    [
-        (0, 10, 10, "largest"),
-        (-5, 10, 10, "largest"),
-        (5.5, 10, 10, "largest"),
-        (True, 10, 10, "largest"),
-        (10, 0.5, 10, "imbalance"),
-        (10, 0, 10, "imbalance"),
-        (10, math.inf, 10, "imbalance"),
-        (10, math.nan, 10, "imbalance"),
-        (10, "10", 10, "imbalance"),
-        (10, 10, 0, "classes"),
-    ],
-)
-def test_impossible_values_are_named(name: str, largest: int, imbalance: float, classes: int, named: str) -> None:
-    with pytest.raises(InputError, match=f"{named} = "):
-        PROFILES[name](largest, imbalance, classes)

@@ -171,7 +171,7 @@ def test_random_squares_are_random_crops_of_the_scaled_image() -> None:
 def test_mirrors_and_turns_are_of_the_same_part_each_as_likely(tmp_path: Path) -> None:
     """An image without symmetry in each of the eight positions, and nothing else about it changed."""
     Image.fromarray(np.random.default_rng(3).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    files = ImageFiles.of(["a.png"], root=tmp_path, size=32, resize=32)
+    files = dataclasses.replace(ImageFiles.of(["a.png"], root=tmp_path, size=32), resize=32)
     plain = _by_image(_batches(files, augment=Augment(flip=False)))[0]
     positions = [mirrored.rot90(k, (1, 2)) for mirrored in (plain, plain.flip(2)) for k in range(4)]
 
@@ -240,9 +240,9 @@ def test_impossible_values_are_refused(files: ImageFiles, monkeypatch: pytest.Mo
         _batches(files, batch_size=0)
     with pytest.raises(InputError, match="index is empty"):
         _batches(files, torch.arange(0))
-    with pytest.raises(InputError, match=r"recipe\.augment\.crop: found 8, but it pads images in memory"):
+    with pytest.raises(InputError, match=r"recipe\.augment\.crop: found 8, but it is for images in memory"):
         _batches(files, augment=Augment(crop=8))
-    with pytest.raises(InputError, match=r"recipe\.augment\.scale: found \[0\.9, 0\.1\]; valid: the lowest"):
+    with pytest.raises(InputError, match=r"recipe\.augment\.scale: found \[0\.9, 0\.1\]; valid: the smallest"):
         _batches(files, augment=Augment(scale=(0.9, 0.1)))
     small = type(shutil.disk_usage("/"))(2**16, 0, 2**16)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: small)
@@ -311,16 +311,16 @@ def test_streaming_or_not_scores_the_sealed_test_and_is_rehearsed(classes: Path)
 def test_a_streamed_folder_has_the_splits_of_one_in_memory_and_checks_headers(classes: Path, tmp_path: Path) -> None:
     shutil.copytree(classes, tmp_path / "copy")
     options: dict[str, Any] = {"root": str(tmp_path / "copy"), "size": 32}
-    streamed = data.image_folder(**options, stream=True)
-    memory = data.image_folder(**options)
+    streamed = data.build("image_folder", **options, stream=True)
+    memory = data.build("image_folder", **options)
     assert isinstance(streamed.train_images, ImageFiles)
     assert torch.equal(streamed.train_labels, memory.train_labels)
     assert torch.equal(streamed.test_labels, memory.test_labels)
     assert streamed.train_images.shape == memory.train_images.shape
     (tmp_path / "copy/bee/01.jpg").write_text("<html>")
     with pytest.raises(InputError, match=r"1 of 37 files[\s\S]*bee/01\.jpg: its content is no image"):
-        data.image_folder(**options, stream=True)
-    skipped = data.image_folder(**options, stream=True, corrupt="skip")
+        data.build("image_folder", **options, stream=True)
+    skipped = data.build("image_folder", **options, stream=True, corrupt="skip")
     assert skipped.skipped == ("bee/01.jpg",)
     assert len(skipped.train_images) + len(skipped.test_images) == 36
 

@@ -1,6 +1,6 @@
-"""Data sets, the long tail laid over them, and batches for training.
+"""Data sets, their long-tailed sub-samples, and batches for training.
 
-``DATASETS`` is the literal registry; a data set of your own is a function that returns a `Dataset`::
+``DATASETS`` lists the data sets by name; `build` loads one. Your own is a function that returns a `Dataset`::
 
     @register("mine")
     def mine(*, root: str) -> Dataset:
@@ -37,20 +37,11 @@ __all__ = [
     "StreamedBatches",
     "build",
     "cell_data",
-    "cifar10",
-    "cifar100",
-    "digits",
     "exponential",
-    "image_folder",
-    "imagenet",
-    "inaturalist2017",
-    "inaturalist2018",
     "parts",
     "register",
     "step",
     "test_index",
-    "tiny_imagenet",
-    "tiny_imagenet_200",
 ]
 
 AnyBatches = Batches | StreamedBatches
@@ -68,12 +59,12 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 
 
 def register(name: str) -> Callable[[Any], Any]:
-    """Decorator that adds a loader to ``DATASETS``; InputError if the name is taken."""
+    """Decorator that adds a function to ``DATASETS``; InputError if the name is taken."""
     return registry.register(DATASETS, "data set", name)
 
 
 def build(name: str, **params: Any) -> Dataset:
-    """Load the data set called ``name``; its parameters are the keyword-only ones of its loader.
+    """Load the data set called ``name``; ``params`` are the keyword-only parameters of its function in ``DATASETS``.
 
     Raises InputError for an unknown name or parameter, a value out of bounds, or data that cannot be used.
     """

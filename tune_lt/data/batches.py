@@ -1,4 +1,4 @@
-"""Batches of small images: they live on the device as bytes, and are cropped, flipped and normalised there."""
+"""Batches of small images: kept on the device as bytes, and cropped, mirrored and normalised there."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from tune_lt.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """The randomness of one epoch for n images: ``rank`` (n,) orders them, crop offsets (n, 2) are (down, right).
+    """The random choices of one epoch for n images, all on the CPU.
 
-    ``flips``, ``vertical``: bool (n,), mirrored or not; ``turns`` (n,): quarter turns, 0 … 3.
+    ``rank`` (n,): each image's place in the order of the epoch. ``offsets`` (n, 2): of the crop, rows and columns.
+    ``flips``, ``vertical`` bool (n,): whether it is mirrored left to right, upside down. ``turns`` (n,): quarter turns
+    counter-clockwise, 0 … 3.
     """
 
     rank: Tensor
@@ -30,10 +32,10 @@ class Draw:
 
 
 def draw(seed: int, epoch: int, images: int, crop: int) -> Draw:
-    """What happens to each of ``images`` images in an epoch, from a CPU generator of its own.
+    """The random choices of an epoch for a data set of ``images`` images, from a generator of their own.
 
-    Offsets are uniform over 0 … 2·crop, turns over 0 … 3, flips have probability one half. Nothing but the arguments
-    matters, so neither batch size, nor the order of an index, nor the device changes what is done to an image.
+    Offsets are uniform over 0 … 2·crop, turns over 0 … 3, mirroring has probability one half. They depend on the
+    arguments alone, so neither batch size, nor the order of an index, nor the device changes what happens to an image.
     """
     digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
@@ -44,17 +46,18 @@ def draw(seed: int, epoch: int, images: int, crop: int) -> Draw:
 
 
 class Batches:
-    """The images at ``index``, once per epoch, in batches that are ready for the network.
+    """The images at ``index``, once per epoch, in batches that a network can take.
 
     ``images`` uint8 (n, C, H, W), ``labels`` int64 (n,), ``index`` int64 (m,) positions in them. ``mean``, ``std``:
-    per channel, pixels in [0, 1]. The last batch may be short; none is dropped. With ``augment`` the order, the crops
-    (after padding with black, as torchvision's RandomCrop on raw pixels) and the flips of each epoch follow from
-    ``seed``; without it images come in the order of the index, untouched. Nothing is read back to the host.
+    per channel, pixels in [0, 1]. The last batch may be smaller; none is dropped. With ``augment`` the order of each
+    epoch and what happens to its images follow from ``seed``; crops are those of torchvision's RandomCrop, with black
+    padding. Without ``augment`` images come unchanged, in the order of the index. The host never waits for the device.
 
-    With several ranks each gets its share of every batch, none of a batch with fewer images than ranks: the shares of
-    a batch, in the order of the ranks, are what one process gets. ``sizes``: the images of each whole batch.
+    With several ranks each gets a share of every batch; concatenated in the order of the ranks, the shares are the
+    batch of a single process. Some shares of a batch with fewer images than ranks are empty. ``sizes``: images in each
+    whole batch.
 
-    Raises InputError if there is no image, the batch size is below 1, or the augmentation is not one of such images.
+    Raises InputError if there is no image, the batch size is below 1, or ``augment`` does not suit images in memory.
     """
 
     def __init__(
@@ -73,16 +76,16 @@ class Batches:
         self.sizes = sizes(len(index), batch_size)
         if augment is not None and augment.scale is not None:
             raise InputError(
-                f"recipe.augment.scale: found {list(augment.scale)}, but these images are in memory and small; valid: "
-                "null (it is for images that stay on disk, such as image_folder's with stream: true)"
+                f"recipe.augment.scale: found {list(augment.scale)}, but these images are in memory; valid: null (only "
+                "images that stay on disk, such as image_folder's with stream: true, take other values)"
             )
         if augment is not None and augment.rotate and images.shape[2] != images.shape[3]:
             raise InputError(
                 f"recipe.augment.rotate: images are {tuple(images.shape[2:])}; valid: false, or square ones"
             )
-        self.batch_size, self.augment, self.seed, self.device = batch_size, augment, seed, torch.device(device)
+        self.augment, self.seed, self.device = augment, seed, torch.device(device)
         self._index, self._total = index.cpu(), len(images)
-        here = images.device.type == self.device.type  # sent elsewhere, only the images of the index are
+        here = images.device.type == self.device.type  # otherwise only the images of the index are copied to the device
         self._rows = self._index.to(self.device) if here else torch.arange(len(index), device=self.device)
         self._images = (images if here else images[index]).to(self.device)
         self._labels = labels[index.to(labels.device)].to(self.device)
@@ -121,7 +124,7 @@ class Batches:
 
 
 def sizes(images: int, batch_size: int) -> list[int]:
-    """The images of each batch; InputError if there is none or the batch size is below 1."""
+    """The number of images in each batch; InputError if there is no image or the batch size is below 1."""
     if batch_size < 1:
         raise InputError(f"batch_size = {batch_size!r}, but it must be at least 1")
     if images == 0:
@@ -130,7 +133,7 @@ def sizes(images: int, batch_size: int) -> list[int]:
 
 
 def parts(sizes: Sequence[int]) -> Iterator[slice]:
-    """This rank's share of each batch, in the order of the epoch."""
+    """This rank's share of each batch, as a slice of the epoch's images."""
     start = 0
     for images in sizes:
         mine = distributed.share(images)
@@ -139,7 +142,7 @@ def parts(sizes: Sequence[int]) -> Iterator[slice]:
 
 
 def turned(x: Tensor, turns: Tensor) -> Tensor:
-    """Each of the square images (b, C, side, side) turned counter-clockwise by its quarter ``turns`` (b,), 0 … 3."""
+    """Square images (b, C, side, side), each turned counter-clockwise by as many quarters as ``turns`` (b,) says."""
     x = _where(turns % 2 == 1, x.rot90(1, (2, 3)), x)
     return _where(turns >= 2, x.rot90(2, (2, 3)), x)
 
@@ -150,10 +153,9 @@ def _where(chosen: Tensor, x: Tensor, otherwise: Tensor) -> Tensor:
 
 
 def crop_and_flip(x: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
-    """Pad images (b, C, H, W) with zeros, cut (H, W) out at each image's own offset, mirror those to be flipped.
+    """torchvision's pad with zeros, crop and hflip of images (b, C, H, W), each with an offset and a flip of its own.
 
-    ``offsets`` (b, 2): rows and columns, 0 … 2·padding; ``flips`` bool (b,). As torchvision's pad, crop and hflip,
-    in that order, image by image.
+    ``offsets`` (b, 2): rows and columns, 0 … 2·padding; ``flips`` bool (b,).
     """
     batch, channels, height, width = x.shape
     rows = torch.arange(height, device=x.device) + offsets[:, :1]

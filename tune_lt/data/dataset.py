@@ -1,4 +1,4 @@
-"""What every loader returns: a data set whole and decoded, before any long tail is laid over it."""
+"""A whole data set, as the functions of `tune_lt.data.DATASETS` return it, before it is sub-sampled to a long tail."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from torch import Tensor
 from tune_lt.data.files import MEAN, STD, ImageFiles
 from tune_lt.errors import InputError
 
-LONGEST_NAME = 255  # of a class: as long as a folder's may be
+LONGEST_NAME = 255  # characters of a class's name; file systems allow no longer names of folders
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images in memory, on the CPU, or on disk, with everything that later stages ask about them.
+    """Training and test images, in memory (on the CPU) or on disk, with their labels, classes and statistics.
 
     ``train_images``, ``test_images``: uint8 (n, C, H, W), or `ImageFiles`. ``train_labels``, ``test_labels``: int64
-    (n,), the index of the class in ``class_names``. ``mean``, ``std``: per channel, of the training images (ImageNet's
-    for images on disk), pixels in [0, 1].
-    ``largest``: how many images the head of a long-tailed profile may have, None for all that class 0 has.
-    ``skipped``: files left out because they could not be read. ``long_tailed``: it is a long tail as it comes, and none
-    is laid over it. ``content_hash``: sha256 (hex) over all the others, so that whatever can change a result changes
-    it; of images on disk their paths and lengths in bytes count, their pixels do not. The test images are sealed:
-    scored once, never used to choose.
+    (n,), positions in ``class_names``. ``mean``, ``std``: per channel, of the training images (ImageNet's for images on
+    disk), pixels in [0, 1]. ``largest``: images that the largest class of a long-tailed profile has at most, None for
+    as many as class 0 has. ``skipped``: files left out because they could not be read. ``long_tailed``: the data set is
+    long-tailed already, and is not sub-sampled. ``content_hash``: sha256 (hex) over everything here that can change a
+    result; for images on disk over their paths and lengths in bytes, not over their pixels. The test images are
+    sealed: scored once, never used to choose.
 
-    Make one with `Dataset.of`. Raises InputError if the pieces do not fit together.
+    Make one with `Dataset.of`. Raises InputError if the parts do not fit together.
     """
 
     train_images: Tensor | ImageFiles
@@ -48,12 +47,12 @@ class Dataset:
     content_hash: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Catch the mistakes of a user's own loader here, not in the middle of a training."""
+        """Find mistakes in a user's own data set here, not in the middle of a training."""
         _check_split("training", self.train_images, self.train_labels, self.class_names)
         _check_split("test", self.test_images, self.test_labels, self.class_names)
-        if self.train_images.shape[1:] != self.test_images.shape[1:]:
-            shapes = tuple(self.train_images.shape[1:]), tuple(self.test_images.shape[1:])
-            raise InputError("data set: training images are {} but test images are {}".format(*shapes))
+        train, test = tuple(self.train_images.shape[1:]), tuple(self.test_images.shape[1:])
+        if train != test:
+            raise InputError(f"data set: training images are {train} but test images are {test}")
         check_names(self.class_names)
         empty = [name for name, count in zip(self.class_names, self.available, strict=True) if count == 0]
         if empty:
@@ -77,10 +76,7 @@ class Dataset:
         skipped: Sequence[str] = (),
         long_tailed: bool = False,
     ) -> Dataset:
-        """A data set from its images and labels (shapes as above).
-
-        mean and std are computed here; for images on disk they are ImageNet's.
-        """
+        """A data set from its images and labels (shapes as above); mean and std are computed here."""
         names = tuple(class_names)
         _check_split("training", train_images, train_labels, names)
         mean, std = (MEAN, STD) if isinstance(train_images, ImageFiles) else moments(train_images)
@@ -89,12 +85,12 @@ class Dataset:
 
     @property
     def available(self) -> list[int]:
-        """Training images of each class, before any sub-sampling."""
+        """Number of training images of each class."""
         return torch.bincount(self.train_labels, minlength=len(self.class_names)).tolist()
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise InputError for a class's name that tables, pages and the store could not hold."""
+    """Raise InputError for a class's name that cannot be shown in tables and pages or saved in the store."""
     for name in names:
         if not 0 < len(name) <= LONGEST_NAME or any(unicodedata.category(one) in ("Cc", "Cs") for one in name):
             found = repr(name if len(name) <= LONGEST_NAME else f"{name[:60]}…")
@@ -107,8 +103,8 @@ def check_names(names: Sequence[str]) -> None:
 def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and (population) standard deviation per channel of uint8 images (n, C, H, W), pixels in [0, 1].
 
-    Exact, from counts of the 256 values, so no copy of the images in floating point is made. A channel that never
-    varies has standard deviation 1, so that normalising by it is harmless.
+    Computed from how often each of the 256 values occurs: exact, and without a copy of the images in floating point.
+    The standard deviation of a constant channel is given as 1, so that dividing by it is harmless.
     """
     values = np.arange(256) / 255
     means, deviations = [], []
@@ -125,7 +121,7 @@ def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def content_hash(*parts: Tensor | ImageFiles, description: Sequence[Any]) -> str:
-    """sha256 (hex) over the parts, types and shapes included, and what describes them (anything JSON can hold)."""
+    """sha256 (hex) over the parts, with their types and shapes, and over ``description`` (anything JSON can hold)."""
     digest = hashlib.sha256(json.dumps(description).encode())
     for part in parts:
         if isinstance(part, ImageFiles):

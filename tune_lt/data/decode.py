@@ -1,4 +1,4 @@
-"""Image files to small square RGB arrays; whatever is wrong with a file is a reason in words, not a crash."""
+"""Image files to small square RGB arrays; a file that cannot be used gives a reason in words, not a crash."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs other programs, such as EPS
-_LARGE = 25_000_000  # pixels: a camera's photograph is not
-_TURN = threading.Lock()
-_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
-Box = tuple[float, float, float, float]
+_LARGE = 25_000_000  # pixels: more than most cameras' photographs have
+_ONE_LARGE = threading.Lock()
+_ORIENTATION = 0x0112  # the EXIF tag; its values 5 to 8 exchange rows and columns
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 class Unreadable(Exception):
-    """One file cannot be used; the message is the reason, without the path."""
+    """An image file cannot be used; the message has the reason, but not the path."""
 
 
 def decode(paths: Sequence[Path], size: int) -> tuple[np.ndarray, dict[int, str]]:
-    """Images uint8 (n, 3, size, size) of n files, and the reason for each position that could not be read.
+    """`read` n files in threads: images uint8 (n, 3, size, size), and position -> reason for files that are unreadable.
 
-    Decoding releases the interpreter's lock, so threads share the work.
+    Pillow releases the interpreter's lock while it decodes.
     """
     images = np.zeros((len(paths), 3, size, size), dtype=np.uint8)
 
@@ -41,7 +40,7 @@ def decode(paths: Sequence[Path], size: int) -> tuple[np.ndarray, dict[int, str]
 
 
 def check_headers(paths: Sequence[Path]) -> dict[int, str]:
-    """The reason for each position whose file is no image by its first bytes; damaged pixels are not noticed."""
+    """Position -> reason for files whose header is not that of an image; damaged pixels are not noticed."""
 
     def check(position: int) -> None:
         with opened(paths[position]):
@@ -51,7 +50,7 @@ def check_headers(paths: Sequence[Path]) -> dict[int, str]:
 
 
 def _reasons(task: Callable[[int], None], count: int) -> dict[int, str]:
-    """Carry out ``task`` for 0 … count − 1 in threads; position -> why it was Unreadable."""
+    """Call ``task`` with 0 … count − 1 in threads; position -> reason for those that raised Unreadable."""
 
     def attempt(position: int) -> str | None:
         try:
@@ -68,19 +67,20 @@ def _reasons(task: Callable[[int], None], count: int) -> dict[int, str]:
 def read(path: Path, size: int) -> np.ndarray:
     """One file as uint8 (3, size, size): upright, RGB, shorter side scaled to ``size``, centre cut out.
 
-    Raises Unreadable with the reason.
+    Raises Unreadable.
     """
     with opened(path) as image:
-        image.draft(None, (2 * size, 2 * size))  # large JPEGs: decode at a fraction of the size, much faster
-        with _in_turn(image):
-            return np.asarray(_square(_upright(image), size)).transpose(2, 0, 1)
+        image.draft(None, (2 * size, 2 * size))  # decodes large JPEGs at a fraction of their size: much faster
+        with _ONE_LARGE if image.width * image.height > _LARGE else nullcontext():  # one may take over a GB
+            whole = _upright(image)
+            box = middle(*whole.size, size=size, resize=size)
+            return np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR, box=box)).transpose(2, 0, 1)
 
 
 def cut(path: Path, size: int, choose: Callable[[int, int], Box]) -> np.ndarray:
-    """A part of one file as uint8 (size, size, 3): upright, RGB, the part scaled to ``size`` without keeping its shape.
+    """A part of one file as uint8 (size, size, 3): upright, RGB, both sides of the part scaled to ``size``.
 
-    ``choose`` gives, of the width and height of the upright image, the part (left, top, right, bottom) in its pixels.
-    Raises Unreadable with the reason.
+    ``choose`` gets the width and height of the upright image and returns the part. Raises Unreadable.
     """
     with opened(path) as image:
         if image.format != "JPEG":
@@ -90,7 +90,7 @@ def cut(path: Path, size: int, choose: Callable[[int, int], Box]) -> np.ndarray:
         width, height = reversed(image.size) if turned else image.size
         left, top, right, bottom = choose(width, height)
         enough = 2 * size / min(right - left, bottom - top)
-        if enough < 1:  # decode a large one at a fraction of the size, as `read` does
+        if enough < 1:  # decode a large JPEG at a fraction of its size, as `read` does
             image.draft(None, (math.ceil(image.width * enough), math.ceil(image.height * enough)))
         whole = _upright(image)
         across, down = whole.width / width, whole.height / height
@@ -100,14 +100,14 @@ def cut(path: Path, size: int, choose: Callable[[int, int], Box]) -> np.ndarray:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """A file as Pillow opens it: its header read, its pixels not yet. Whatever fails in the block is Unreadable too."""
+    """Pillow's image of a file: its header is read, its pixels are not yet. Errors in the block become Unreadable."""
     if path.suffix.lower() not in EXTENSIONS:
         raise Unreadable(f"not an image file by its name (valid: {' '.join(EXTENSIONS)})")
     try:
         status = path.stat()
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
-    if not stat.S_ISREG(status.st_mode):  # a pipe would block for ever
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would never return
         raise Unreadable("not a regular file")
     if status.st_size == 0:
         raise Unreadable("empty file (0 bytes)")
@@ -116,30 +116,20 @@ def opened(path: Path) -> Iterator[Image.Image]:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 size = f"{image.width} x {image.height}"
-                raise Unreadable(f"{size} pixels, more than the {limit} that Pillow takes for safe")
+                raise Unreadable(f"{size} pixels, more than the {limit} that Pillow considers safe")
             yield image
     except (Unreadable, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise Unreadable("its content is no image of a known format") from error
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
+    except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged files
         raise Unreadable(f"damaged: {error or type(error).__name__}") from error
 
 
-def _in_turn(image: Image.Image) -> AbstractContextManager[Any]:
-    """While its pixels are in memory: the threads take turns at large images, of which each may need over a GB."""
-    return _TURN if image.width * image.height > _LARGE else nullcontext()
-
-
 def _upright(image: Image.Image) -> Image.Image:
-    """The pixels, as the camera was held, in RGB."""
+    """Any image to RGB, rotated as its EXIF orientation says; transparent pixels become white, as in a browser."""
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
-    return _rgb(image)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB; transparent pixels are laid on white, as a browser shows them."""
     if image.mode == "F" or image.mode.startswith("I"):
         image = _eight_bits(image)
     if image.has_transparency_data:
@@ -149,7 +139,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey images of 16 bits (integers) or in [0, 1] (floating point) to 8 bits; Pillow itself would clip them."""
+    """Grey images of 16 bits (integers) or in [0, 1] (floating point) to 8 bits; Pillow would clip them to 0 … 255."""
     values = np.asarray(image)
     if image.mode == "F":
         if not (values.min() >= 0 and values.max() <= 1):  # also true of NaN
@@ -161,16 +151,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def middle(width: int, height: int, *, size: int, resize: int) -> Box:
-    """The centre, ``size`` pixels wide once the shorter side of an image is scaled to ``resize``, in its own pixels.
+    """What Resize(``resize``) and CenterCrop(``size``) keep of an image, as a box in its pixels.
 
-    In one step, so that a long thin image stays small in memory.
+    Cutting it out in one step keeps a long thin image small in memory.
     """
     side = min(width, height) * size / resize
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
-
-
-def _square(image: Image.Image, size: int) -> Image.Image:
-    """Shorter side to ``size``, centre cut out."""
-    box = middle(*image.size, size=size, resize=size)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

@@ -1,4 +1,4 @@
-"""Images that stay on disk: where they lie, in little memory, and what of each evaluation sees."""
+"""Images that stay on disk: their paths, kept in little memory, and the part of each that evaluation sees."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from tune_lt.data.decode import Box, Unreadable, cut, middle
 from tune_lt.errors import InputError
 from tune_lt.texts import some
 
-# ImageNet's, per channel: what every recipe for large images normalises with
+# of ImageNet, per channel: recipes for large images normalise with them
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Side = Annotated[int, Ge(32), Le(1024)]
 Listing = Mapping[str, Mapping[str, int]]  # folder below the root -> name of a file in it -> its bytes
-_LEADS_OUT = re.compile(r"^/|^$|(?:^|/)\.\.(?:/|$)|[\0\ud800-\udfff]")  # or is no path at all
-_THREADS = 16  # on a network's disk, listing is waiting
+_NOT_BELOW = re.compile(r"^/|^$|(?:^|/)\.\.(?:/|$)|[\0\ud800-\udfff]")  # absolute, empty, with .., or no path at all
+_THREADS = 16  # a thread that lists a folder on a network's disk mostly waits
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Images on disk that stand where a uint8 tensor (n, 3, size, size) may: with a length, a shape, and indexing.
+    """Images on disk that can replace a uint8 tensor (n, 3, size, size): they have a length, a shape, and indexing.
 
-    ``names``: the paths below ``root``, encoded, one behind the other (uint8); ``ends`` int64 (n,): where in it each
-    ends; ``lengths`` int64 (n,): the files' bytes. ``size``: the side of the images. ``resize``: what the shorter side
-    of an image is scaled to at evaluation, before the centre is cut out. Make one with `ImageFiles.of`.
+    ``names``: the encoded paths below ``root``, concatenated (uint8); ``ends`` int64 (n,): where each path ends in
+    ``names``; ``lengths`` int64 (n,): bytes of each file. ``size``: side of the images in pixels. ``resize``: pixels
+    that evaluation scales the shorter side of an image to, before it cuts out the centre; 8/7 of the size, 256 for 224.
+    Make one with `ImageFiles.of`.
 
-    Arrays, because more than a million paths go to every worker: about 60 bytes an image rather than 600.
+    The paths are in arrays because every worker gets a copy of more than a million: about 60 bytes an image, not 600.
     """
 
     root: str
@@ -53,17 +54,13 @@ class ImageFiles:
         *,
         root: Path,
         size: int,
-        resize: int | None = None,
         listing: Listing | None = None,
     ) -> ImageFiles:
-        """The files at ``paths``, relative to ``root`` and with slashes.
+        """The files at ``paths``, relative to ``root`` and with slashes. Folders are listed, but no file is opened.
 
-        ``resize``: 8/7 of the size by default, 256 for 224. ``listing`` of their folders spares doing that here. Only
-        folders are read, no file. Raises InputError naming files that are missing or empty.
+        ``listing``: what `list_folders` returned for their folders, if a caller has it already.
+        Raises InputError naming files that are missing or empty.
         """
-        resize = round(size * 8 / 7) if resize is None else resize
-        if resize < size:
-            raise InputError(f"resize = {resize!r}, but it must be at least the size, {size}")
         if listing is None:
             listing = list_folders(root, {path.rpartition("/")[0] for path in paths})
         lengths = []
@@ -80,28 +77,28 @@ class ImageFiles:
         encoded = [os.fsencode(path) for path in paths]
         ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
         names = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        return cls(str(root), names, ends, np.array(lengths, dtype=np.int64), size, resize)
+        return cls(str(root), names, ends, np.array(lengths, dtype=np.int64), size, round(size * 8 / 7))
 
     def __len__(self) -> int:
         return len(self.ends)
 
     @property
     def shape(self) -> torch.Size:
-        """(n, 3, size, size), as the tensor's would be."""
+        """(n, 3, size, size)."""
         return torch.Size((len(self), 3, self.size, self.size))
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory; the images take nothing."""
+        """Bytes that the paths take in memory; the images take none."""
         return int(self.names.nbytes + self.ends.nbytes + self.lengths.nbytes)
 
     def path(self, position: int) -> Path:
-        """Where the image at ``position`` lies."""
+        """The file of the image at ``position``."""
         start = self.ends[position - 1] if position else 0
         return Path(self.root, os.fsdecode(self.names[start : self.ends[position]].tobytes()))
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
-        """The images at these positions as evaluation sees them, uint8 (m, 3, size, size); InputError if unreadable."""
+        """The images at ``index`` as evaluation sees them, uint8 (m, 3, size, size); InputError for a damaged file."""
         positions = torch.arange(len(self))[index]
         images = np.empty((len(positions), self.size, self.size, 3), dtype=np.uint8)
         for row, position in enumerate(positions.tolist()):
@@ -109,18 +106,21 @@ class ImageFiles:
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def read(self, position: int, choose: Callable[[int, int], Box]) -> np.ndarray:
-        """What ``choose`` cuts out of an image (`decode.cut`), uint8 (size, size, 3); InputError naming the file."""
+        """The part of an image that ``choose`` returns (see `decode.cut`), uint8 (size, size, 3).
+
+        Raises InputError naming the file if it cannot be read.
+        """
         try:
             return cut(self.path(position), self.size, choose)
         except Unreadable as error:
             raise InputError(f"{self.path(position)}: {error}; repair the file or remove it") from None
 
     def middle(self, width: int, height: int) -> Box:
-        """The square that evaluation sees of an image of this size."""
+        """The square that evaluation cuts out of an image of this size."""
         return middle(width, height, size=self.size, resize=self.resize)
 
     def digest(self) -> bytes:
-        """sha256 over the paths below the root, the files' lengths and how they are cut; pixels are not read."""
+        """sha256 over the paths below the root, the files' lengths in bytes, and the sizes; pixels are not read."""
         digest = hashlib.sha256(f"{self.size} {self.resize}".encode())
         for array in (self.names, self.ends, self.lengths):
             digest.update(np.ascontiguousarray(array).data)
@@ -128,16 +128,16 @@ class ImageFiles:
 
 
 def check_below(file: Path, paths: Iterable[str]) -> None:
-    """Raise InputError, naming ``file`` which lists them, for a path that is not one below the folder of images."""
-    wrong = next((path for path in paths if _LEADS_OUT.search(path)), None)
+    """Raise InputError if one of the paths that ``file`` lists leads out of the folder of images."""
+    wrong = next((path for path in paths if _NOT_BELOW.search(path)), None)
     if wrong is not None:
         raise InputError(f"{file}: found the path {wrong[:200]!r}; valid: one below the folder of images, without ..")
 
 
 def list_folders(root: Path, folders: Iterable[str]) -> dict[str, dict[str, int]]:
-    """The files of each of ``folders`` below ``root``, by name, with their bytes; hidden ones are left out.
+    """For each of ``folders`` (relative to ``root``): name of each file that is not hidden -> its bytes.
 
-    Raises InputError for a folder that is not there or cannot be listed.
+    Raises InputError for a folder that is missing or cannot be listed.
     """
     names = sorted(folders)
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:

@@ -1,39 +1,48 @@
-"""Which images a cell trains on: the long tail laid over a data set, and the hold-out or fold taken from it."""
+"""Which images a cell trains on: a long-tailed sub-sample of a data set, without the hold-out or fold of it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from tune_lt.config import Seed
 from tune_lt.data.dataset import Dataset
 from tune_lt.data.profiles import PROFILES
 from tune_lt.errors import InputError
-from tune_lt.registry import lookup
+from tune_lt.registry import lookup, violation
 
-# Streams of the data seed: a hold-out drawn from its own stream cannot change which images were sub-sampled.
+# A hold-out, a sealed test and folds have random generators of their own: none changes which images are sub-sampled.
 _HOLDOUT, _SEAL, _FOLDS = 1, 2, 3
+_BOUNDS: dict[str, Any] = {
+    "imbalance": Annotated[float, Ge(1), Lt(math.inf)] | None,
+    "largest": Annotated[int, Ge(1)] | None,
+    "data_seed": Seed,
+    "holdout": Annotated[float, Gt(0), Lt(1)] | None,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class CellData:
     """The images of one cell, as sorted int64 positions in ``Dataset.train_images``.
 
-    ``val_index`` is None where nothing is held out. ``class_counts``: images per class in ``train_index``, what a loss
-    is built with. ``split_counts``: images per class of the whole long-tailed training split, those held out included;
-    groups of classes are formed by it. ``unvalidated``: classes that ``val_index`` has no image of. ``test_index``: the
-    test images that are scored, in ``Dataset.test_images``.
+    ``val_index``: the images held out for validation, None if there are none. ``class_counts``: images per class in
+    ``train_index``; a loss is built with them. ``split_counts``: images per class in the whole long-tailed training
+    split, with those held out; the groups of classes are formed by them. ``test_index``: the test images that are
+    scored, as positions in ``Dataset.test_images``. ``unvalidated``: classes without an image in ``val_index``.
     """
 
     train_index: Tensor
     val_index: Tensor | None
     class_counts: list[int]
     split_counts: list[int]
+    test_index: Tensor
     unvalidated: tuple[int, ...] = ()
-    test_index: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
 
 def cell_data(
@@ -57,31 +66,29 @@ def cell_data(
     more images keeps at least one on either side, a single image stays in training.
 
     ``fold`` instead: (k, K) holds out the k-th of K stratified folds, k from 1 to K, K at least 2. The K folds of a
-    data seed share no image and together hold every one of the split, single images of a class apart, which are never
-    held out. Images of one class in two folds differ by at most one, and so do those of all classes together. A class
-    of fewer than K images is missing in some folds (``unvalidated``) and has training images in all.
+    data seed have no image in common and together hold all images of the split, except that the image of a class with
+    a single one is never held out. Images of one class in two folds differ by at most one, and so do those of all
+    classes together. A class of fewer than K images is missing in some folds (``unvalidated``), but every fold's
+    training images include it.
 
-    ``data_seed``, below 2**32, decides each draw, with generators of its own; the sub-sample is the same whatever is
-    held out, and a smaller imbalance or a higher ``largest`` only adds images to it. It is the public CIFAR-LT
-    sub-sample of Cao et al. 2019 (LDAM-DRW, `imbalance_cifar.py`) image by image; ``rand_number`` is the data seed.
+    ``data_seed``, below 2**32, seeds all random choices. The sub-sample does not depend on what is held out, and a
+    smaller imbalance or a higher ``largest`` only adds images to it. It has the same images as the public CIFAR-LT of
+    Cao et al. 2019 (LDAM-DRW, `imbalance_cifar.py`), whose ``rand_number`` is the data seed.
 
-    Raises InputError for values that make no sense.
+    Raises InputError for a value out of bounds, and for an imbalance of a data set that is long-tailed already.
     """
-    if not isinstance(data_seed, int) or not 0 <= data_seed < 2**32:
-        raise InputError(f"data_seed = {data_seed!r}, but it must be a whole number of at least 0 and below 2**32")
-    if largest is not None and (not isinstance(largest, int) or isinstance(largest, bool) or largest < 1):
-        raise InputError(f"largest = {largest!r}, but it must be a whole number of at least 1, or be left out")
+    values = {"imbalance": imbalance, "largest": largest, "data_seed": data_seed, "holdout": holdout}
+    for name, value in values.items():
+        if problem := violation(_BOUNDS[name], value):
+            raise InputError(f"{name} = {value!r}, but {problem}")
     if dataset.long_tailed and imbalance is not None:
         raise InputError(
             f"data.imbalance: found {imbalance!r}, but this data set is a long tail as it comes; valid: null"
         )
-    if holdout is not None and not 0 < holdout < 1:
-        raise InputError(f"holdout = {holdout!r}, but it must lie between 0 and 1, both excluded, or be left out")
-    if fold is not None:
-        if holdout is not None:
-            raise InputError(f"holdout = {holdout!r} and fold = {fold!r}, but only one of them can be held out")
-        if fold[1] < 2 or not 1 <= fold[0] <= fold[1]:
-            raise InputError(f"fold = {fold!r}, but it must be (k, K) with 1 <= k <= K and K of at least 2")
+    if fold is not None and holdout is not None:
+        raise InputError(f"holdout = {holdout!r} and fold = {fold!r}, but only one of them can be held out")
+    if fold is not None and not 1 <= fold[0] <= fold[1] >= 2:
+        raise InputError(f"fold = {fold!r}, but it must be (k, K) with 1 <= k <= K and K of at least 2")
     members = _subsample(dataset, _wanted(dataset, imbalance, profile, largest), data_seed)
     split_counts = [len(positions) for positions in members]
     test = test_index(dataset, sealed)
@@ -91,10 +98,10 @@ def cell_data(
     elif fold is not None:
         parts = _fold(members, fold, np.random.default_rng([data_seed, _FOLDS]))
     else:
-        return CellData(_index(members), None, split_counts, list(split_counts), test_index=test)
+        return CellData(_index(members), None, split_counts, list(split_counts), test)
     held, kept = [aside for aside, _ in parts], [rest for _, rest in parts]
     unvalidated = tuple(c for c, positions in enumerate(held) if len(positions) == 0)
-    return CellData(_index(kept), _index(held), [len(positions) for positions in kept], split_counts, unvalidated, test)
+    return CellData(_index(kept), _index(held), [len(positions) for positions in kept], split_counts, test, unvalidated)
 
 
 def test_index(dataset: Dataset, sealed: int | None) -> Tensor:
@@ -110,25 +117,24 @@ def set_aside(positions: np.ndarray, fraction: float, generator: np.random.Gener
     ``fraction`` of them is set aside, rounded half up and clipped to [1, n − 1]; a single image is kept.
     """
     count = len(positions)
-    # The tiny term keeps 0.7 · 45 = 31.499999999999996 a half.
+    # 1e-9, so that 0.7 · 45 = 31.499999999999996 is rounded as the 31.5 that it should be
     aside = min(max(math.floor(fraction * count + 0.5 + 1e-9), 1), count - 1)
     shuffled = generator.permutation(positions)
     return np.sort(shuffled[:aside]), np.sort(shuffled[aside:])
 
 
 def seal(labels: np.ndarray, classes: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """(test, train) positions, sorted, of a data set that comes without a test split; no seed changes them.
+    """(test, train) positions, sorted, of a data set without a test split; they are the same for every data seed.
 
-    Each class has its own generator, so more images of one class do not change the test images of another.
+    Each class has a generator of its own, so more images of one class do not change the test images of another.
     """
-    pairs = [
-        set_aside(np.flatnonzero(labels == c), fraction, np.random.default_rng([0, _SEAL, c])) for c in range(classes)
-    ]
+    generators = [np.random.default_rng([0, _SEAL, c]) for c in range(classes)]
+    pairs = [set_aside(np.flatnonzero(labels == c), fraction, own) for c, own in enumerate(generators)]
     return np.sort(np.concatenate([test for test, _ in pairs])), np.sort(np.concatenate([train for _, train in pairs]))
 
 
 def _wanted(dataset: Dataset, imbalance: float | None, profile: str, largest: int | None) -> list[int]:
-    """Images that each class should have; a class may have fewer."""
+    """How many images each class should have; it may have fewer."""
     counts = lookup(PROFILES, "profile", profile)
     available = dataset.available
     if imbalance is None:
@@ -138,21 +144,21 @@ def _wanted(dataset: Dataset, imbalance: float | None, profile: str, largest: in
 
 
 def _subsample(dataset: Dataset, wanted: list[int], data_seed: int) -> list[np.ndarray]:
-    """The sorted positions kept of each class: the first ones of a shuffle of all its images, or all of them.
+    """The sorted positions kept of each class: the first ones after a shuffle of all its images.
 
-    The public recipe seeds NumPy's global generator and shuffles class after class. RandomState is that generator
-    without the global state, and NumPy promises never to change its stream.
+    The code of LDAM-DRW seeds NumPy's global generator and shuffles class after class. RandomState is that generator
+    without the global state, and NumPy promises that its numbers never change.
     """
     generator = np.random.RandomState(data_seed)
     members = []
     for count, positions in zip(wanted, _of_classes(dataset.train_labels, len(wanted)), strict=True):
-        generator.shuffle(positions)  # also where all are kept: the classes after it depend on it
+        generator.shuffle(positions)  # even if all are kept: the shuffles of later classes depend on it
         members.append(np.sort(positions[:count]))
     return members
 
 
 def _of_classes(labels: Tensor, classes: int, most: int | None = None) -> list[np.ndarray]:
-    """The positions of each class in rising order, at most so many; in one pass, however many classes there are."""
+    """The positions of each class in rising order, the first ``most`` of them; one sort serves all classes."""
     order = np.argsort(labels.numpy(), kind="stable")
     ends = np.cumsum(np.bincount(labels.numpy(), minlength=classes))[:-1]
     return [positions[:most] for positions in np.split(order, ends)]
@@ -163,13 +169,12 @@ def _fold(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """(held out, kept) positions of each class in the k-th of K folds, both sorted.
 
-    The shuffled images of a class are dealt to the folds in turn, and the next class goes on where the last one
-    stopped: so small classes spread over the folds.
+    The shuffled images of a class are dealt to the folds in turn, and the next class begins with the fold after the
+    last one, so small classes spread over the folds. The first fold is random: otherwise the smallest class would have
+    its extra image in the same fold for all seeds.
     """
     k, folds = fold
-    turn = int(
-        generator.integers(folds)
-    )  # else the smallest class would have its extra image in one fold for all seeds
+    turn = int(generator.integers(folds))
     parts = []
     for positions in members:
         dealt = (turn + np.arange(len(positions))) % folds

@@ -1,4 +1,4 @@
-"""Batches of images that stay on disk: cut out and mirrored by loader processes, normalised on the device."""
+"""Batches of images that stay on disk: loader processes decode and augment them, the device normalises them."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from tune_lt.data.files import ImageFiles
 from tune_lt.errors import InputError
 
 PREFETCHED = 2  # batches that each loader process has ready
-_SHARED = Path("/dev/shm")  # through which loader processes hand batches over, on Linux
+_SHARED = Path("/dev/shm")  # Linux's shared memory, through which loader processes send batches
 _ASPECT = (3 / 4, 4 / 3)  # width over height of a random part
-_TRIES = 10  # for a random part that fits, as torchvision
+_TRIES = 10  # to find a random part that fits, as in torchvision
 Key = tuple[int, np.ndarray]  # an epoch, and positions of images
 
 
 class StreamedBatches:
-    """The images at ``index``, once per epoch: what `Batches` is, for images that stay on disk.
+    """The images at ``index``, once per epoch: `Batches` for images that stay on disk.
 
-    Arguments and order of the images are those of `Batches`; see `Augment` for what happens to a training image.
-    That depends on ``seed``, the epoch and the image's position alone. ``loaders``: processes that read; they start
-    with the first epoch and stay for all of them when training, else for one pass; an epoch that is broken off ends
-    them. 0 reads in this process.
+    Arguments and order of the images are those of `Batches`. What happens to a training image (see `Augment`) depends
+    on ``seed``, the epoch and the image's position alone. ``loaders``: processes that read images, 0 to read them in
+    this process. They start with the first epoch and stay for all epochs of a training, or for one pass of an
+    evaluation; they end if an epoch is not completed.
 
-    A file that cannot be read raises InputError naming it, when its turn comes. InputError too if there is no image,
-    the batch size is below 1, the augmentation is not one of such images, or the loaders' memory cannot hold batches.
+    Raises InputError if there is no image, the batch size is below 1, or ``augment`` does not suit images on disk;
+    `epoch` does if a file cannot be read, naming it, or if there is too little shared memory for the loaders.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class StreamedBatches:
         self._batch_bytes = -(-self.sizes[0] // distributed.size()) * 3 * images.size**2
         self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) * 255
         self._std = torch.tensor(std, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) * 255
-        self._keys: list[Key] = []  # of the epoch; every pass of the loader over it begins anew
+        self._keys: list[Key] = []  # the loader's sampler: `epoch` replaces its content
         self._reader = _Reader(images, augment, seed)
         self._loader = self._new_loader()
 
@@ -79,7 +79,7 @@ class StreamedBatches:
         if self.augment is not None:
             rank = draw(self.seed, epoch, self._total, 0).rank
             positions = positions[rank[positions].argsort(stable=True)]
-        labels = self._labels[positions].to(self.device)  # once an epoch: a copy for each batch would make steps wait
+        labels = self._labels[positions].to(self.device)  # once: a copy for each batch would make steps wait
         shares = list(parts(self.sizes))
         self._keys[:] = [(epoch, positions[share].numpy()) for share in shares]
         try:
@@ -88,7 +88,7 @@ class StreamedBatches:
                     raise InputError(found)
                 x = found.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
                 yield x.sub_(self._mean).div_(self._std), labels[share]
-        except BaseException:  # broken off, also by whoever takes the batches: the processes end with the old loader
+        except BaseException:  # also GeneratorExit, if the caller stops early: the processes end with the old loader
             self._loader = self._new_loader()
             raise
 
@@ -102,7 +102,7 @@ class StreamedBatches:
             persistent_workers=self.loaders > 0 and self.augment is not None,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_ignore_interrupts,
-            generator=torch.Generator(),  # else it would draw from the global one
+            generator=torch.Generator(),  # otherwise the loader uses the global one
         )
 
     def _check_shared_memory(self) -> None:
@@ -118,13 +118,13 @@ class StreamedBatches:
 
 
 class _Reader(TorchDataset[Any]):
-    """What a loader process has: from an epoch and positions of images to those images, as bytes."""
+    """What a loader process runs: it turns an epoch and positions of images into those images, as bytes."""
 
     def __init__(self, images: ImageFiles, augment: Augment | None, seed: int) -> None:
         self.images, self.augment, self.seed = images, augment, seed
 
     def __getitem__(self, key: Key) -> Tensor | str:
-        """uint8 (b, size, size, 3), or what is wrong with a file: an error would come with a trace of its process."""
+        """uint8 (b, size, size, 3), or a message about a file: an exception would get its process's traceback added."""
         epoch, positions = key
         batch = np.empty((len(positions), self.images.size, self.images.size, 3), dtype=np.uint8)
         try:
@@ -137,7 +137,7 @@ class _Reader(TorchDataset[Any]):
     def _one(self, epoch: int, position: int) -> np.ndarray:
         if self.augment is None:
             return self.images.read(position, self.images.middle)
-        generator = np.random.default_rng([self.seed, epoch, position])  # so nothing else changes what happens to it
+        generator = np.random.default_rng([self.seed, epoch, position])
         flip, vertical = generator.random(2) < 0.5
         turns = int(generator.integers(4))
         if self.augment.scale is None:
@@ -151,10 +151,11 @@ class _Reader(TorchDataset[Any]):
 
 
 def random_part(width: int, height: int, *, generator: np.random.Generator, scale: tuple[float, float]) -> Box:
-    """A random part of an image, in whole pixels: what torchvision's RandomResizedCrop cuts out, as distributed there.
+    """A random part of an image, in whole pixels, with the distribution of torchvision's RandomResizedCrop.
 
-    Its share of the area is uniform over ``scale``, the logarithm of its width over its height over that of 3/4 … 4/3.
-    Where ten draws do not fit, the largest part of a permitted shape from the centre.
+    Its share of the area is uniform over ``scale``, and the logarithm of its aspect ratio (width over height) is
+    uniform between those of 3/4 and 4/3. If ten tries do not fit into the image, it is the largest part around the
+    centre whose aspect ratio is in that range.
     """
     low, high = _ASPECT
     for _ in range(_TRIES):
@@ -170,8 +171,8 @@ def random_part(width: int, height: int, *, generator: np.random.Generator, scal
 
 
 def random_square(width: int, height: int, *, generator: np.random.Generator, size: int, resize: int) -> Box:
-    """The square that a random cut of ``size`` pixels takes once the shorter side is scaled to ``resize``."""
-    pixel = min(width, height) / resize  # of the scaled image, in those of the file
+    """What Resize(``resize``) and RandomCrop(``size``) of torchvision keep of an image, as a box in its pixels."""
+    pixel = min(width, height) / resize  # the side of a pixel of the resized image, in pixels of this one
     side = size * pixel
     left, top = (int(generator.integers(round(whole / pixel) - size + 1)) * pixel for whole in (width, height))
     return left, top, min(left + side, width), min(top + side, height)
@@ -180,15 +181,15 @@ def random_square(width: int, height: int, *, generator: np.random.Generator, si
 def _check(augment: Augment) -> None:
     if augment.crop not in (0, Augment.crop):
         raise InputError(
-            f"recipe.augment.crop: found {augment.crop}, but it pads images in memory, and these stay on disk; leave "
+            f"recipe.augment.crop: found {augment.crop}, but it is for images in memory, and these stay on disk; leave "
             "it out, and see recipe.augment.scale"
         )
     if augment.scale is not None and not augment.scale[0] <= augment.scale[1]:
         raise InputError(
-            f"recipe.augment.scale: found {list(augment.scale)}; valid: the lowest share, then the highest"
+            f"recipe.augment.scale: found {list(augment.scale)}; valid: the smallest share of the area first"
         )
 
 
 def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C is the training process's to handle; it ends its loaders."""
+    """Leave Ctrl-C to the training process, which ends its loaders."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

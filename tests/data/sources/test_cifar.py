@@ -22,10 +22,8 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from tune_lt import data
 from tune_lt.data import Dataset
 from tune_lt.data.sources.cifar import _load
-from tune_lt.data.sources.published_sizes import Totals
 from tune_lt.errors import InputError
 
-TEN = Totals(classes=3, train=4, test=2)
 NAMES = ["airplane", "automobile", "bird"]
 
 
@@ -81,7 +79,7 @@ def source(tmp_path: Path) -> type[CIFAR10]:
 
 
 def _build(source: type[CIFAR10], root: Path, download: bool = False) -> Dataset:
-    return _load(source, root, download, TEN)
+    return _load(source, root, download)
 
 
 def test_pixels_labels_and_names_are_those_of_the_files(source: type[CIFAR10], tmp_path: Path) -> None:
@@ -98,7 +96,7 @@ def test_pixels_labels_and_names_are_those_of_the_files(source: type[CIFAR10], t
 
 
 def test_cifar_100_takes_the_fine_labels(tmp_path: Path) -> None:
-    found = _load(_small100(tmp_path), tmp_path, False, Totals(classes=2, train=2, test=1))
+    found = _load(_small100(tmp_path), tmp_path, False)
     assert found.train_labels.tolist() == [1, 0, 0, 1]
     assert found.class_names == ("apple", "bee")
 
@@ -106,10 +104,10 @@ def test_cifar_100_takes_the_fine_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "folder"), [("cifar10", "cifar-10-batches-py"), ("cifar100", "cifar-100-python")])
 def test_the_public_loaders_take_only_the_published_files(name: str, folder: str, tmp_path: Path) -> None:
     """Small files under the official names are refused by their MD5, unread; so are files that are not there."""
-    with pytest.raises(InputError, match=rf"{folder}: there is no such folder; get .*cifar\.html.*download: true"):
+    with pytest.raises(InputError, match=rf"{folder}: .* is missing, .*get .*cifar\.html.*download: true"):
         data.build(name, root=str(tmp_path / "nowhere"))
     _small10(tmp_path), _small100(tmp_path)
-    with pytest.raises(InputError, match=r"damaged \(its MD5 is another\)"):
+    with pytest.raises(InputError, match="is damaged \\(its MD5"):
         data.build(name, root=str(tmp_path))
 
 
@@ -130,17 +128,10 @@ def test_a_damaged_and_a_missing_file_are_both_named(source: type[CIFAR10], tmp_
 def test_an_archive_that_is_not_unpacked_is_noticed(source: type[CIFAR10], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "cifar-10-python.tar.gz").touch()
-    with pytest.raises(InputError, match=r"cifar-10-python.tar.gz lies in .*empty: unpack it there, or say"):
+    with pytest.raises(
+        InputError, match=r"empty.* is missing, .*unpack cifar-10-python\.tar\.gz, which lies there, or set"
+    ):
         _build(source, tmp_path / "empty")
-
-
-def test_a_class_with_too_few_images_is_named(source: type[CIFAR10], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="class 'airplane' has 4 training images, 5 expected; class 'automobile'"):
-        _load(source, tmp_path, False, Totals(classes=3, train=5, test=2))
-    with pytest.raises(InputError, match="'bird' has 2 test images, 1 expected"):
-        _load(source, tmp_path, False, Totals(classes=3, train=4, test=1))
-    with pytest.raises(InputError, match="3 classes found, 10 expected"):
-        _load(source, tmp_path, False, Totals(classes=10, train=4, test=2))
 
 
 @pytest.fixture

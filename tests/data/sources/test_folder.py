@@ -207,21 +207,21 @@ def test_a_class_folder_without_images(split: Path) -> None:
 
 def test_classes_that_differ_between_train_and_test(split: Path) -> None:
     (split / "test" / "cat").rename(split / "test" / "dog")
-    with pytest.raises(InputError, match=r"\(only in train/: cat; only in test/: dog\)"):
+    with pytest.raises(InputError, match="only in train/: cat; only in test/: dog"):
         _build(split)
     _fill(split / "train" / "dog", 1)
-    with pytest.raises(InputError, match=r"\(only in train/: cat\)"):
+    with pytest.raises(InputError, match="only in train/: cat; only in test/: none"):
         _build(split)
     _fill(split / "test" / "cat", 1)
     _fill(split / "test" / "eel", 1)
-    with pytest.raises(InputError, match=r"\(only in test/: eel\)"):
+    with pytest.raises(InputError, match="only in train/: none; only in test/: eel"):
         _build(split)
 
 
 @pytest.mark.parametrize("missing", ["train", "test"])
 def test_train_or_test_alone(split: Path, missing: str) -> None:
     (split / missing).rename(split / "val")
-    with pytest.raises(InputError, match=rf"not {missing}/ \(found: .*val"):
+    with pytest.raises(InputError, match=rf"{missing}/ is missing \(found: .*val"):
         _build(split)
 
 
@@ -241,7 +241,7 @@ def test_nothing_to_seal(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["train/ant", "train", "."])
 def test_a_link_that_leads_back_up(split: Path, target: str) -> None:
     (split / "train" / "ant" / "loop").symlink_to(split / target)
-    with pytest.raises(InputError, match="a link that leads back"):
+    with pytest.raises(InputError, match="links lead to this folder twice"):
         _build(split)
 
 

@@ -13,15 +13,14 @@ from PIL import Image
 from scipy.io import savemat
 
 from tune_lt import data
-from tune_lt.data import Dataset, imagenet
-from tune_lt.data.sources.imagenet import _listed, _whole
-from tune_lt.data.sources.published_sizes import Sums
+from tune_lt.data import Dataset
+from tune_lt.data.sources.imagenet import _load
 from tune_lt.errors import InputError
 
 WNIDS = ["n01440764", "n01443537", "n02084071"]
 COUNTS = [6, 3, 1]
 LABELS = [2, 0, 1, 0]  # of the validation images, by their numbers
-TOTALS = Sums(3, 10, 4)
+PUBLISHED = (3, 10, 4)
 
 
 def _save(path: Path, level: int) -> None:
@@ -77,12 +76,12 @@ def _check(found: Dataset) -> None:
 def test_validation_images_in_class_folders(foldered: Path) -> None:
     (foldered / "train" / WNIDS[0] / "notes.txt").write_text("no image")
     (foldered / "val" / ".DS_Store").write_text("x")
-    _check(_whole(foldered, 32, TOTALS))
+    _check(_load(foldered, 32, None, PUBLISHED))
 
 
 def test_validation_images_as_the_archive_has_them_get_their_class_from_the_devkit(foldered: Path) -> None:
     _devkit(_flatten(foldered))
-    found = _whole(foldered, 32, TOTALS)
+    found = _load(foldered, 32, None, PUBLISHED)
     _check(found)
     assert found.test_labels.tolist() == LABELS
 
@@ -92,23 +91,23 @@ def test_without_the_devkit_or_with_another_one(foldered: Path) -> None:
     truth = folder / "ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("1\n2\n")
     with pytest.raises(InputError, match=r"val/ has 4 images, but .* has 2 lines"):
-        _whole(foldered, 32, TOTALS)
+        _load(foldered, 32, None, PUBLISHED)
     truth.write_text("1\n2\n9\n1\n")
     with pytest.raises(InputError, match="damaged, or not of the images in train/: KeyError: 9"):
-        _whole(foldered, 32, TOTALS)
+        _load(foldered, 32, None, PUBLISHED)
     (folder / "meta.mat").write_bytes(b"nothing")
     with pytest.raises(InputError, match="damaged, or not"):
-        _whole(foldered, 32, TOTALS)
+        _load(foldered, 32, None, PUBLISHED)
     (folder / "meta.mat").unlink()
     with pytest.raises(InputError, match=r"get ILSVRC2012_devkit_t12\.tar\.gz from https://image-net\.org"):
-        _whole(foldered, 32, TOTALS)
+        _load(foldered, 32, None, PUBLISHED)
 
 
 def test_a_long_tail_is_laid_over_the_whole_but_not_over_the_lists(foldered: Path) -> None:
-    whole = _whole(foldered, 32, TOTALS)
+    whole = _load(foldered, 32, None, PUBLISHED)
     options: dict[str, Any] = {"imbalance": 6.0, "profile": "exponential", "data_seed": 0}
     assert data.cell_data(whole, **options).class_counts == [6, 2, 1]
-    listed = _listed(foldered, 32, _lists(foldered), Sums(3, 4, 4))
+    listed = _load(foldered, 32, _lists(foldered), (3, 4, 4))
     with pytest.raises(InputError, match=r"data\.imbalance: found 6\.0, but this data set is a long tail as it comes"):
         data.cell_data(listed, **options)
     assert data.cell_data(listed, **options | {"imbalance": None}).class_counts == [2, 1, 1]
@@ -117,24 +116,24 @@ def test_a_long_tail_is_laid_over_the_whole_but_not_over_the_lists(foldered: Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("train", r"train/ missing in .*ILSVRC2012_img_train\.tar.*https://image-net\.org"),
-        ("val", r"val/ missing in"),
-        (f"val/{WNIDS[1]}", "train/ and val/ have other class folders: n01443537"),
-        (f"train/{WNIDS[0]}/{WNIDS[0]}_0.JPEG", "3 classes, 9 training images, 4 test images found, 3, 10, 4 expected"),
+        ("train", r"train missing; .*ILSVRC2012_img_train\.tar.*https://image-net\.org"),
+        ("val", "val missing; "),
+        (f"val/{WNIDS[1]}", "same class folders; only in train/: n01443537"),
+        (f"train/{WNIDS[0]}/{WNIDS[0]}_0.JPEG", "found 9 training images, published: 10"),
     ],
 )
 def test_what_is_missing_is_said_with_where_to_get_it(foldered: Path, change: str, message: str) -> None:
     path = foldered / change
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(InputError, match=message):
-        _whole(foldered, 32, TOTALS)
+        _load(foldered, 32, None, PUBLISHED)
 
 
 def test_the_published_totals_are_expected(foldered: Path) -> None:
-    with pytest.raises(InputError, match="3 classes, 10 training images, 4 test images found, 1000, 1281167, 50000"):
-        imagenet(root=str(foldered))
+    with pytest.raises(InputError, match="found 3 classes, published: 1,000; 10 training images, published: 1,281,167"):
+        data.build("imagenet", root=str(foldered))
     _lists(foldered)
-    with pytest.raises(InputError, match=r"ImageNet_LT_train\.txt has 3 classes, 1000 expected"):
+    with pytest.raises(InputError, match="lists: found 3 classes, published: 1,000"):
         data.build("imagenet", root=str(foldered), lists="lists")
 
 
@@ -152,13 +151,13 @@ def _lists(root: Path) -> str:
 @pytest.mark.parametrize("flat", [False, True])
 def test_the_lists_say_which_images_in_which_order(foldered: Path, flat: bool) -> None:
     lists = _lists(_flatten(foldered) if flat else foldered)
-    found = _listed(foldered, 32, lists, Sums(3, 4, 4))
+    found = _load(foldered, 32, lists, (3, 4, 4))
     assert found.train_labels.tolist() == _levels(found.train_images) == [2, 0, 1, 0]
     assert found.test_labels.tolist() == _levels(found.test_images) == LABELS
     assert found.class_names == tuple(WNIDS)
     assert found.long_tailed
     assert found.train_images.path(1).name == f"{WNIDS[0]}_50.JPEG"  # type: ignore[union-attr]
-    elsewhere = _listed(foldered, 32, str(foldered / "lists"), Sums(3, 4, 4))
+    elsewhere = _load(foldered, 32, str(foldered / "lists"), (3, 4, 4))
     assert torch.equal(elsewhere.train_labels, found.train_labels)
 
 
@@ -175,11 +174,11 @@ def test_a_list_that_does_not_fit_is_named(foldered: Path, line: str, message: s
     with (foldered / "lists/ImageNet_LT_train.txt").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(InputError, match=message):
-        _listed(foldered, 32, lists, Sums(3, 5, 4))
+        _load(foldered, 32, lists, (3, 5, 4))
 
 
 def test_a_missing_list_is_said_with_where_to_get_it(foldered: Path) -> None:
     lists = _lists(foldered)
     (foldered / "lists/ImageNet_LT_test.txt").unlink()
     with pytest.raises(InputError, match=r"get ImageNet_LT_train\.txt and ImageNet_LT_test\.txt from https://github"):
-        _listed(foldered, 32, lists, Sums(3, 4, 4))
+        _load(foldered, 32, lists, (3, 4, 4))

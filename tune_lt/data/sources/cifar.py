@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tune_lt.data.dataset import Dataset
-from tune_lt.data.sources.published_sizes import Totals
+from tune_lt.data.sources.common import how_to_get
 from tune_lt.errors import InputError
 
 _PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -20,37 +20,38 @@ _LOCK = ".tune_lt-download.lock"
 def cifar10(*, root: str, download: bool = False) -> Dataset:
     """CIFAR-10: 50,000 training and 10,000 test images (3, 32, 32) of 10 classes, equally many of each.
 
-    ``root`` holds the folder ``cifar-10-batches-py``, as the archive unpacks and torchvision lays it; every file has
-    its published MD5, or is refused before it is unpickled. With ``download`` what is missing is fetched from the
-    official page (170 MB) and unpacked there, by one process at a time.
+    ``root`` holds the folder ``cifar-10-batches-py``, as the archive unpacks and torchvision expects it. A file whose
+    MD5 is not the published one is refused and never unpickled. With ``download`` an archive that is missing or
+    damaged is fetched from the official page (170 MB) and unpacked in ``root``, by one process at a time.
 
     Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
     Raises InputError naming the files that are missing or damaged and what to do.
     """
     from torchvision.datasets import CIFAR10  # only here: importing torchvision takes a second
 
-    return _load(CIFAR10, Path(root), download, Totals(classes=10, train=5000, test=1000))
+    return _load(CIFAR10, Path(root).expanduser(), download)
 
 
 def cifar100(*, root: str, download: bool = False) -> Dataset:
     """CIFAR-100: as `cifar10`, with 100 (fine) classes and the folder ``cifar-100-python``."""
     from torchvision.datasets import CIFAR100
 
-    return _load(CIFAR100, Path(root), download, Totals(classes=100, train=500, test=100))
+    return _load(CIFAR100, Path(root).expanduser(), download)
 
 
-def _load(source: Any, root: Path, download: bool, totals: Totals) -> Dataset:
-    """The data set of a class of torchvision's, which knows the files, their sums and where they come from."""
-    root = root.expanduser()
+def _load(source: Any, root: Path, download: bool) -> Dataset:
+    """The data set of torchvision's class ``source``, which has the names of the files, their MD5 sums and the URL."""
     problems = _problems(source, root)
     if problems and download:
         _download(source, root)
         problems = _problems(source, root)
     if problems:
-        raise InputError(_refusal(source, root, problems))
+        archive = f"{source.filename} (the Python version) from {_PAGE}"
+        raise InputError(
+            f"{root / source.base_folder}: {', '.join(problems)}; {how_to_get(root, [source.base_folder], archive)}, "
+            "or set download: true"
+        )
     train, test = source(root, train=True), source(root, train=False)
-    counts = [np.bincount(part.targets, minlength=len(part.classes)).tolist() for part in (train, test)]
-    totals.check(str(root / source.base_folder), train.classes, *counts)
     return Dataset.of(*_tensors(train), *_tensors(test), train.classes)
 
 
@@ -61,7 +62,7 @@ def _tensors(part: Any) -> tuple[Tensor, Tensor]:
 
 
 def _problems(source: Any, root: Path) -> list[str]:
-    """Each file that is missing or has not its published content."""
+    """One entry for each file that is missing, damaged, or cannot be read."""
     from torchvision.datasets.utils import check_integrity
 
     sums = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
@@ -70,7 +71,9 @@ def _problems(source: Any, root: Path) -> list[str]:
         file = root / source.base_folder / name
         try:
             if not check_integrity(file, md5):
-                problems.append(f"{name} is {'damaged (its MD5 is another)' if file.exists() else 'missing'}")
+                problems.append(
+                    f"{name} is {'damaged (its MD5 is not the published one)' if file.exists() else 'missing'}"
+                )
         except OSError as error:
             problems.append(f"{name} cannot be read ({error.strerror})")
     return problems
@@ -85,19 +88,8 @@ def _download(source: Any, root: Path) -> None:
         with FileLock(root / _LOCK):
             if _problems(source, root):  # else another process has just done it
                 download_and_extract_archive(source.url, root, filename=source.filename, md5=source.tgz_md5)
-    except Exception as error:  # what the network, the archive and the disk raise is a long list
+    except Exception as error:  # network, archive and disk raise many kinds of errors
         raise InputError(
             f"{root}: fetching {source.filename} from {source.url} failed: {error or type(error).__name__}; "
-            f"try again, or get it from {_PAGE} elsewhere, put it into {root} and unpack it there"
+            f"try again, or get it from {_PAGE} on another machine and unpack it in {root}"
         ) from None
-
-
-def _refusal(source: Any, root: Path, problems: list[str]) -> str:
-    folder = root / source.base_folder
-    if (root / source.filename).exists():
-        advice = f"{source.filename} lies in {root}: unpack it there"
-    else:
-        advice = f"get {source.filename} (the Python version) from {_PAGE} and unpack it in {root}"
-    if not folder.is_dir():
-        return f"{folder}: there is no such folder; {advice}, or say download: true"
-    return f"{folder}: {', '.join(problems)}; {advice}, or say download: true"

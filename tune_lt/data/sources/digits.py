@@ -8,17 +8,17 @@ import torch
 from tune_lt.data.dataset import Dataset
 
 _TEST_PER_CLASS = 50
-_SEED = 0  # of the sealed test: fixed, so that no data seed can move an image out of it
+_SEED = 0  # of the choice of the sealed test, which is the same for every data seed
 
 
 def digits() -> Dataset:
-    """1,797 grey images (1, 8, 8) of the ten digits; 50 of each are sealed as the test first, 1,297 remain.
+    """1,797 grey images (1, 8, 8) of the ten digits: 50 of each are the sealed test, 1,297 are training images.
 
-    Pixels 0 … 16 are scaled to 0 … 255. The head of a long-tailed profile has 120 images.
+    Pixels 0 … 16 are scaled to 0 … 255. The largest class of a long-tailed profile has 120 images.
 
     Source: `sklearn.datasets.load_digits`, the test part of UCI's "Optical Recognition of Handwritten Digits".
     """
-    from sklearn.datasets import load_digits  # only here: nothing else of the package needs scikit-learn
+    from sklearn.datasets import load_digits  # only here: nothing else in the package needs scikit-learn
 
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]

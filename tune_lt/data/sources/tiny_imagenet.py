@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,18 +14,20 @@ from torch import Tensor
 from tune_lt.data.dataset import Dataset
 from tune_lt.data.decode import EXTENSIONS, decode
 from tune_lt.data.files import check_below
-from tune_lt.data.sources.published_sizes import Totals
+from tune_lt.data.sources import common
+from tune_lt.data.sources.common import Size
+from tune_lt.data.sources.folder import class_files
 from tune_lt.errors import InputError
-from tune_lt.texts import some
 
-Size = Annotated[int, Ge(8), Le(64)]
+Side = Annotated[int, Ge(8), Le(64)]
 Classes = Mapping[str, Sequence[Path]]  # class -> its files, both sorted, so that the splits have one order
 
-_KAGGLE = "the Kaggle competition thu-deep-learning (https://www.kaggle.com/c/thu-deep-learning/data)"
+_KAGGLE = "the data of the Kaggle competition thu-deep-learning (https://www.kaggle.com/c/thu-deep-learning/data)"
 _STANFORD = "tiny-imagenet-200.zip from http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+_AGAIN = "unpack the archive again"
 
 
-def tiny_imagenet(*, root: str, size: Size = 64) -> Dataset:
+def tiny_imagenet(*, root: str, size: Side = 64) -> Dataset:
     """The paper's Tiny-ImageNet: 100 classes of 1,000 training and 100 test images (3, size, size).
 
     ``root/train/<class>/…`` and ``root/val/<class>/…``; the images of val are the sealed test. Classes and files are in
@@ -35,58 +36,54 @@ def tiny_imagenet(*, root: str, size: Size = 64) -> Dataset:
 
     Source: the Kaggle competition thu-deep-learning, which the paper names. Raises InputError naming what was found.
     """
-    return _of_folders(Path(root).expanduser(), size, Totals(classes=100, train=1000, test=100))
+    return _of_folders(Path(root).expanduser(), size, (100, 1000, 100))
 
 
-def tiny_imagenet_200(*, root: str, size: Size = 64) -> Dataset:
+def tiny_imagenet_200(*, root: str, size: Side = 64) -> Dataset:
     """The common Tiny-ImageNet: 200 classes of 500 training and 50 test images (3, size, size).
 
     ``root`` holds ``wnids.txt``, ``words.txt``, ``train/<wnid>/images/*.JPEG``, ``val/images/*.JPEG`` and
     ``val/val_annotations.txt``; the images of val are the sealed test, those of test have no labels. Classes are in
-    the order of their wnid, as with ImageFolder, and are called by the first of their words. The images are 64 pixels
-    wide; a smaller ``size`` shrinks them. Any other number of images is refused.
+    the order of their WordNet ids (wnid), as with ImageFolder, and are called by the first of their words. The images
+    are 64 pixels wide; a smaller ``size`` shrinks them. Any other number of images is refused.
 
     Source: Stanford's course CS231n. Raises InputError naming what was found.
     """
-    return _of_lists(Path(root).expanduser(), size, Totals(classes=200, train=500, test=50))
+    return _of_lists(Path(root).expanduser(), size, (200, 500, 50))
 
 
-def _of_folders(root: Path, size: int, totals: Totals) -> Dataset:
-    _check_folder(root, _KAGGLE)
-    folders = _folders(root / "train")
-    if (root / "val" / "val_annotations.txt").exists() or len(folders) == 200:
+def _of_folders(root: Path, size: int, each: Size) -> Dataset:
+    """``each``: how many classes there must be, and how many training and test images of each of them."""
+    common.check_layout(root, ("train", "val"), _KAGGLE)
+    classes = len(common.subfolders(root / "train"))
+    if (root / "val" / "val_annotations.txt").exists() or classes == 200:
         raise InputError(
-            f"{root}: this is Tiny-ImageNet-200 ({len(folders)} classes), not the paper's data of {totals.classes}; "
-            "as it was unpacked, it is read with name: tiny_imagenet_200"
+            f"{root}: this is Tiny-ImageNet-200 ({classes} classes), not the paper's data of {each[0]}; as it was "
+            "unpacked, it is read with name: tiny_imagenet_200"
         )
-    train = {folder.name: _images(folder) for folder in folders}
-    test = {folder.name: _images(folder) for folder in _folders(root / "val")}
-    if set(train) != set(test):
-        different = sorted(set(train) ^ set(test))
-        raise InputError(f"{root}: train/ and val/ have not the same classes (only in one: {', '.join(different[:5])})")
-    return _dataset(root, size, totals, train, test, list(train))
+    found = class_files([root / "train", root / "val"])
+    train, test = ({name: _images(files) for name, files in part.items()} for part in found)
+    return _dataset(root, size, each, train, test, list(train))
 
 
-def _of_lists(root: Path, size: int, totals: Totals) -> Dataset:
-    _check_folder(root, _STANFORD)
+def _of_lists(root: Path, size: int, each: Size) -> Dataset:
+    common.check_layout(root, ("train", "val"), _STANFORD)
     if not (root / "wnids.txt").exists() and not (root / "val" / "val_annotations.txt").exists():
         raise InputError(
-            f"{root}: neither wnids.txt nor val/val_annotations.txt, so this is not Tiny-ImageNet-200 as it was "
+            f"{root}: found neither wnids.txt nor val/val_annotations.txt, so this is not Tiny-ImageNet-200 as it was "
             "unpacked; the paper's data of 100 classes is read with name: tiny_imagenet, any class folders with "
             "name: image_folder"
         )
-    wnids = sorted({line for _, (line, *_) in _lines(root / "wnids.txt")})
+    wnids = sorted({wnid for _, (wnid, *_) in _lines(root / "wnids.txt")})
     check_below(root / "wnids.txt", wnids)
-    train = {wnid: _images(root / "train" / wnid / "images") for wnid in wnids}
+    train = {wnid: _images(common.files_below(root / "train" / wnid / "images")) for wnid in wnids}
     words = {wnid: rest[0].split(",")[0] for _, (wnid, *rest) in _lines(root / "words.txt") if rest}
-    called = [words.get(wnid, wnid) for wnid in wnids]
-    times = Counter(called)
-    names = [f"{word} ({wnid})" if times[word] > 1 else word for word, wnid in zip(called, wnids, strict=True)]
-    return _dataset(root, size, totals, train, _annotated(root / "val", wnids), names)
+    names = common.distinct([words.get(wnid, wnid) for wnid in wnids], wnids)
+    return _dataset(root, size, each, train, _annotated(root / "val", wnids), names)
 
 
 def _annotated(val: Path, wnids: Sequence[str]) -> Classes:
-    """The test images by class: a line is file, wnid and a box, between tabs."""
+    """The test images by class; each line of the list has a file, its wnid and a box, separated by tabs."""
     file = val / "val_annotations.txt"
     found: dict[str, list[Path]] = {wnid: [] for wnid in wnids}
     for number, (name, *rest) in _lines(file):
@@ -99,9 +96,13 @@ def _annotated(val: Path, wnids: Sequence[str]) -> Classes:
     return {wnid: sorted(set(files)) for wnid, files in found.items()}
 
 
-def _dataset(root: Path, size: int, totals: Totals, train: Classes, test: Classes, names: Sequence[str]) -> Dataset:
-    """Counts are checked before anything is decoded, which takes a while."""
-    totals.check(str(root), names, *([len(files) for files in part.values()] for part in (train, test)))
+def _dataset(root: Path, size: int, each: Size, train: Classes, test: Classes, names: Sequence[str]) -> Dataset:
+    """Check all counts, then decode the images, which takes a while."""
+    counts = [("classes", len(names), each[0])]
+    for what, part, expected in (("training", train, each[1]), ("test", test, each[2])):
+        of_class = zip(names, part.values(), strict=True)
+        counts += [(f"{what} images of class {name!r}", len(files), expected) for name, files in of_class]
+    common.check_counts(root, counts)
     return Dataset.of(*_decoded(root, size, train), *_decoded(root, size, test), names)
 
 
@@ -109,56 +110,17 @@ def _decoded(root: Path, size: int, part: Classes) -> tuple[Tensor, Tensor]:
     """Images (n, 3, size, size) and labels (n,) of a split, class after class."""
     files = [file for members in part.values() for file in members]
     images, reasons = decode(files, size)
-    if reasons:
-        listed = some([f"{files[i].relative_to(root)}: {reason}" for i, reason in reasons.items()], separator="; ")
-        raise InputError(
-            f"{root}: {len(reasons)} of {len(files)} files cannot be read as images: {listed}: unpack the archive again"
-        )
+    common.check_decoded(root, files, reasons, _AGAIN)
     labels = np.repeat(np.arange(len(part)), [len(members) for members in part.values()])
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
-def _check_folder(root: Path, archive: str) -> None:
-    """Whether there is anything to look at below ``root``: train/ and val/."""
-    if not root.is_dir():
-        raise InputError(f"{root}: there is no such folder; get {archive}, unpack it, and give the folder it makes")
-    if (root / "train").is_dir() and (root / "val").is_dir():
-        return
-    inner = [folder for folder in _folders(root) if (folder / "train").is_dir() and (folder / "val").is_dir()]
-    packed = [file.name for file in _entries(root) if file.suffix in (".zip", ".gz", ".tar", ".7z")]
-    advice = f"get {archive} and unpack it there"
-    if inner:
-        advice = f"but {inner[0].name}/ has both: point root at {inner[0]}"
-    elif packed:
-        advice = f"but {packed[0]}, which is to be unpacked first"
-    raise InputError(f"{root}: no train/ and val/ in it; {advice}")
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.is_dir() and not path.name.startswith(".")]
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be listed: {error.strerror}") from None
-
-
-def _images(folder: Path) -> list[Path]:
-    """The images below a folder by name; other files (boxes, what systems leave behind) are not counted."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder: unpack the archive again")
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    return sorted(path for path in files if not path.name.startswith("."))
+def _images(files: Sequence[Path]) -> list[Path]:
+    """Those that are called like images; Stanford's folders have lists of boxes too."""
+    return [file for file in files if file.suffix.lower() in EXTENSIONS]
 
 
 def _lines(file: Path) -> list[tuple[int, list[str]]]:
-    """(number, columns) of the lines of a file of columns between tabs, empty lines apart."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-        raise InputError(f"{file}: {reason}; unpack the archive again") from None
-    lines = enumerate(text.splitlines(), start=1)
+    """(number, columns) of each line that is not empty; tabs separate columns."""
+    lines = enumerate(common.read_text(file, _AGAIN).splitlines(), start=1)
     return [(number, [part.strip() for part in line.split("\t")]) for number, line in lines if line.strip()]
