@@ -124,11 +124,13 @@ def table_of_contents(
     for planned in cells:
         seeds = planned.cell.data_seed, planned.cell.init_seed
         rows[planned.row].append(TableCell(planned.fingerprint, planned.imbalance, *seeds))
+    model = study.model
+    pretrained = model.get("weights") or model.get("pretrained")  # then it is not the network of a paper's table
     return Contents(
         found={name: dict(values) for name, values in found.items()},
         searches={name: search_file(name) for name in study.searches},
         data=determining(study.data, "full"),
-        model=study.model["name"],
+        model=model["name"] if pretrained else model.get("architecture", model["name"]),
         searched=study.loss["name"],
         recommended=chosen,
         columns=study.columns,
