@@ -7,7 +7,6 @@ file is checked against the same annotations.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import inspect
 import numbers
@@ -17,18 +16,16 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import annotated_types
-
 from tune_lt.errors import InputError
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 REQUIRED = inspect.Parameter.empty  # the default of a parameter that has none
 
-_COMPARISONS: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {
-    annotated_types.Ge: (">=", operator.ge),
-    annotated_types.Gt: (">", operator.gt),
-    annotated_types.Le: ("<=", operator.le),
-    annotated_types.Lt: ("<", operator.lt),
+_COMPARISONS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "ge": (">=", operator.ge),
+    "gt": (">", operator.gt),
+    "le": ("<=", operator.le),
+    "lt": ("<", operator.lt),
 }
 _PLAIN: dict[Any, tuple[type, str]] = {
     bool: (bool, "true or false"),
@@ -45,9 +42,9 @@ RENAMED = {name: f"{{name: torchvision, architecture: {name}}}" for name in ("re
 class Knob:
     """The range over which a search varies a parameter unless a study file gives another; part of its ``Annotated``.
 
-    ``kind`` and ``values`` are those of a study file: (low, high) of ``uniform``, ``loguniform`` and ``int``, all values
-    of ``choice``. ``neutral``: the value with which the parameter has no effect; the one-standard-error rule prefers
-    values close to it.
+    ``kind`` and ``values`` are those of a study file: (low, high) of ``uniform``, ``loguniform`` and ``int``, all the
+    values of ``choice``. ``neutral``: the value with which the parameter has no effect; the one-standard-error rule
+    prefers values close to it.
     """
 
     kind: Literal["uniform", "loguniform", "int", "choice"]
@@ -135,11 +132,9 @@ def violation(annotation: Any, value: Any) -> str | None:
 
 
 def _out_of_bounds(metadata: Iterable[Any], value: Any) -> str | None:
-    for item in metadata:
-        for bound in item if isinstance(item, annotated_types.GroupedMetadata) else [item]:
-            if type(bound) in _COMPARISONS:
-                symbol, holds = _COMPARISONS[type(bound)]
-                (limit,) = dataclasses.astuple(bound)
-                if not holds(value, limit):
-                    return f"it must be {symbol} {limit}"
+    for item in metadata:  # such as Ge(0), Interval(ge=0, lt=1) or a Knob
+        for attribute, (symbol, holds) in _COMPARISONS.items():
+            limit = getattr(item, attribute, None)
+            if limit is not None and not holds(value, limit):
+                return f"it must be {symbol} {limit}"
     return None
