@@ -30,7 +30,7 @@ class UnitRegions(nn.Module):
 
     @property
     def values(self) -> Tensor:
-        """v[c, i] = counts / (N · d), (C, N), of the paper's Algorithm 1; equal to the counts where widths are equal."""
+        """v[c, i] = counts / (N · d), (C, N), of the paper's Algorithm 1; with equal widths the counts themselves."""
         return self.counts / (self.counts.shape[1] * self.widths)
 
     def find(self, g: Tensor, targets: Tensor) -> Tensor:
