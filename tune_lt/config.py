@@ -153,7 +153,8 @@ def fold_of(fold: str) -> tuple[int, int] | None:
 def cell_of(content: Mapping[str, Any]) -> CellConfig:
     """The cell whose ``dataclasses.asdict`` is ``content``, which may have been JSON since; values are not checked."""
     recipe = dict(content["recipe"])
-    for name, section in (("optimizer", Optimizer), ("schedule", Schedule), ("augment", Augment)):
+    sections: dict[str, Any] = {"optimizer": Optimizer, "schedule": Schedule, "augment": Augment}
+    for name, section in sections.items():
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in recipe[name].items()}
         recipe[name] = section(**values)
     return CellConfig(**{**content, "data": renamed(content["data"]), "recipe": Recipe(**recipe)})

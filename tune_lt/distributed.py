@@ -132,6 +132,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     run the forward and the backward pass.
     """
 
+    running_mean: Tensor  # with running_var and num_batches_tracked only if track_running_stats
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept any number of dimensions."""
 
@@ -145,19 +149,14 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         centered = input - mean
         variance = total(centered.square().sum(others, keepdim=True)) / count
         if self.track_running_stats:
-            self._follow(mean.flatten(), (variance * count / (count - 1).clamp(min=1)).flatten())
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                unbiased = variance * count / (count - 1).clamp(min=1)
+                self.running_mean.mul_(1 - rate).add_(mean.flatten(), alpha=rate)
+                self.running_var.mul_(1 - rate).add_(unbiased.flatten(), alpha=rate)
         normal = centered * (variance + self.eps).rsqrt()
         return normal * self.weight.view(mean.shape) + self.bias.view(mean.shape) if self.affine else normal
-
-    @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked += 1
-        rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        for running, now in ((self.running_mean, mean), (self.running_var, variance)):
-            running.mul_(1 - rate).add_(now, alpha=rate)
 
 
 class _Sum(torch.autograd.Function):

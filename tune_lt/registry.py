@@ -55,8 +55,7 @@ class Knob:
 def knob(annotation: Any) -> Knob | None:
     """The `Knob` in a parameter's annotation, or None."""
     parts = [annotation, *get_args(annotation)]  # ``Annotated[...] | None`` too
-    metadata = [item for part in parts if get_origin(part) is Annotated for item in get_args(part)[1:]]
-    return next((item for item in metadata if isinstance(item, Knob)), None)
+    return next((item for part in parts for item in get_args(part) if isinstance(item, Knob)), None)
 
 
 def names(valid: Iterable[str], found: str | None = None) -> str:

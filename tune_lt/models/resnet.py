@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -90,15 +91,10 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width)
-        stages: list[nn.Module] = []
-        inputs = width
-        for stage in range(3):
-            outputs = width * 2**stage
-            for block in range(blocks):
-                stages.append(Block(inputs, outputs, stride=2 if stage and not block else 1))
-                inputs = outputs
-        self.blocks = nn.Sequential(*stages)
-        self.head = HEADS[head](inputs, classes)
+        widths = [width * 2**stage for stage in range(3) for _ in range(blocks)]
+        pairs = pairwise([width, *widths])
+        self.blocks = nn.Sequential(*(Block(inputs, outputs, outputs // inputs) for inputs, outputs in pairs))
+        self.head = HEADS[head](widths[-1], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
