@@ -138,7 +138,7 @@ class Training:
 
     def __init__(self, loss: losses.Loss, targets: Tensor, classes: int, device: str) -> None:
         recorded = torch.device(device).type == "cuda"
-        self.plain = product_step("resnet32", loss, classes, device, recorded=recorded)
+        self.plain = product_step({"name": "resnet32"}, loss, classes, device, recorded=recorded)
         self.step: Step | RecordedStep = self.plain
         images = torch.randn(len(targets), 3, 32, 32, device=device)
         self.images, self.targets = images.to(memory_format=torch.channels_last), targets

@@ -66,7 +66,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(timing.heading(options.device, options.threads))
     loss, device = losses.build("softmax", class_counts=[1] * pictures.CLASSES), torch.device(options.device)
-    train = one_step.product_step(options.model, loss.to(device), pictures.CLASSES, options.device, recorded=False)
+    network = {"name": "torchvision", "architecture": options.model}
+    train = one_step.product_step(network, loss.to(device), pictures.CLASSES, options.device, recorded=False)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "images"
         count = -(-options.images * 4 // 3 // pictures.CLASSES) * pictures.CLASSES  # some are sealed as the test

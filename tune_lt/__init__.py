@@ -1,4 +1,4 @@
-"""Hyper-parameter search for long-tailed image classification, around the paper's GHM-CWAP loss."""
+"""Hyper-parameter search for long-tailed image classification, with the GHM-CWAP loss and others."""
 
 from importlib import import_module
 from types import ModuleType
@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> ModuleType:
-    """``from tune_lt import classifier``, as model cards say it; loaded on demand because it needs PyTorch."""
+    """``from tune_lt import classifier``, as model cards write it; imported on demand because it needs PyTorch."""
     if name == "classifier":
         return import_module("tune_lt.training.classifier")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""What one training run is made of: plain frozen dataclasses, the only place where their defaults and bounds stand.
+"""The configuration of one training (a cell) in frozen dataclasses with its defaults and bounds, and its fingerprint.
 
-``loss``, ``model`` and ``data`` are mappings ``{name: ..., <parameter>: ...}`` whose parameters are those of the
-builder's signature (`tune_lt.registry`); the rest is spelled out here. Nothing here needs Ray, MLflow or pydantic.
+``loss``, ``model`` and ``data`` are mappings ``{name: ..., <parameter>: ...}``. Their parameters, defaults and bounds
+are those of the signature of what they name (`tune_lt.registry`). Nothing here needs Ray, MLflow or pydantic.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from tune_lt.errors import InputError
 
 Fraction = Annotated[float, Ge(0), Le(1)]
 Share = Annotated[float, Gt(0), Le(1)]
-Seed = Annotated[int, Ge(0), Lt(2**32)]  # what every generator takes
-STUDY_NAME = r"[\w+][\w.+-]{0,99}"  # folders and MLflow's experiments are called by it
-RESULT_VERSION = 3  # bump when a change of the code alters results: it makes every fingerprint and checkpoint new
-_STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}  # how a study file is checked against these classes
+Seed = Annotated[int, Ge(0), Lt(2**32)]  # the seeds that NumPy's and torch's generators accept
+STUDY_NAME = r"[\w+][\w.+-]{0,99}"  # folders and MLflow's experiments have this name
+RESULT_VERSION = 3  # add 1 when a change of the code alters results: all fingerprints and checkpoints become new
+GROUPS = ("many", "medium", "few", "rare")
+_STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}  # pydantic's options when it checks a study file
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The optimizer; defaults are the CIFAR-LT recipe of LDAM-DRW (Cao et al. 2019)."""
+    """The optimizer. The defaults are the CIFAR-LT recipe of LDAM-DRW (Cao et al. 2019)."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     name: Literal["sgd", "adamw"] = "sgd"
@@ -39,11 +40,11 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate by epoch, in fractions of the training length.
+    """The learning rate by epoch; ``warmup`` and ``milestones`` are fractions of the number of epochs.
 
-    ``warmup``: the first part, over which the rate rises linearly; then ``step`` multiplies the base rate by
-    ``factors[i]`` from ``milestones[i]`` on, and ``cosine`` falls to zero. Defaults: warm-up over 5 of 200 epochs,
-    x 0.01 after 160, x 0.0001 after 180.
+    The rate rises linearly during ``warmup``. Then ``step`` multiplies the base rate by ``factors[i]`` from
+    ``milestones[i]`` on; ``cosine`` lowers it to zero along half a cosine. Of 200 epochs the defaults warm up over 5,
+    and multiply by 0.01 after 160 and by 0.0001 after 180.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -55,13 +56,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to a training image, drawn anew in every epoch.
+    """The random augmentation of training images, drawn anew in every epoch.
 
-    ``crop``: of images in memory, a random crop after padding by so many pixels on each side. ``scale``: of images on
-    disk, which are never padded, a random part of at least and at most this share of the area, 3/4 to 4/3 as wide as
-    high, is scaled to the image (random resized crop); None cuts at random out of what evaluation cuts the centre of.
-    ``flip``, ``vertical``: mirrored left to right, upside down, each with probability one half. ``rotate``: turned by
-    0, 90, 180 or 270 degrees.
+    - ``crop``, for images in memory: pad by so many pixels on each side, then crop to the size of the image.
+    - ``scale``, for images on disk: resize a random part of the image, with a share of its area between these two and
+      a width of 3/4 to 4/3 of its height (random resized crop). None crops at a random place of the resized image, of
+      which evaluation crops the centre.
+    - ``flip``, ``vertical``: mirror left to right, and top to bottom, each with probability 1/2.
+    - ``rotate``: turn by 0, 90, 180 or 270 degrees.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -74,10 +76,11 @@ class Augment:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: ResNet-32 on CIFAR-LT unless told otherwise.
+    """How a network is trained. The defaults are those of ResNet-32 on CIFAR-LT.
 
-    ``precision``: ``bfloat16`` is automatic mixed precision: the network's matrix products and convolutions in it,
-    weights, the loss and its gradient norms in float32.
+    ``clip_norm``: the largest norm of all gradients together. ``precision``: ``bfloat16`` is automatic mixed precision;
+    weights, loss and gradient norms stay float32. ``posthoc_tau``: the τ of post-hoc logit adjustment (Menon et al.
+    2021), which predicts from z − τ · log n.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -93,11 +96,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class CellConfig:
-    """One cell: everything that determines a trained network's result, apart from the images themselves.
+    """One cell: all that determines the result of a training, apart from the images themselves.
 
-    ``fold`` is ``full`` (train on the whole training split, score the sealed test once), ``holdout`` (train on all
-    but a stratified ``holdout`` fraction of the training split, and score that) or ``k/K`` such as ``2/5`` (train on
-    all but the k-th of K stratified folds of it, and score that); `fold_of` reads it.
+    ``fold`` says which part of the training split is not trained on and scored instead:
+
+    - ``full``: none; the sealed test is scored once;
+    - ``holdout``: a stratified fraction ``holdout``;
+    - ``k/K``, such as ``2/5``: the k-th of K stratified folds.
     """
 
     data: Mapping[str, Any]
@@ -111,34 +116,30 @@ class CellConfig:
 
 
 def long_tail(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a data section is not in the images' own hash, as `cell_data` takes it; where they lie may change."""
-    return {
-        "imbalance": data.get("imbalance"),
-        "profile": data.get("profile", "exponential"),
-        "largest": data.get("largest"),
-        "sealed": data.get("sealed"),
-    }
+    """The fields of a data section that choose among a data set's images; `data.cell_data` has parameters for them."""
+    defaults = {"imbalance": None, "profile": "exponential", "largest": None, "sealed": None}
+    return {key: data.get(key, default) for key, default in defaults.items()}
 
 
 def determining(data: Mapping[str, Any], fold: str) -> dict[str, Any]:
-    """What of the `long_tail` decides a cell's result: how many test images are scored only where any is.
+    """The fields of `long_tail` that decide a cell's result; ``sealed`` only of a full cell, which scores the test.
 
-    ``largest`` was called ``head`` before and is so here: hashes, and what a store has, stay as they are.
+    ``largest`` has its name of older versions, ``head``, so that hashes and records stay the same.
     """
     kept = {key: value for key, value in long_tail(data).items() if key != "sealed" or fold == "full"}
     return {"head": kept.pop("largest"), **kept}
 
 
 def renamed(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A cell's data, or its recorded parameters by ``prefix``, with ``largest`` where older versions wrote ``head``."""
+    """``data`` with the key ``largest`` in place of ``head``, its name in older versions; both follow ``prefix``."""
     old, new = f"{prefix}head", f"{prefix}largest"
     return {(new if key == old and new not in data else key): value for key, value in data.items()}
 
 
 def fold_of(fold: str) -> tuple[int, int] | None:
-    """(k, K) of ``k/K``, None of ``full`` and ``holdout``; InputError for anything else, ``02/5`` included.
+    """(k, K) of ``k/K``, None of ``full`` and ``holdout``; InputError for anything else.
 
-    One fold has one spelling, because it enters the fingerprint.
+    The text enters the fingerprint, so each fold has one spelling only: ``02/5`` is refused.
     """
     if fold in ("full", "holdout"):
         return None
@@ -150,21 +151,20 @@ def fold_of(fold: str) -> tuple[int, int] | None:
 
 
 def cell_of(content: Mapping[str, Any]) -> CellConfig:
-    """The cell that ``dataclasses.asdict`` made a dictionary of, which may have been JSON since. Checks no values."""
+    """The cell whose ``dataclasses.asdict`` is ``content``, which may have been JSON since; values are not checked."""
     recipe = dict(content["recipe"])
-    schedule, augment = dict(recipe["schedule"]), dict(recipe["augment"])
-    schedule |= {name: tuple(schedule[name]) for name in ("milestones", "factors")}
-    augment["scale"] = None if augment["scale"] is None else tuple(augment["scale"])
-    recipe |= {"optimizer": Optimizer(**recipe["optimizer"]), "schedule": Schedule(**schedule)}
-    recipe["augment"] = Augment(**augment)
+    sections: dict[str, Any] = {"optimizer": Optimizer, "schedule": Schedule, "augment": Augment}
+    for name, section in sections.items():
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in recipe[name].items()}
+        recipe[name] = section(**values)
     return CellConfig(**{**content, "data": renamed(content["data"]), "recipe": Recipe(**recipe)})
 
 
 def fingerprint(cell: CellConfig, content_hash: str, sources: Mapping[str, str]) -> str:
-    """Hash of everything that determines a cell's result: its configuration, the images, plugins' code.
+    """Hash of all that determines a cell's result: its configuration, the images and the plugins' code.
 
-    Where the images lie, the study's name, workers and resources do not enter. ``content_hash`` covers the decoded
-    images, so of ``cell.data`` only the long tail laid over them counts.
+    ``content_hash`` is that of the decoded images, so only the `determining` fields of ``cell.data`` are hashed, and
+    not their folder. ``sources`` is what `load_plugins` returns. The study's name and resources do not matter.
     """
     config = dataclasses.asdict(cell)
     config["data"] = determining(cell.data, cell.fold)
@@ -172,8 +172,5 @@ def fingerprint(cell: CellConfig, content_hash: str, sources: Mapping[str, str])
 
 
 def digest(content: Any) -> str:
-    """A hash, 24 hexadecimal digits, of anything JSON can hold."""
+    """A hash of 24 hexadecimal digits of any content that JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()[:24]
-
-
-GROUPS = ("many", "medium", "few", "rare")

@@ -1,13 +1,14 @@
-"""Several processes that train one network on shares of every batch, and get what one process would get.
+"""Data parallelism: several processes train one network on shares of each batch, with the result of one process.
 
-The rules that make it so, for whoever calls ``torch.distributed.init_process_group`` (torchrun, Ray Train):
+The launcher (torchrun, Ray Train) has called ``torch.distributed.init_process_group``. Three rules then give the result
+that one process gets, but for rounding:
 
-- the ranks' shares of a batch, one behind the other, are the batch (`share`); a rank may have none of a short one;
-- the **mean** over the ranks of a loss is the loss of the whole batch, so that averaged gradients are its gradients;
-- what is counted or summed over a batch is summed over the ranks (`total`), batch normalisation's statistics too.
+- `share` cuts a batch into contiguous parts in the order of the ranks; the part of a short batch may be empty;
+- the **mean** of a loss over the ranks is the loss of the whole batch, so that averaged gradients are its gradients;
+- `total` sums over the ranks what is counted or summed over a batch, the statistics of batch normalisation included.
 
-Every rank must make the same calls in the same order. Without ``torch.distributed``, or in a group of one, everything
-here gives back what it was given.
+Every rank must make the same calls in the same order. In a single process `total`, `mean` and `joined` return their
+argument.
 """
 
 from __future__ import annotations
@@ -25,36 +26,37 @@ T = TypeVar("T")
 
 
 def size() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """The number of this process among them, counted from 0."""
     return dist.get_rank() if size() > 1 else 0
 
 
 def share(count: int) -> slice:
-    """This rank's part of ``count`` things: nearly equal contiguous parts in the order of the ranks."""
+    """The part of ``count`` items that this rank has; the parts of two ranks differ by at most one item."""
     each, extra = divmod(count, size())
     start = rank() * each + min(rank(), extra)
     return slice(start, start + each + (rank() < extra))
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum of ``values`` over the ranks, of one shape and type on all of them; gradients flow back to every rank."""
+    """The differentiable sum of ``values`` over the ranks; every rank must pass the same shape and dtype."""
     return values if size() == 1 else _Sum.apply(values)
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean of ``values`` over the ranks, of one shape and floating type on all of them."""
+    """The mean of floating ``values`` over the ranks; every rank must pass the same shape and dtype."""
     return values if size() == 1 else total(values) / size()
 
 
 def rand(rows: int, columns: int, device: torch.device) -> Tensor:
     """This rank's rows of one ``torch.rand`` for the whole batch, (rows, columns).
 
-    Ranks whose generators are in the same state stay so. With several ranks this waits for the device.
+    Every rank draws the whole batch, so that the ranks' generators stay in the same state. With several ranks this
+    waits for the device.
     """
     if size() == 1:
         return torch.rand(rows, columns, device=device)
@@ -65,7 +67,7 @@ def rand(rows: int, columns: int, device: torch.device) -> Tensor:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What ``make`` gives on rank 0, on every rank; where it raises there, every rank raises that."""
+    """On every rank the result of ``make()`` on rank 0, where alone it is called, or the exception that it raised."""
     if size() == 1:
         return make()
     box: list[Any] = [None, None]
@@ -73,7 +75,7 @@ def from_first(make: Callable[[], T]) -> T:
         try:
             box[0] = make()
         except Exception as error:
-            box[1] = error  # the others wait: they must hear of it
+            box[1] = error  # without a broadcast the other ranks would wait for ever
     dist.broadcast_object_list(box, src=0)
     if box[1] is not None:
         raise box[1]
@@ -82,38 +84,38 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """``device``, but each of several processes has a GPU of its own: the one the launcher numbered in LOCAL_RANK."""
+    """``device``, or for CUDA in one of several processes the GPU whose number the launcher put into LOCAL_RANK."""
     if size() == 1 or device.type != "cuda":
         return device
     if device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank())) % torch.cuda.device_count())
-    torch.cuda.set_device(device)  # where collective calls put what they send
+    torch.cuda.set_device(device)  # NCCL's collective calls use the current device
     return device
 
 
 def joined(model: nn.Module) -> nn.Module:
-    """``model`` with rank 0's weights on every rank, and batch normalisation over the whole batch while training.
+    """``model`` with the weights of rank 0, whose batch normalisation uses the whole batch in training mode.
 
-    The parameters stay the same objects, and all names as they are. Modules that call ``F.batch_norm`` themselves keep
-    the statistics of their rank's share.
+    Parameters stay the same objects and keep their names. A module that calls ``F.batch_norm`` itself still uses the
+    statistics of its rank's share.
     """
     if size() == 1:
         return model
     for tensor in model.state_dict().values():
-        dist.broadcast(tensor, src=0)  # other hardware may have drawn other last digits
+        dist.broadcast(tensor, src=0)  # random numbers may differ in the last digit between kinds of hardware
     if any(parameter.is_cuda for parameter in model.parameters()):
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return converted
     for module in model.modules():
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-            module.__class__ = BatchNorm  # the same object with another forward: nothing can get lost
+            module.__class__ = BatchNorm  # the same object, with its parameters, buffers and hooks
     return model
 
 
 def average_gradients(model: nn.Module) -> None:
-    """After a backward pass: the mean of the ranks' gradients in place of each rank's own.
+    """Replace the gradients, after a backward pass, by their mean over the ranks.
 
-    One flat message rather than DistributedDataParallel, which refuses networks with a parameter that is not in use.
+    DistributedDataParallel cannot do it: it refuses a network with a parameter that has no gradient.
     """
     if size() == 1:
         return
@@ -124,48 +126,41 @@ def average_gradients(model: nn.Module) -> None:
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation with the statistics of all ranks' shares, on any device: (B, C, ...) -> (B, C, ...).
+    """Batch normalisation with the statistics of the whole batch, on any device: (B, C, ...) -> (B, C, ...).
 
-    torch's own SyncBatchNorm refuses tensors on the CPU. A share may be empty. In eval mode, torch's.
+    torch.nn.SyncBatchNorm refuses tensors on the CPU. This rank's share may be empty. In training mode every rank must
+    run the forward and the backward pass.
     """
 
+    running_mean: Tensor  # with running_var and num_batches_tracked only if track_running_stats
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions will do."""
+        """Accept any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """In training mode every rank must take part, in the backward pass as well."""
         if not self.training:
             return super().forward(input)
         others = [0, *range(2, input.ndim)]
-        shape = (1, -1, *(1 for _ in others[1:]))
-        count = input.numel() // self.num_features
-        center = input.sum(others) / max(count, 1)
-        spread = (input - center.view(shape)).square().sum(others)  # around its own mean: no digits are lost
-        own = torch.stack([center, spread, torch.full_like(center, count)])
-        table = own.new_zeros(size(), 1, 1)
-        table[rank()] = 1
-        centers, spreads, counts = total(table * own).unbind(1)  # (ranks, C) each, in one message
-        weights, images = counts / counts.sum(0), counts[:, 0].sum()
-        mean = (weights * centers).sum(0)
-        variance = spreads.sum(0) / images + (weights * (centers - mean).square()).sum(0)
+        own = input.sum(others, keepdim=True)
+        count = total(own.new_tensor(input.numel() // self.num_features))
+        mean = total(own) / count
+        centered = input - mean
+        variance = total(centered.square().sum(others, keepdim=True)) / count
         if self.track_running_stats:
-            self._follow(mean, variance * images / (images - 1).clamp(min=1))
-        normal = (input - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
-        return normal * self.weight.view(shape) + self.bias.view(shape) if self.affine else normal
-
-    @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked += 1
-        rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        for running, now in ((self.running_mean, mean), (self.running_var, variance)):
-            running.mul_(1 - rate).add_(now, alpha=rate)
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                rate = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                unbiased = variance * count / (count - 1).clamp(min=1)
+                self.running_mean.mul_(1 - rate).add_(mean.flatten(), alpha=rate)
+                self.running_var.mul_(1 - rate).add_(unbiased.flatten(), alpha=rate)
+        normal = centered * (variance + self.eps).rsqrt()
+        return normal * self.weight.view(mean.shape) + self.bias.view(mean.shape) if self.affine else normal
 
 
 class _Sum(torch.autograd.Function):
-    """A sum over the ranks: what changes one rank's part changes every rank's loss, so gradients are summed too."""
+    """The sum over the ranks. A rank's values change the loss of every rank, so the gradients are summed as well."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:

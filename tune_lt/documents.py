@@ -209,7 +209,7 @@ class Contents:
 
     ``rows``: the cells of each row; ``losses``: the loss of each; ``columns``: the imbalance factors. ``found``: what
     rows took from searches; ``searches``: the document of each search. ``searched``: the study's own loss; ``model``:
-    the name of its network; ``data``: its long tail.
+    its network, by name or architecture; ``data``: its long tail.
     """
 
     found: Mapping[str, Mapping[str, Any]]

@@ -1,4 +1,4 @@
-"""Where a result comes from: the code's commit, the versions of what computed it, the device."""
+"""Where a result comes from: the commit of this code, and the versions of the libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas", "numpy"
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, ``-dirty`` with uncommitted changes; the package version outside a checkout."""
+    """The commit of this checkout, with ``-dirty`` if it has uncommitted changes; elsewhere the package's version."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -21,7 +21,7 @@ def git_commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # not some other repository around an installed package
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # fails in a repository that only contains a venv
         commit = git("rev-parse", "HEAD")
         return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
     except (OSError, subprocess.SubprocessError):
@@ -29,7 +29,7 @@ def git_commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Package -> installed version, Python's among them; "missing" where a package is not installed."""
+    """Package -> installed version, or "missing"; also that of ``python``."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

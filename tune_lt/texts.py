@@ -1,4 +1,4 @@
-"""Small pieces of messages: a few of many names, an error in one line, a number, a duration."""
+"""Parts of messages: the first of many names, an error in one line, a number, a duration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def some(names: Sequence[str], most: int = 5, *, separator: str = ", ") -> str:
-    """The first ``most`` names; where there are others, "and 3 more" comes last."""
+    """The first ``most`` names in one text, and at its end how many others there are: "a, b, and 3 more"."""
     left = len(names) - most
     return separator.join([*names[:most], f"and {left} more"] if left > 0 else names)
 
@@ -19,23 +19,23 @@ def first_line(error: BaseException) -> str:
 
 
 def found_values(found: Mapping[str, Any]) -> str:
-    """What a search found, in one line: alpha 0.7, regions 20."""
+    """The values that a search found, in one line: alpha 0.7, regions 20."""
     return ", ".join(f"{short(path)} {number(value)}" for path, value in found.items())
 
 
 def short(path: str) -> str:
-    """A searched field as tables and figures call it: loss/alpha is alpha."""
+    """The name of a searched field in tables and figures: alpha for loss/alpha."""
     return path.removeprefix("loss/").removeprefix("recipe/")
 
 
 def number(value: Any) -> str:
-    """A fraction with three digits; any other value as it is."""
+    """A float with three significant digits, any other value unchanged, as text."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:
-    """In the unit that fits: 42 s, 12 min, 3.5 h, 2.5 days."""
-    for unit, length, limit in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
-        if seconds / length < limit:
-            return f"{seconds / length:.1f} h" if unit == "h" else f"{seconds / length:.0f} {unit}"
-    return f"{seconds / 86400:.1f} days"
+    """A duration in a fitting unit: 42 s, 12 min, 3.5 h, 2.5 days."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if minutes < 90:
+        return f"{seconds:.0f} s" if seconds < 90 else f"{minutes:.0f} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{days:.1f} days"

@@ -29,8 +29,8 @@ def memory(arguments: argparse.Namespace) -> None:
                 "data": f"image_folder, root: {images}, size: 32", "model": "resnet32", "batch": 128, "augment": "{}",
             },
             f"ResNet-18, a stream of {few:,} JPEGs, 112 px": {
-                "data": f"image_folder, root: {large}, size: 112, stream: true", "model": "resnet18", "batch": 32,
-                "augment": "{scale: [0.2, 1.0]}",
+                "data": f"image_folder, root: {large}, size: 112, stream: true",
+                "model": "torchvision, architecture: resnet18", "batch": 32, "augment": "{scale: [0.2, 1.0]}",
             },
         }  # fmt: skip
         for name, content in itertools.islice(cases.items(), arguments.trials):

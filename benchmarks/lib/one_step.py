@@ -58,10 +58,10 @@ class Bare:
             self.optimizer.step()
 
 
-def product_step(network: str, loss: losses.Loss, classes: int, device: str, *, recorded: bool) -> Step:
+def product_step(network: dict[str, str], loss: losses.Loss, classes: int, device: str, *, recorded: bool) -> Step:
     """The product's step of a network for three channels; ``recorded``: with the optimizer of one that is to be."""
     torch.manual_seed(0)
-    model = models.build(network, classes=classes, channels=3).to(device).to(memory_format=torch.channels_last)
+    model = models.build(**network, classes=classes, channels=3).to(device).to(memory_format=torch.channels_last)
     lr = torch.full((), Optimizer.lr, device=device) if recorded else None
     return Step(model, loss, step.optimizer(Optimizer(), model, lr), None, torch.device(device))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 
 from tune_lt.losses import UnitRegions
@@ -47,15 +46,6 @@ def test_values_are_counts_where_widths_are_equal_and_grow_where_regions_are_nar
     regions.edges[1, 1] = 0.1
 
     torch.testing.assert_close(regions.values, torch.tensor([[3.0, 9.0], [15.0, 5.0]]))
-
-
-def test_density_integrates_to_one() -> None:
-    """Counts 3 and 9 in widths .1 and .9: 3 / 12 / .1 = 2.5 and 9 / 12 / .9 = .8333."""
-    regions = filled([[3, 9]])
-    regions.edges[0, 1] = 0.1
-
-    torch.testing.assert_close(regions.density, torch.tensor([[2.5, 0.75 / 0.9]]))
-    assert (regions.density * regions.widths).sum().item() == pytest.approx(1)
 
 
 def test_adapted_widths_by_hand() -> None:

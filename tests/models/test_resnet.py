@@ -157,7 +157,7 @@ def test_wrong_settings_are_named(params: dict[str, object], message: str) -> No
 
 
 def test_registry() -> None:
-    assert set(models.MODELS) >= {"resnet32", "resnet8", "resnet18", "resnet50", "torchvision", "timm"}
+    assert set(models.MODELS) >= {"resnet32", "resnet8", "torchvision", "timm"}
     with pytest.raises(InputError, match="exists already"):
         models.register("resnet8")(nn.Identity)
 

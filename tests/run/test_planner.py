@@ -68,3 +68,20 @@ def test_a_mean_over_units_is_over_those_that_have_the_metric(study: Study) -> N
     units = [{"val/top1": 0.5, "val/rare": 0.2}, {"val/top1": 0.8}, {"val/top1": 0.8, "val/rare": 0.4}]
     assert averages(units, ("val/top1", "val/rare")) == pytest.approx({"val/top1": 0.7, "val/rare": 0.3})
     assert math.isnan(averages(units[1:2], ("val/rare",))["val/rare"])
+
+
+@pytest.mark.parametrize(
+    ("network", "recorded"),
+    [
+        ("name: torchvision, architecture: resnet50", "resnet50"),  # what older versions recorded of {name: resnet50}
+        ("name: torchvision, architecture: resnet50, weights: IMAGENET1K_V1", "torchvision"),
+        ("name: timm, architecture: resnet50.a1_in1k", "timm"),
+        ("name: resnet8, width: 4", "resnet8"),
+    ],
+)
+def test_a_network_with_random_weights_is_recorded_by_its_architecture(
+    tmp_path: Path, network: str, recorded: str
+) -> None:
+    """The paper's tables know it by that."""
+    study = reader.parse(TEXT.replace("name: resnet8, width: 4", network), tmp_path)
+    assert planner.table_of_contents(study, [], {}, None).model == recorded

@@ -1,24 +1,25 @@
-"""GHM-CWAP and the long-tailed losses it is compared with, as ordinary ``nn.Module`` s.
+"""GHM-CWAP and the long-tailed losses that it is compared with, as ``nn.Module``.
 
     loss = losses.build("ghm_cwap", class_counts=[5000, 500, 50], alpha=0.9)
     loss(logits, targets).backward()      # logits (B, C), targets (B,) -> scalar
     loss.end_epoch()                      # after each pass over the training data
 
-**The reduction**, the same for every loss, so that a search compares losses and not learning rates. A loss is a value
-l_b for each example and, for some, a weight w_b:
+Symbols: z are the logits, y the target of an example, n_c the training images of class c, B examples, C classes.
 
-- weights (class-balanced, effective number, GHM-CWAP's under ``batch_mean``, those of DRW) divide by their sum over the
-  batch, Σ_b w_b l_b / Σ_b w_b, as PyTorch's weighted cross-entropy does: their scale does not matter;
-- factors that belong to a formula (focal's, GHM's, margins) are part of l_b, which is averaged over the batch.
+**Reduction.** All losses are reduced alike, so that a search compares losses and not learning rates. A loss gives each
+example b a value l_b, and some losses a weight w_b too.
 
-Under data parallelism (``torch.distributed`` initialised) "the batch" is the union of the ranks' batches: in training
-mode the mean over the ranks of what they get is its loss, which is what DistributedDataParallel's averaged gradients
-need, however many examples each rank has. Every rank must then call the loss, and `end_epoch`, equally often.
+- Weights (class-balanced, effective number, DRW, GHM-CWAP with ``batch_mean``) are divided by their sum over the batch,
+  Σ_b w_b l_b / Σ_b w_b, as in PyTorch's weighted cross-entropy: their scale does not matter.
+- Factors of a formula (focal, GHM, margins) are part of l_b, which is averaged over the batch.
 
-**Class counts** enter every formula as max(n_c, 1): a class without training images is treated as if it had one, which
-keeps log n_c and 1 / n_c finite.
+**Several ranks** (``torch.distributed`` is initialised). In training mode the mean of the ranks' results is the loss of
+all their examples, however many each rank has; DistributedDataParallel averages gradients in the same way. Every rank
+must call the loss and `end_epoch` equally often.
 
-**Precision**: half-precision logits are computed in float32, float64 logits in float64.
+**Class counts** enter every formula as max(n_c, 1), which keeps log n_c and 1 / n_c finite.
+
+**Precision**: half-precision logits are converted to float32; float64 logits stay float64.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ LOSSES: dict[str, Any] = {
     "ldam": LDAM,
     "vs": VS,
 }
-OWN = frozenset(LOSSES)  # not those that are registered later
+OWN = frozenset(LOSSES)  # without the plugins' losses, which are registered later
 
 
 def build(
@@ -62,13 +63,13 @@ def build(
     drw: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Loss:
-    """The loss called ``name`` for classes with ``class_counts`` training images.
+    """The loss called ``name`` with its parameters ``params``, for classes with ``class_counts`` training images.
 
-    ``params`` are the loss's keyword-only parameters. ``drw`` wraps the loss in deferred re-weighting, with the
-    parameters of `DRW`; it needs ``epochs``, the length of the training, which is ignored otherwise.
+    ``drw``, the parameters of `DRW`, wraps it in deferred re-weighting. This needs ``epochs``, the length of the
+    training, which is ignored otherwise.
 
-    Raises InputError for an unknown name or parameter, a value out of bounds, impossible class counts, ``drw`` without
-    ``epochs``.
+    Raises InputError for an unknown name or parameter, a value out of bounds, impossible class counts, and ``drw``
+    without ``epochs``.
     """
     loss: Loss = registry.build(LOSSES, "loss", name, class_counts, **params)
     if drw is None:
@@ -80,5 +81,5 @@ def build(
 
 
 def register(name: str) -> Callable[[Any], Any]:
-    """Decorator that adds your own loss, best a subclass of `Loss`, to `LOSSES`: ``@losses.register("mine")``."""
+    """Decorator that adds your own loss, best a subclass of `Loss`, to ``LOSSES``: ``@losses.register("mine")``."""
     return registry.register(LOSSES, "loss", name)

@@ -1,4 +1,4 @@
-"""Losses that add a class's log-prior to its logit while training, and nothing when predicting."""
+"""Losses that add the log-prior of each class to its logit in training; predictions use the logits as they are."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from tune_lt.registry import Knob
 
 
 class BalancedSoftmax(Loss):
-    """CE(z + log n, y): the softmax of a balanced test set, learned on the training set (Ren et al. 2020).
-
-    Logits (B, C), targets (B,).
-    """
+    """CE(z + log n, y): learns the softmax of a test set whose classes are equally large (Ren et al. 2020)."""
 
     log_counts: Tensor  # (C,)
 
@@ -31,7 +28,7 @@ class BalancedSoftmax(Loss):
 
 
 class LogitAdjustment(Loss):
-    """CE(z + τ · log π, y) with π_c = n_c / Σ n (Menon et al. 2021, Eq. 10). Logits (B, C), targets (B,).
+    """CE(z + τ · log π, y) with π_c = n_c / Σ n (Menon et al. 2021, Eq. 10).
 
     ``tau``: 1 is Balanced Softmax; larger favours the tail more, 0 is cross-entropy.
     """
@@ -53,17 +50,15 @@ class LogitAdjustment(Loss):
         return F.cross_entropy(logits + self.tau * self.log_prior, targets, reduction="none"), None
 
 
-class VS(Loss):
+class VS(LogitAdjustment):
     """CE(Δ · z + τ · log π, y) with Δ_c = (n_c / n_max)^γ and π_c = n_c / Σ n (Kini et al. 2021, VS-loss).
 
-    Logits (B, C), targets (B,).
-
-    - ``gamma``: larger shrinks rare classes' logits more, so that training must make them larger; 0 leaves them.
-    - ``tau``: as in logit adjustment; 0 has no additive term.
+    - ``gamma``: the larger, the smaller Δ of rare classes, whose logits training must then make larger; 0 is logit
+      adjustment.
+    - ``tau``: as in logit adjustment.
     """
 
     scale: Tensor  # (C,)
-    log_prior: Tensor  # (C,)
 
     def __init__(
         self,
@@ -72,11 +67,9 @@ class VS(Loss):
         gamma: Annotated[float, Ge(0), Knob("uniform", (0.0, 0.6), neutral=0.0)] = 0.3,
         tau: Annotated[float, Ge(0), Knob("uniform", (0.0, 2.0), neutral=0.0)] = 1.0,
     ) -> None:
-        super().__init__(class_counts)
-        self.tau = tau
+        super().__init__(class_counts, tau=tau)
         n = sizes(self.class_counts)
         self.register_constant("scale", (n / n.max()) ** gamma)
-        self.register_constant("log_prior", (n / n.sum()).log())
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        return F.cross_entropy(self.scale * logits + self.tau * self.log_prior, targets, reduction="none"), None
+        return super().terms(self.scale * logits, targets)

@@ -1,4 +1,4 @@
-"""What every loss shares: checked class counts, one precision, one reduction."""
+"""The base class of all losses: it checks class counts and shapes, and reduces a batch to one value."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tune_lt.losses.formulas import log_odds
 
 
 class Loss(nn.Module):
-    """Base of all losses. A subclass adds keyword-only parameters with bounds, and `terms`.
+    """Base of all losses: logits (B, C) and targets (B,) -> scalar. A subclass adds `terms` and its parameters.
 
-    ``class_counts``: training images per class, (C,). Raises InputError unless they are at least two whole numbers
-    >= 0 of which one is positive.
+    ``class_counts``: training images of each class, (C,). Raises InputError unless they are at least two whole numbers
+    >= 0, not all 0.
     """
 
     class_counts: Tensor  # (C,) int64
@@ -26,14 +26,14 @@ class Loss(nn.Module):
         self.register_buffer("class_counts", _checked(class_counts), persistent=False)
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Losses (B,) and their weights (B,), or None for a plain mean. Logits arrive in float32 or better."""
+        """Losses (B,) and their weights (B,), None for equal ones, from logits (B, C) in float32 or float64."""
         raise NotImplementedError
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits (B, C) and targets (B,) to a scalar. Nothing here or in `terms` reads a value back to the host.
+        """The loss of the batch. Neither this nor `terms` may read a value back from the device.
 
-        In training mode with several ranks B is this rank's share, and the mean over the ranks is the loss of the
-        whole batch; every rank must call it, with no example at all if need be.
+        In training mode with several ranks, B counts the examples of this rank (0 is allowed), and the mean of the
+        results over the ranks is the loss of the whole batch. Every rank must call it.
         """
         if logits.ndim != 2 or logits.shape[1] != len(self.class_counts) or targets.shape != logits.shape[:1]:
             raise InputError(
@@ -49,25 +49,25 @@ class Loss(nn.Module):
         return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
 
     def gradient_norm(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """g = 1 − softmax(z)_y, (B,) in [0, 1]: half the 1-norm of cross-entropy's gradient for the logits."""
+        """g = 1 − softmax(z)_y, (B,) in [0, 1]: half the 1-norm of the gradient of cross-entropy in the logits."""
         return torch.sigmoid(log_odds(logits, targets))
 
     def unit_regions(self) -> Tensor | None:
-        """The edges (C, N + 1) by which a loss bins the gradient norms of each class; None for one that does not."""
+        """The edges (C, N + 1) of the bins that the loss keeps of each class's gradient norms; None if it has none."""
         return None
 
     def total(self, values: Tensor) -> Tensor:
-        """Statistics of this rank's share of a batch -> those of the whole batch; in eval mode they stay its own.
+        """The sum of ``values`` over the ranks in training mode, ``values`` themselves in eval mode.
 
-        For `terms` that count or sum over the batch, so that several ranks give what one process gives.
+        `terms` that count or sum over the batch need it, so that several ranks get what one process gets.
         """
         return distributed.total(values) if self.training else values
 
     def end_epoch(self) -> None:
-        """Called after each pass over the training data; most losses have nothing to do."""
+        """Called after each pass over the training data; most losses do nothing here."""
 
     def register_constant(self, name: str, values: Tensor) -> None:
-        """A buffer of the default precision, computed from the configuration and so left out of the state dict."""
+        """Add a buffer of torch's default dtype that is not saved, since the configuration determines it."""
         self.register_buffer(name, values.to(torch.get_default_dtype()), persistent=False)
 
 

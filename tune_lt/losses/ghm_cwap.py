@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tune_lt import distributed
 from tune_lt.losses.base import Loss
-from tune_lt.losses.formulas import one_minus_p, sizes, with_margin
+from tune_lt.losses.formulas import sizes, with_margin
 from tune_lt.losses.histogram import UnitRegions
 from tune_lt.registry import Knob
 
@@ -26,33 +26,32 @@ class GHMCWAP(Loss):
         S_c     = Σ_i v[c, i]^α                effective sample size
         W[c, i] = v[c, i]^(α−1)                intra-category weight
 
-    Logits (B, C), targets (B,). Only the cross-entropy is differentiated. Two histograms: the ``frozen`` one of the
-    last complete epoch is looked up, the ``live`` one counts in training mode; `end_epoch` turns one into the other.
-    In the first epoch W = 1 and the margin comes from the class counts; a class without examples in an epoch keeps its
-    last histogram, one never seen has W = 1 and S_c = max(n_c, 1).
+    Gradients flow through the cross-entropy alone. The loss has two histograms: it looks up regions and weights in the
+    ``frozen`` one, of the last complete epoch, and counts into the ``live`` one in training mode; `end_epoch` copies
+    live to frozen. In the first epoch W = 1 and S_c = max(n_c, 1), as for a class that has had no example yet. A class
+    without examples in an epoch keeps its previous histogram.
 
-    The defaults of ``alpha`` and ``gamma`` are what did best in `docs/method.md`; the paper's are 0.9 and 0.8.
+    The defaults of ``alpha`` and ``gamma`` did best in `docs/method.md`; the paper's values are 0.9 and 0.8.
 
-    - ``alpha``: smaller treats similar examples as more redundant: gentler margins, stronger weights. Above 1 favours
-      the head under ``effective``.
-    - ``gamma``: larger margins lift the tail at the head's cost; 0 has none.
-    - ``tau``: not the paper's: τ · log n_c is added to the logits z first, everywhere above, as logit adjustment does
-      (Menon et al. 2021, Eq. 10). With ``gamma`` 0 and ``weight`` none the loss is logit adjustment.
+    - ``alpha``: the smaller, the more redundant similar examples are taken to be: margins shrink, weights differ more.
+      Above 1, ``effective`` weights favour the head.
+    - ``gamma``: larger margins help the tail and cost the head; 0 has none.
+    - ``tau``: not in the paper: τ · log n_c is added to z in every formula above, as in logit adjustment (Menon et al.
+      2021, Eq. 10). With ``gamma`` 0 and ``weight`` none the loss is logit adjustment.
     - ``regions``: N; more are finer and noisier.
-    - ``aura``: widths follow the last histogram, in classes with at least N images; else they stay equal.
-    - ``weight``: ``effective`` v^(α−1); ``reciprocal`` S_c / v^α, Eq. 1 to the letter; ``none`` 1. A v below 1 counts
-      as 1 here.
-    - ``normalization``: ``batch_mean`` divides by the batch's mean weight; ``none``, Eq. 3 to the letter.
-    - ``margin_counts``: the margin from ``effective`` S_c or ``raw`` n_c.
-    - ``size``: S_c from ``counts``, v · N · width, which widths do not warp; ``density`` from v, Alg. 1 to the letter.
-
-    Raises InputError for impossible class counts.
+    - ``aura``: the widths of a class with at least N images adapt to its last histogram; all others are equal.
+    - ``weight``: ``effective`` is v^(α−1), ``reciprocal`` is S_c / v^α as Eq. 1 is printed, ``none`` is 1. Here a v
+      below 1 counts as 1.
+    - ``normalization``: ``batch_mean`` divides by the mean weight of the batch; ``none`` does not, as Eq. 3 is printed.
+    - ``margin_counts``: compute the margin from ``effective`` S_c or ``raw`` n_c.
+    - ``size``: compute S_c from ``counts``, v · N · width, which do not depend on the widths, or from the ``density`` v
+      as Alg. 1 is printed.
     """
 
     adaptive: Tensor  # (C,) bool: whether the class's widths follow its histogram
     raw_size: Tensor  # (C,): max(n_c, 1)
-    prior: Tensor  # (C,): τ · log n_c, where τ is not 0
-    weights: Tensor  # (C, N): W, in the units of ``frozen``
+    prior: Tensor  # (C,): τ · log n_c; only there if τ is not 0
+    weights: Tensor  # (C, N): W of the regions of ``frozen``
     log_size: Tensor  # (C,): log S
 
     def __init__(
@@ -84,12 +83,9 @@ class GHMCWAP(Loss):
         self.register_buffer("log_size", self.raw_size.log())
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.tau:
-            logits = logits + self.prior
-        adjusted = with_margin(logits, self.log_size, targets, self.gamma)
-        cross_entropy = F.cross_entropy(adjusted, targets, reduction="none")
+        cross_entropy = F.cross_entropy(self._adjusted(logits, targets), targets, reduction="none")
         with torch.no_grad():
-            g = one_minus_p(cross_entropy)
+            g = -torch.expm1(-cross_entropy)  # 1 − p: rounded where p is close to 1, but exact enough to find a region
             weights = self.weights[targets, self.frozen.find(g, targets)]
             if self.training:
                 self.live.count(g, targets)
@@ -98,20 +94,24 @@ class GHMCWAP(Loss):
         return weights * cross_entropy, None
 
     def gradient_norm(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """g as it is binned, (B,): of the softmax with the margin."""
+        """g, (B,), of the softmax with the margin: the one that is counted in the unit regions."""
+        return super().gradient_norm(self._adjusted(logits, targets), targets)
+
+    def _adjusted(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """z + τ · log n + M[y], (B, C), up to a constant in each row."""
         if self.tau:
             logits = logits + self.prior
-        return super().gradient_norm(with_margin(logits, self.log_size, targets, self.gamma), targets)
+        return with_margin(logits, self.log_size, targets, self.gamma)
 
     def unit_regions(self) -> Tensor:
-        """The edges (C, N + 1) of the last complete epoch, by which weights are looked up."""
+        """The edges (C, N + 1) of the last complete epoch, between which the weights are looked up."""
         return self.frozen.edges
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """Freezes what was counted since the last call, summed over ranks, and starts to count anew.
+        """Replace the frozen histogram by the live one, summed over the ranks, and start a new live one.
 
-        All in place: a captured graph keeps reading the same memory.
+        All buffers are changed in place, since a CUDA graph reads them at their addresses.
         """
         self.live.counts.copy_(distributed.total(self.live.counts))
         present = self.live.counts.sum(1, keepdim=True) > 0
@@ -128,7 +128,7 @@ class GHMCWAP(Loss):
             self.log_size.copy_(size.log())
 
     def _effective_size(self) -> Tensor:
-        """S_c = Σ_i v[c, i]^α, (C,); an empty region adds nothing."""
+        """S_c = Σ_i v[c, i]^α, (C,)."""
         v = self.frozen.values
         mass = self.frozen.counts.to(v.dtype) if self.size == "counts" else v
         return (mass**self.alpha).sum(1)

@@ -1,4 +1,4 @@
-"""The gradient norms of each class, counted in N unit regions of equal (URA) or adaptive (AURA) width."""
+"""Histograms of the gradient norms of each class: N unit regions of equal (URA) or adaptive (AURA) width."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 class UnitRegions(nn.Module):
-    """One histogram over [0, 1] per class, in buffers: ``edges`` (C, N + 1) and ``counts`` (C, N).
+    """One histogram over [0, 1] for each class, in buffers: ``edges`` (C, N + 1) and ``counts`` (C, N).
 
-    Region i of class c is [edges[c, i], edges[c, i + 1]), the last one closed.
+    Region i of class c is [edges[c, i], edges[c, i + 1]); the last one contains 1 too.
     """
 
     edges: Tensor
-    counts: Tensor  # whole numbers, so that a change of precision cannot touch them
+    counts: Tensor  # int64, so that .half() or .bfloat16() of the loss leaves them exact
 
     def __init__(self, classes: int, regions: int) -> None:
         super().__init__()
@@ -30,13 +30,8 @@ class UnitRegions(nn.Module):
 
     @property
     def values(self) -> Tensor:
-        """v[c, i] = counts / (N · d), (C, N): Algorithm 1's units, the counts themselves where widths are equal."""
+        """v[c, i] = counts / (N · d), (C, N), of the paper's Algorithm 1; with equal widths the counts themselves."""
         return self.counts / (self.counts.shape[1] * self.widths)
-
-    @property
-    def density(self) -> Tensor:
-        """The gradient norm's density, (C, N): each row integrates to 1 (paper, Fig. 2); NaN for an empty class."""
-        return self.counts / (self.counts.sum(1, keepdim=True) * self.widths)
 
     def find(self, g: Tensor, targets: Tensor) -> Tensor:
         """The region of each gradient norm (B,) in the histogram of its target's class, (B,)."""
@@ -49,11 +44,12 @@ class UnitRegions(nn.Module):
         self.counts.view(-1).scatter_(0, cells, 1, reduce="add")
 
     def adapted_edges(self) -> Tensor:
-        """AURA: edges (C, N + 1) with widths 1 / log(e + v) scaled to sum 1: narrower where there are more examples.
+        """AURA's edges (C, N + 1): widths 1 / log(e + v), scaled to sum 1, so narrower where there are more examples.
 
-        The paper's 1 / log v is infinite or negative for v <= 1; e + v keeps it in (0, 1], and an empty class equal.
+        The paper's 1 / log v is infinite or negative for v <= 1. With e + v the widths are finite and positive, and
+        equal for a class without examples.
         """
         widths = 1 / torch.log(math.e + self.values)
         edges = (widths / widths.sum(1, keepdim=True)).cumsum(1)
-        edges[:, -1] = 1  # free of rounding
+        edges[:, -1] = 1  # the cumulative sum may be off by rounding
         return torch.cat([torch.zeros_like(edges[:, :1]), edges], dim=1)

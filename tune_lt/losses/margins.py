@@ -1,4 +1,4 @@
-"""Losses that hold classes apart, or off each other, in the cross-entropy: equalization, Seesaw, LDAM."""
+"""Losses that change logits for each example by its class: equalization, Seesaw, LDAM."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tune_lt.registry import Knob
 
 
 class Equalization(Loss):
-    """Softmax equalization loss (Tan et al. 2020, the softmax form): tail classes are mostly spared as negatives.
+    """Softmax equalization loss (Tan et al. 2020): examples of other classes mostly do not push tail classes down.
 
         l_b = −log( e^{z_y} / Σ_k w_k e^{z_k} ),   w_k = 1 − b_k · T(f_k) · [k ≠ y]
 
-    f_k = n_k / Σ n; T(f) = 1 for f < ``tail_threshold``; b_k is 1 with probability γ, drawn for each example and class
-    from torch's generator. Logits (B, C), targets (B,). In eval mode b = 0: plain cross-entropy.
+    f_k = n_k / Σ n; T(f) = 1 for f < ``tail_threshold``, else 0; b_k is 1 with probability γ, drawn for each example
+    and class from torch's generator. In eval mode b = 0: plain cross-entropy.
 
     - ``gamma``: the larger, the more often a tail class gets no gradient from others' examples; 0 is cross-entropy.
-    - ``tail_threshold``: a fraction of all images; classes below it are tail. Default: half of an even share, 0.5 / C
-      (the published 0.005 for CIFAR-100), as a fixed number would mark no class at all in a set of few classes.
+    - ``tail_threshold``: classes with a smaller fraction of all images are tail. The default 0.5 / C, half of an even
+      share, is the published 0.005 for CIFAR-100; with few classes that number would mark none.
     """
 
     tail: Tensor  # (C,) bool
@@ -49,22 +49,20 @@ class Equalization(Loss):
         if self.training:
             drawn = distributed.rand(len(logits), logits.shape[1], logits.device) < self.gamma
             spared = (drawn & self.tail).scatter(1, targets.unsqueeze(1), False)
-            logits = logits.masked_fill(spared, -torch.inf)  # weight 0 in the sum of exponentials
+            logits = logits.masked_fill(spared, -torch.inf)  # w = 0
         return F.cross_entropy(logits, targets, reduction="none"), None
 
 
 class Seesaw(Loss):
-    """CE(z + log M + log C, y): a gentler push on rarer classes, a harder one on confused classes (Wang et al. 2021).
+    """CE(z + log M + log C, y): an example pushes rarer classes down less, confused ones more (Wang et al. 2021).
 
         log M_j = p · log min(1, N_j / N_y)                     mitigation factor
         log C_j = q · log max(1, σ_j / max(σ_y, 0.01))          compensation factor; σ = softmax(z), detached
 
-    Logits (B, C), targets (B,).
-
-    - ``p``: larger margins lift the tail more; 0 has none.
-    - ``q``: larger pushes confused classes harder; 0 is mitigation alone, the row "Seesaw" of the paper's tables.
-    - ``online``: N_j counts the labels seen so far in training mode (a buffer), as in the public code, without knowing
-      the training set; else N_j = n_j.
+    - ``p``: the larger, the more the tail gains; 0 has no mitigation.
+    - ``q``: the larger, the more confused classes are pushed; 0 is mitigation alone, the row "Seesaw" of the paper's
+      tables.
+    - ``online``: N_j counts the labels seen so far in training mode, as in the public code; else N_j = n_j.
     """
 
     EPS = 1e-2
@@ -86,16 +84,13 @@ class Seesaw(Loss):
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.online and self.training:
-            alone = distributed.size() == 1
-            counts = self.labels_seen if alone else torch.zeros_like(self.labels_seen)
-            counts.index_add_(0, targets, torch.ones_like(targets))
-            if not alone:
-                self.labels_seen += self.total(counts)
+            labels = torch.zeros_like(self.labels_seen).index_add_(0, targets, torch.ones_like(targets))
+            self.labels_seen += self.total(labels)
         return F.cross_entropy(logits + self.margins(logits, targets), targets, reduction="none"), None
 
     @torch.no_grad()
     def margins(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """log M + log C, (B, C), up to a constant in each row, which the softmax does not see."""
+        """log M + log C, (B, C), up to a constant in each row, which does not change a softmax."""
         log_counts = self.labels_seen.clamp(min=1).to(logits.dtype).log() if self.online else self.log_counts
         log_p = logits.log_softmax(1)
         log_p_target = log_p.gather(1, targets.unsqueeze(1)).clamp(min=math.log(self.EPS))
@@ -105,10 +100,9 @@ class Seesaw(Loss):
 class LDAM(Loss):
     """CE(s · (z − m_y · onehot(y)), y), m_c = max_m · (n_min / n_c)^¼ (Cao et al. 2019).
 
-    Logits (B, C), targets (B,). Meant for the cosines of a normalised head, in [−1, 1]; the head is the model's
-    business, logits are taken as they are.
+    Made for logits that are cosines: choose ``head: cosine`` for the network.
 
-    - ``max_m``: the rarest class's margin; larger holds rare classes further from the boundary, 0 has none.
+    - ``max_m``: the margin of the rarest class; larger keeps rare classes further from the boundary, 0 has none.
     - ``s``: the scale of the logits; larger is a sharper softmax.
     """
 

@@ -12,22 +12,19 @@ from torch.nn import functional as F
 
 from tune_lt.errors import InputError
 from tune_lt.losses.base import Loss
-from tune_lt.losses.formulas import effective_number_weights, log_odds, onehot, sizes
+from tune_lt.losses.formulas import effective_number_weights, log_odds, sizes
 from tune_lt.registry import Knob
 
 
 class Softmax(Loss):
-    """Cross-entropy −log softmax(z)_y, averaged over the batch. Logits (B, C), targets (B,)."""
+    """Cross-entropy −log softmax(z)_y."""
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         return F.cross_entropy(logits, targets, reduction="none"), None
 
 
 class ClassBalanced(Loss):
-    """Cross-entropy with the weight w_y = 1 / n_y. Logits (B, C), targets (B,).
-
-    The rarest class counts n_max / n_min times as much per example as the largest.
-    """
+    """Cross-entropy with the weight w_y = 1 / n_y."""
 
     class_weights: Tensor  # (C,)
 
@@ -40,10 +37,10 @@ class ClassBalanced(Loss):
 
 
 class EffectiveNumber(Loss):
-    """Cross-entropy with the weight w_y = (1 − β) / (1 − β^n_y) (Cui et al. 2019). Logits (B, C), targets (B,).
+    """Cross-entropy with the weight w_y = (1 − β) / (1 − β^n_y) (Cui et al. 2019).
 
-    ``beta``: 0 is plain cross-entropy; the larger, the nearer to 1 / n_y. A class of more than about 1 / (1 − β) images
-    gains nothing from further ones.
+    ``beta``: 0 is plain cross-entropy; the larger, the closer the weights are to those of `ClassBalanced`. Beyond about
+    1 / (1 − β) images the size of a class makes no difference.
     """
 
     class_weights: Tensor  # (C,)
@@ -64,9 +61,8 @@ class EffectiveNumber(Loss):
 class Focal(Loss):
     """(1 − p_y)^γ · −log p_y with p = softmax(z) (Lin et al. 2017, Eq. 4, with a softmax).
 
-    Logits (B, C), targets (B,). p comes from the unweighted logits, also under DRW.
-
-    ``gamma``: the larger, the less an example that is already right counts; 0 is cross-entropy.
+    ``gamma``: the larger, the less an example counts whose class is already predicted with confidence; 0 is
+    cross-entropy.
     """
 
     def __init__(
@@ -79,7 +75,7 @@ class Focal(Loss):
         self.gamma = gamma
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        a = log_odds(logits, targets)  # in log space the gradient is finite at p_y = 1 for γ < 1 too
+        a = log_odds(logits, targets)  # in log space the gradient stays finite at p_y = 1 even for γ < 1
         log_one_minus_p, cross_entropy = F.logsigmoid(a), F.softplus(a)
         return torch.exp(self.gamma * log_one_minus_p) * cross_entropy, None
 
@@ -87,19 +83,17 @@ class Focal(Loss):
 class GHM(Loss):
     """GHM-C: sigmoid cross-entropy, each output divided by the density of its gradient norm (Li et al. 2019).
 
-        g[b, c] = |σ(z[b, c]) − [y_b = c]|     its bin i is one of the equal parts of [0, 1]
-        w[b, c] = B · C / v_i / K              v_i outputs of the batch in bin i, K bins occupied: mean weight 1
+        g[b, c] = |σ(z[b, c]) − [y_b = c]|                gradient norm of an output; it lies in one of the equal bins
+        w[b, c] = B · C / (K · v_i)                       v_i outputs in its bin i, K bins with any: the mean is 1
         l_b     = Σ_c w[b, c] · BCE(z[b, c], [y_b = c])
 
-    Logits (B, C), targets (B,).
-
-    - ``bins``: more are finer and noisier.
-    - ``momentum``: v_i is a moving average over batches, of those where bin i is occupied, and starts at 0 as in the
-      public code; larger is smoother, 0 takes each batch for itself. Kept in a buffer, updated in training mode.
-    - ``divide_by_classes``: l_b / C as well, as in the public code, which shrinks gradients as classes grow in number.
+    - ``bins``: the number of bins of [0, 1]; more are finer and noisier.
+    - ``momentum``: v_i is a moving average over the batches with an output in bin i, and starts at 0 as in the public
+      code; larger is smoother, 0 uses the current batch alone. It is updated in training mode only.
+    - ``divide_by_classes``: divide l_b by C, as the public code does; gradients then shrink with the number of classes.
     """
 
-    accumulated: Tensor  # (bins,)
+    accumulated: Tensor  # (bins,): v
 
     def __init__(
         self,
@@ -114,16 +108,15 @@ class GHM(Loss):
         self.register_buffer("accumulated", torch.zeros(bins))
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        truth = onehot(logits, targets)
+        truth = torch.zeros_like(logits).scatter(1, targets.unsqueeze(1), 1)  # F.one_hot would wait for the device
         binary = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         losses = (self._weights(logits, truth) * binary).sum(1)
         return losses / logits.shape[1] if self.divide_by_classes else losses, None
 
     @torch.no_grad()
     def _weights(self, logits: Tensor, truth: Tensor) -> Tensor:
-        scaled = (torch.sigmoid(logits) - truth).abs_().mul_(self.bins)  # g · bins
-        region = scaled.long().clamp_(0, self.bins - 1)  # a NaN would be far below
-        del scaled
+        g = (torch.sigmoid(logits) - truth).abs_()
+        region = g.mul_(self.bins).long().clamp_(0, self.bins - 1)  # clamped for g = 1, and for NaN of diverged logits
         counts = torch.zeros(self.bins, dtype=torch.int64, device=region.device)
         counts.index_add_(0, region.view(-1), counts.new_ones(1).expand(region.numel()))
         counts = self.total(counts)
@@ -137,19 +130,19 @@ class GHM(Loss):
 
 
 class DRW(Loss):
-    """Deferred re-weighting around any loss (Cao et al. 2019, DRW): effective-number weights from a late epoch on.
+    """Deferred re-weighting (Cao et al. 2019, DRW): ``loss`` with effective-number weights in its late epochs.
 
-    From epoch round(start · epochs) on, counted from 0, each example's weight in the base loss (1 where it has none) is
-    multiplied by (1 − β) / (1 − β^n_y); before that the base loss is left as it is.
+    From epoch round(start · epochs) on, counted from 0, the weight that ``loss`` gives an example (1 if it gives none)
+    is multiplied by (1 − β) / (1 − β^n_y).
 
-    - ``start``: the fraction of the training after which weights set in; 1 is never.
-    - ``beta``: 0 has no effect; the larger, the nearer the weights to 1 / n_y.
+    - ``start``: the fraction of the training before the weights; 1 is a training without them.
+    - ``beta``: as in `EffectiveNumber`; 0 has no effect.
 
-    Raises InputError if ``loss`` is no `Loss`, or ``epochs``, the length of the training, no whole number >= 1.
+    Raises InputError if ``loss`` is not a `Loss`, or ``epochs``, the length of the training, not a whole number >= 1.
     """
 
     class_weights: Tensor  # (C,)
-    epoch: Tensor  # scalar: completed epochs, on the device so that no step waits for it
+    epoch: Tensor  # scalar: epochs completed, on the device so that no step waits for it
 
     def __init__(
         self,

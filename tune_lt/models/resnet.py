@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -14,21 +15,22 @@ Head = Literal["linear", "cosine"]
 
 
 class Linear(nn.Linear):
-    """The classifier: (B, F) -> (B, classes), in float32 also under autocast.
+    """A last layer (B, F) -> (B, classes) that computes in float32 under autocast too.
 
-    In bfloat16 the two largest of many logits would often be equal, and the first class, the head, would win.
+    In bfloat16 the two largest of many logits are often equal. argmax then takes the first class, the one with the
+    most training images.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, F) -> (B, classes)."""
         with torch.autocast(features.device.type, enabled=False):
             return super().forward(features.to(self.weight.dtype))
 
 
 class Cosine(nn.Module):
-    """Cosine of the angle between features and class vectors: (B, F) -> (B, classes), in [−1, 1]; precision as Linear.
+    """A last layer (B, F) -> (B, classes) of cosines between features and class vectors, in [−1, 1].
 
-    No scale: LDAM brings its own (Cao et al. 2019, NormedLinear).
+    It has no scale, since LDAM scales the logits itself (Cao et al. 2019, NormedLinear). It computes in float32 under
+    autocast, as `Linear` does.
     """
 
     def __init__(self, features: int, classes: int) -> None:
@@ -36,21 +38,22 @@ class Cosine(nn.Module):
         self.weight = nn.Parameter(normalize(torch.randn(classes, features), dim=1))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, F) -> (B, classes)."""
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(self.weight.dtype)
             return linear(normalize(features, dim=1), normalize(self.weight, dim=1))
 
 
+HEADS: dict[Head, type[Linear | Cosine]] = {"linear": Linear, "cosine": Cosine}
+
+
 class Mixed(nn.Module):
-    """A network whose matrix products and convolutions are computed in bfloat16, those of the classifier excepted."""
+    """``network`` under automatic mixed precision with bfloat16; its last layer, `Linear` or `Cosine`, is exempt."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the network gives."""
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
             logits: Tensor = self.network(x)
         return logits
@@ -80,28 +83,23 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Three stages of ``width``, 2·width and 4·width channels, each of ``blocks`` blocks; 6·blocks + 2 layers.
 
-    Images float (B, channels, H, W) of any size from 8×8 -> logits (B, classes). Kaiming-normal weights, as LDAM-DRW.
+    Images float (B, channels, H, W) of at least 8×8 pixels -> logits (B, classes). The weights are Kaiming-normal, as
+    in the code of LDAM-DRW (Cao et al. 2019).
     """
 
     def __init__(self, blocks: int, classes: int, channels: int, width: int, head: Head) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width)
-        stages: list[nn.Module] = []
-        inputs = width
-        for stage in range(3):
-            outputs = width * 2**stage
-            for block in range(blocks):
-                stages.append(Block(inputs, outputs, stride=2 if stage and not block else 1))
-                inputs = outputs
-        self.blocks = nn.Sequential(*stages)
-        self.head: nn.Module = Cosine(inputs, classes) if head == "cosine" else Linear(inputs, classes)
+        widths = [width * 2**stage for stage in range(3) for _ in range(blocks)]
+        pairs = pairwise([width, *widths])
+        self.blocks = nn.Sequential(*(Block(inputs, outputs, outputs // inputs) for inputs, outputs in pairs))
+        self.head = HEADS[head](widths[-1], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> logits (B, classes)."""
         x = self.blocks(relu(self.bn(self.conv(x))))
         return self.head(x.mean((2, 3)))
 
@@ -112,5 +110,5 @@ def resnet32(classes: int, channels: int, *, width: Width = 16, head: Head = "li
 
 
 def resnet8(classes: int, channels: int, *, width: Width = 16, head: Head = "linear") -> ResNet:
-    """ResNet-8, the small sibling for quick studies: one block per stage, 0.08 M parameters at width 16."""
+    """ResNet-8, for quick studies: one block per stage, 0.08 M parameters at width 16."""
     return ResNet(1, classes, channels, width, head)

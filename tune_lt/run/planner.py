@@ -182,11 +182,13 @@ class Plan:
         for one in cells:
             seeds = one.cell.data_seed, one.cell.init_seed
             rows[one.row].append(TableCell(one.fingerprint, one.imbalance, *seeds))
+        model = self.study.model
+        pretrained = model.get("weights") or model.get("pretrained")  # then it is not the network of a paper's table
         return Contents(
             found={name: dict(values) for name, values in found.items()},
             searches={name: search_file(name) for name in self.study.searches},
             data=determining(self.study.data, "full"),
-            model=self.study.model["name"],
+            model=model["name"] if pretrained else model.get("architecture", model["name"]),
             searched=self.study.loss["name"],
             recommended=chosen,
             columns=self.study.columns,
