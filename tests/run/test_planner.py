@@ -84,4 +84,4 @@ def test_a_network_with_random_weights_is_recorded_by_its_architecture(
 ) -> None:
     """The paper's tables know it by that."""
     study = reader.parse(TEXT.replace("name: resnet8, width: 4", network), tmp_path)
-    assert planner.table_of_contents(study, [], {}, None).model == recorded
+    assert Plan(study, "images").contents([], {}, None).model == recorded
