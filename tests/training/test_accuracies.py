@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tune_lt.documents import ByImage
 from tune_lt.training import accuracies
-from tune_lt.training.accuracies import group_scores, groups, per_class, scores, tally
+from tune_lt.training.accuracies import Scores, groups, tally
 
 # Right predictions and images of each class. Class 2 has no images.
 HAND = torch.tensor([[6, 8], [1, 2], [0, 0], [0, 4]])
@@ -34,24 +34,25 @@ def test_against_scikit_learn(classes: int, n: int) -> None:
     assert found.dtype == torch.int64
     matrix = confusion_matrix(targets, predictions, labels=range(classes))
     np.testing.assert_array_equal(found, np.stack([matrix.diagonal(), matrix.sum(axis=1)], axis=1))
-    assert scores(found) == pytest.approx(
-        {"top1": accuracy_score(targets, predictions), "balanced": balanced_accuracy_score(targets, predictions)}
-    )
+    scores = Scores.of(found, {})
+    assert scores.top1 == pytest.approx(accuracy_score(targets, predictions))
+    assert scores.balanced == pytest.approx(balanced_accuracy_score(targets, predictions))
     expected = recall_score(targets, predictions, labels=range(classes), average=None, zero_division=np.nan)
-    np.testing.assert_allclose(per_class(found), expected)
+    np.testing.assert_allclose(scores.per_class, expected)
 
 
 def test_groups_against_scikit_learn() -> None:
     predictions, targets = _random(10, 2000)
     for name, classes in groups(torch.bincount(targets, minlength=10).tolist()).items():
         chosen = torch.isin(targets, torch.tensor(classes))
-        found = group_scores(tally(predictions, targets, 10), {name: classes})[name]
-        assert found == pytest.approx(accuracy_score(targets[chosen], predictions[chosen]))
+        found = Scores.of(tally(predictions, targets, 10), {name: classes})
+        assert found.groups[name] == pytest.approx(accuracy_score(targets[chosen], predictions[chosen]))
 
 
 def test_by_hand() -> None:
-    assert scores(HAND) == {"top1": 7 / 14, "balanced": pytest.approx((6 / 8 + 1 / 2 + 0) / 3)}
-    assert per_class(HAND) == [0.75, 0.5, pytest.approx(math.nan, nan_ok=True), 0.0]
+    scores = Scores.of(HAND, {})
+    assert (scores.top1, scores.balanced) == (7 / 14, pytest.approx((6 / 8 + 1 / 2 + 0) / 3))
+    assert scores.per_class == (0.75, 0.5, pytest.approx(math.nan, nan_ok=True), 0.0)
 
 
 def test_batches_add_up() -> None:
@@ -67,7 +68,8 @@ def test_an_image_counts_for_its_target_not_for_what_was_predicted() -> None:
 def test_nothing_scored_is_not_zero() -> None:
     empty = tally(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 3)
     assert empty.tolist() == [[0, 0]] * 3
-    assert all(math.isnan(value) for value in [*scores(empty).values(), *per_class(empty)])
+    scores = Scores.of(empty, {"many": [0, 1]})
+    assert all(map(math.isnan, [scores.top1, scores.balanced, *scores.groups.values(), *scores.per_class]))
 
 
 def test_a_class_that_does_not_exist_lands_in_no_other_row() -> None:
@@ -105,7 +107,7 @@ def test_groups_go_by_size_not_by_index_and_ties_by_index() -> None:
 
 def test_group_scores_pool_images_and_leave_empty_groups_out() -> None:
     """Group (0, 1): 7 of 10 images, not the mean 0.625 of its two recalls."""
-    found = group_scores(HAND, {"many": [0, 1], "medium": [3], "few": [2], "rare": []})
+    found = Scores.of(HAND, {"many": [0, 1], "medium": [3], "few": [2], "rare": []}).groups
     assert (found["many"], found["medium"]) == (0.7, 0.0)
     assert math.isnan(found["few"])
     assert math.isnan(found["rare"])
@@ -113,7 +115,7 @@ def test_group_scores_pool_images_and_leave_empty_groups_out() -> None:
 
 def test_inputs_are_left_alone_and_readers_take_any_integer_type() -> None:
     before = HAND.clone()
-    scores(HAND), per_class(HAND), group_scores(HAND, groups([8, 2, 1, 4]))
+    Scores.of(HAND, groups([8, 2, 1, 4]))
     assert torch.equal(HAND, before)
     small = tally(torch.tensor([1, 0], dtype=torch.int32), torch.tensor([1, 1], dtype=torch.uint8), 2)
     assert small.tolist() == [[0, 0], [1, 2]]

@@ -268,8 +268,8 @@ def test_posthoc_adjustment_subtracts_the_log_prior() -> None:
         model[1].weight.zero_()
         model[1].bias.copy_(torch.tensor([1.0, 0.0]))
     groups: dict[str, list[int]] = {"many": [0], "rare": [1]}
-    assert evaluate(model, batches, groups, 2, torch.zeros(2)).top1 == 0.0
-    scores = evaluate(model, batches, groups, 2, torch.tensor([3.0, 1.0]).log())
+    assert evaluate(model, batches, groups, torch.zeros(2)).top1 == 0.0
+    scores = evaluate(model, batches, groups, torch.tensor([3.0, 1.0]).log())
     assert scores.top1 == 1.0
     assert math.isnan(scores.groups["many"])
 

@@ -28,7 +28,7 @@ def timed_steps(
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), threads_in_use(threads):
         run = Training(cell, dataset, place, score_test=cell.fold == "full", loaders=loaders)
         taken = list(_steps(run))
-        scored = [batches for batches in (run.held_out, run.test, run.seen()) if batches]
+        scored = [batches for batches in (run.held_out, run.test, run.not_augmented()) if batches]
         run.model.eval()
         with torch.no_grad():
             run.model(next(max(scored, key=lambda batches: batches.sizes[0]).epoch(0))[0])
