@@ -16,22 +16,6 @@ from tune_lt.config import GROUPS
 from tune_lt.documents import ByImage
 
 
-def tally(predictions: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """Right predictions and images of each class, int64 (classes, 2). The tallies of several batches can be added.
-
-    ``predictions``, ``targets``: integers (n,), targets in 0 … classes − 1. The result stays on their device, and
-    nothing waits for that device. This is not a confusion matrix, which would take half a gigabyte for 8,142 classes.
-    Raises IndexError (on the CPU) for a target outside that range, ValueError if the shapes differ.
-    """
-    if predictions.shape != targets.shape or targets.ndim != 1:
-        raise ValueError(f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must be (n,)")
-    counts = torch.zeros(classes, 2, dtype=torch.int64, device=targets.device)
-    right = predictions.long() == targets.long()
-    return counts.index_put_(
-        (targets.long(),), torch.stack([right, torch.ones_like(right)], dim=1).long(), accumulate=True
-    )
-
-
 def groups(split_counts: Sequence[int]) -> dict[str, list[int]]:
     """Classes by training size, largest first, in four nearly equal parts: many, medium, few, rare.
 
@@ -41,6 +25,37 @@ def groups(split_counts: Sequence[int]) -> dict[str, list[int]]:
     order = sorted(range(len(split_counts)), key=lambda c: -split_counts[c])
     parts = np.array_split(np.array(order, dtype=np.int64), len(GROUPS))
     return {name: part.tolist() for name, part in zip(GROUPS, parts, strict=True)}
+
+
+def scored(logits: Tensor, targets: Tensor) -> Tensor:
+    """By image its label, whether the prediction is right (0 or 1), and the probability of its label; float32 (b, 3).
+
+    ``logits``: (b, C); ``targets``: int64 (b,). The result stays on their device, and nothing waits for that device.
+    """
+    p = logits.float().softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
+    right = logits.argmax(dim=1) == targets
+    return torch.stack([targets.float(), right.float(), p], dim=1)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: data.AnyBatches, offset: Tensor) -> Tensor:
+    """Score every image of ``batches`` with ``model`` in eval mode: a line of `scored` for each, (n, 3), on the CPU.
+
+    ``offset`` (C,) is subtracted from the logits. With tau times the logarithm of the training counts this is post-hoc
+    logit adjustment (Menon et al. 2021, Eq. 9); zeros change nothing. With several ranks every rank gets all lines.
+    """
+    model.eval()
+    table = torch.zeros(sum(batches.sizes), 3, device=offset.device)
+    for share, (x, y) in zip(data.parts(batches.sizes), batches.epoch(0), strict=True):
+        if len(y):
+            table[share] = scored(model(x) - offset, y)
+    return distributed.total(table).cpu()
+
+
+def by_image(table: Tensor) -> ByImage:
+    """The document of what `evaluate` gave, with probabilities rounded to four digits."""
+    labels, right, p = table.T
+    return ByImage(labels.long().tolist(), right.long().tolist(), [round(value, 4) for value in p.tolist()])
 
 
 @dataclass(frozen=True)
@@ -57,63 +72,16 @@ class Scores:
     per_class: tuple[float, ...]
 
     @classmethod
-    def of(cls, tally: Tensor, groups: Mapping[str, Sequence[int]]) -> Self:
-        """The scores of a `tally` on the CPU, (classes, 2)."""
-        per_class: list[float] = _accuracy(tally).tolist()
-        known = [recall for recall in per_class if not math.isnan(recall)]
+    def of(cls, table: Tensor, classes: int, groups: Mapping[str, list[int]]) -> Self:
+        """The scores of the images in a table that `evaluate` gave. ``groups``: the classes of each group."""
+        labels = table[:, 0].long()
+        images = labels.bincount(minlength=classes)
+        right = labels.bincount(table[:, 1].double(), minlength=classes)
+        recalls: list[float] = (right / images).tolist()  # 0 / 0 is NaN
+        known = [recall for recall in recalls if not math.isnan(recall)]
         return cls(
-            top1=_accuracy(tally.sum(0)).item(),
+            top1=(right.sum() / images.sum()).item(),
             balanced=sum(known) / len(known) if known else math.nan,
-            groups={name: _accuracy(tally[list(classes)].sum(0)).item() for name, classes in groups.items()},
-            per_class=tuple(per_class),
+            groups={name: (right[own].sum() / images[own].sum()).item() for name, own in groups.items()},
+            per_class=tuple(recalls),
         )
-
-
-def _accuracy(counts: Tensor) -> Tensor:
-    """Right predictions / images, (..., 2) -> (...) in float64; 0 / 0 is NaN."""
-    return counts[..., 0].double() / counts[..., 1]
-
-
-class ImageScores:
-    """A table with a line for each of ``images`` images: its label, whether it was right, the probability of its label.
-
-    Every rank adds the images that it scored; `content` gives those of all ranks, on every rank.
-    """
-
-    def __init__(self, images: int, device: torch.device) -> None:
-        self._table = torch.zeros(images, 3, device=device)
-
-    def add(self, positions: slice, logits: Tensor, targets: Tensor) -> None:
-        """Add the images at these positions, with their logits (b, C) and targets (b,)."""
-        p = logits.float().softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
-        right = logits.argmax(dim=1) == targets
-        self._table[positions] = torch.stack([targets.float(), right.float(), p], dim=1)
-
-    def content(self) -> ByImage:
-        """The whole table, with probabilities rounded to four digits."""
-        labels, right, p = distributed.total(self._table).cpu().T
-        return ByImage(labels.long().tolist(), right.long().tolist(), [round(value, 4) for value in p.tolist()])
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    batches: data.AnyBatches,
-    groups: Mapping[str, Sequence[int]],
-    offset: Tensor,
-    images: ImageScores | None = None,
-) -> Scores:
-    """Score ``model`` in eval mode on ``batches``; ``images`` also gets the result of each image.
-
-    ``offset`` (C,) is subtracted from the logits. With tau times the logarithm of the training counts this is post-hoc
-    logit adjustment (Menon et al. 2021, Eq. 9); zeros change nothing.
-    """
-    model.eval()
-    table = torch.zeros(len(offset), 2, dtype=torch.int64, device=offset.device)
-    for share, (x, y) in zip(data.parts(batches.sizes), batches.epoch(0), strict=True):
-        if len(y):
-            logits = model(x) - offset
-            table += tally(logits.argmax(dim=1), y, len(offset))
-            if images:
-                images.add(share, logits, y)
-    return Scores.of(distributed.total(table).cpu(), groups)  # .cpu() waits for the device, once in the evaluation

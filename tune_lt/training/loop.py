@@ -30,7 +30,7 @@ from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.texts import first_line
 from tune_lt.training import accuracies, checkpoint, gradient_norms
 from tune_lt.training.accuracies import Scores, evaluate
-from tune_lt.training.classifier import Classifier
+from tune_lt.training.classifier import Classifier, Description
 from tune_lt.training.step import RecordedStep, Step, lr_factor, optimizer
 
 EVALUATION_BATCH = 1024
@@ -157,7 +157,10 @@ class Training:
 
         images, labels = dataset.train_images, dataset.train_labels
         self.train = batches(images, labels, split.train_index, cell.recipe.augment)
-        self._device_lr = torch.zeros((), device=place) if self._records() else None  # a CUDA graph reads it anew
+        # steps are recorded as a CUDA graph for small images, with a network and a loss of this package
+        small = place.type == "cuda" and distributed.size() == 1 and isinstance(self.train, data.Batches)
+        own = cell.model["name"] in models.OWN and cell.loss["name"] in losses.OWN
+        self._device_lr = torch.zeros((), device=place) if small and own else None  # the graph reads it at each step
         self.held_out = None if split.val_index is None else batches(images, labels, split.val_index)
         self.test = batches(dataset.test_images, dataset.test_labels, split.test_index) if score_test else None
         self.not_augmented = partial(batches, images, labels, split.train_index)
@@ -176,12 +179,6 @@ class Training:
         """The function that `train_epoch` calls with each batch."""
         step = Step(self.model, self.loss, self.optimizer, self.cell.recipe.clip_norm, self.place)
         return step if self._device_lr is None else RecordedStep(step, self.train.sizes[0])
-
-    def _records(self) -> bool:
-        """Whether to record steps as a CUDA graph: for small images, with a network and a loss of this package."""
-        own = self.cell.model["name"] in models.OWN and self.cell.loss["name"] in losses.OWN
-        small = isinstance(self.train, data.Batches)
-        return self.place.type == "cuda" and distributed.size() == 1 and small and own
 
     def train_epoch(self, epoch: int) -> None:
         """Train on all images once and set ``train_loss``, the mean over them. ``epoch`` is counted from 1."""
@@ -212,10 +209,12 @@ class Training:
 
     def result(self, epoch: int) -> EpochResult:
         """Score the network after ``epoch``: on held-out images, and after the last epoch on the sealed test."""
-        test = self.test if epoch == self.cell.recipe.epochs else None
-        images = accuracies.ImageScores(len(self.split.test_index), self.place) if test else None
+        held_out = evaluate(self.model, self.held_out, self.offset) if self.held_out else None
+        last = epoch == self.cell.recipe.epochs
+        test = evaluate(self.model, self.test, self.offset) if self.test and last else None
+        score = partial(Scores.of, classes=len(self.class_counts), groups=self.groups)
         norms = None
-        if test and isinstance(self.loss, losses.Loss):
+        if test is not None and isinstance(self.loss, losses.Loss):
             norms = gradient_norms.recorded(self.model, self.loss, self.not_augmented(), self.groups)
         return EpochResult(
             epoch=epoch,
@@ -223,11 +222,11 @@ class Training:
             lr=self._lr(epoch),
             train_loss=self.train_loss,
             seconds=self.seconds,
-            val=evaluate(self.model, self.held_out, self.groups, self.offset) if self.held_out else None,
-            test=evaluate(self.model, test, self.groups, self.offset, images) if test else None,
+            val=None if held_out is None else score(held_out),
+            test=None if test is None else score(test),
             class_counts=self.class_counts,
             norms=norms,
-            by_image=images.content() if images else None,
+            by_image=None if test is None else accuracies.by_image(test),
         )
 
     def state(self, epoch: int) -> dict[str, Any]:
@@ -265,17 +264,17 @@ def trained(cell: CellConfig, dataset: data.Dataset, path: Path) -> Classifier:
         found = "no file" if saved is None else f"the state after epoch {saved['epoch']}"
         raise InputError(f"{path}: found {found}; valid: the state after the last epoch, {cell.recipe.epochs}")
     run.model.load_state_dict(saved["model"])
-    files = dataset.train_images
-    return Classifier(
-        run.model.network if isinstance(run.model, models.Mixed) else run.model,
-        model=cell.model,
-        class_names=dataset.class_names,
-        mean=dataset.mean,
-        std=dataset.std,
-        shape=tuple(files.shape[1:]),
-        resize=files.resize if isinstance(files, data.ImageFiles) else None,
+    images = dataset.train_images
+    described = Description(
+        cell.model,
+        dataset.class_names,
+        dataset.mean,
+        dataset.std,
+        shape=tuple(images.shape[1:]),
+        resize=images.resize if isinstance(images, data.ImageFiles) else None,
         offset=run.offset.tolist(),
     )
+    return Classifier(run.model.network if isinstance(run.model, models.Mixed) else run.model, described)
 
 
 def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
