@@ -1,11 +1,11 @@
-"""The JSON documents that a study keeps beside its metrics. Each has one type here, which writes it and reads it back.
+"""The JSON documents that a study keeps in MLflow beside its metrics; each has one class here that writes and reads it.
 
-The study's own run has ``cells.json`` (`Contents`) and one ``search.NAME.json`` for each search (`SearchResult`). The
-run of a cell has ``per_class.json`` (`PerClass`), ``norms.json`` (`Norms`) and ``by_image.json`` (`ByImage`).
+The study's own run has ``cells.json`` (`Contents`) and a ``search.NAME.json`` for each search (`SearchResult`). The run
+of a cell has ``per_class.json`` (`PerClass`), ``norms.json`` (`Norms`) and ``by_image.json`` (`ByImage`).
 
-Every class has ``content()``, which gives plain dictionaries and lists for JSON, and ``of()``, its inverse. ``of``
-raises KeyError, TypeError or ValueError for a document of another form; `tune_lt.store.Store.read` makes a sentence of
-that. This module needs neither Ray nor MLflow, since cells are also trained where neither is installed.
+Every class has ``content()``, which gives dictionaries and lists for JSON, and ``of()``, its inverse. ``of`` raises
+KeyError, TypeError, ValueError or AttributeError for a document of another form; `tune_lt.store.Store.read` turns that
+into an InputError. This module needs neither Ray nor MLflow, because cells are also trained where neither is installed.
 """
 
 from __future__ import annotations
@@ -17,30 +17,42 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 CONTENTS, PER_CLASS, NORMS, BY_IMAGE = "cells.json", "per_class.json", "norms.json", "by_image.json"
 SEARCH_FILE = re.compile(r"search\.(.+)\.json")
 
 
 def file_part(name: str) -> str:
-    """A name as part of a file's: what might not be allowed there is an underscore."""
+    """``name`` for use in a file name: an underscore replaces every character that a file system might refuse."""
     return re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
 
 
 def search_file(search: str) -> str:
-    """The name of the document that holds what a search found."""
+    """The name of the document that holds the result of a search."""
     return f"search.{file_part(search)}.json"
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One trial of a search: the values it tried, ``found``, and what became of it.
+class _Document:
+    """A document whose JSON has the fields of its class, under the same names."""
 
-    ``outcome``: complete; pruned (stopped early); failed, for a ``reason``; running (interrupted, or failed for a
-    reason that may pass: it is carried on under the same number); reused (all its cells were known already).
-    ``metrics``: means over its units; ``units``: the metrics of each; ``epochs``: trained so far, over all units.
-    ``number``: its place in the search; ``rungs``: step -> the value that ASHA judged it by.
+    def content(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        return cls(**content)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a search: ``found`` holds the values that it tried.
+
+    ``outcome``: complete; pruned (stopped early); failed, with a ``reason``; running (it was interrupted, or failed for
+    a reason that may pass, and goes on under the same number); reused (other trials had trained all its cells).
+    ``metrics``: the means over its units; ``units``: metric -> the value of each unit; ``epochs``: trained so far, over
+    all units. ``number``: its place in the search; ``rungs``: step -> the value that ASHA compared there.
     """
 
     found: Mapping[str, Any]
@@ -54,11 +66,11 @@ class Trial:
     rungs: Mapping[int, float] = field(default_factory=dict)
 
     def value(self, metric: str) -> float:
-        """The mean of a metric over the units; NaN where the trial has none."""
+        """The mean of a metric over the units; NaN if the trial has no such metric."""
         return self.metrics.get(metric, math.nan)
 
     def standard_error(self, metric: str) -> float:
-        """Of that mean: s / √n, with n − 1 in s; NaN for fewer than two units. They are taken as independent."""
+        """The standard error of that mean, s / √n with n − 1 in s, if units are independent; NaN for fewer than two."""
         finite = [value for value in self.units.get(metric, ()) if math.isfinite(value)]
         return statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else math.nan
 
@@ -84,9 +96,11 @@ class Trial:
 class SearchResult:
     """A search that has ended: its trials (``points``) and those that it chose.
 
-    ``best`` by the mean (of two metrics, by the mean of both), ``plain`` by the one-standard-error rule where that has
-    a meaning, ``front`` the Pareto front of two metrics. ``trials``: how many it was to have. ``constraints``: by how
-    much a metric may fall below ``reference``, plain cross-entropy's on the same images. ``order``: of the units.
+    ``best`` has the best mean (of two metrics, the best mean of both); ``plain`` is the choice of the
+    one-standard-error rule, None where the rule does not apply; ``front`` is the Pareto front of two metrics.
+    ``trials``: how many the study file asks for. ``constraints``: metric -> how far it may fall below ``reference``,
+    the value that plain cross-entropy reaches on the same images. ``order``: the names of the units, in the order of
+    `Trial.units`.
     """
 
     name: str
@@ -118,13 +132,13 @@ class SearchResult:
 
     @classmethod
     def of(cls, name: str, content: Mapping[str, Any]) -> SearchResult:
+        """The result of the search ``name``. Raises ValueError if a chosen trial is not among the complete ones."""
         points = tuple(map(Trial.of, content["points"]))
+        complete = [point for point in points if point.outcome == "complete"]
+        tried = [point.found for point in complete]
 
-        def chosen(found: Mapping[str, Any]) -> Trial:
-            for point in points:
-                if point.outcome == "complete" and point.found == found:
-                    return point
-            raise ValueError(f"no complete trial has the values {found}")
+        def chosen(trial: Mapping[str, Any]) -> Trial:
+            return complete[tried.index(trial["found"])]
 
         plain = content.get("one_standard_error")
         return cls(
@@ -135,55 +149,55 @@ class SearchResult:
             content["constraints"],
             content["reference"],
             points,
-            chosen(content["found"]),
-            chosen(plain["found"]) if plain else None,
-            tuple(chosen(point["found"]) for point in content["front"]),
-            tuple(content.get("order", ())),
+            best=chosen(content),
+            plain=chosen(plain) if plain else None,
+            front=tuple(map(chosen, content["front"])),
+            order=tuple(content.get("order", ())),
         )
 
     @property
     def metric(self) -> str:
-        """The first metric, by which trials are compared unit by unit."""
+        """The first objective, by which two trials are compared unit by unit."""
         return self.objectives[0]
 
     @property
     def watched(self) -> tuple[str, ...]:
-        """Every metric that decides anything, the first objective first."""
+        """The objectives and the constrained metrics, each once, in this order."""
         return tuple(dict.fromkeys([*self.objectives, *self.constraints]))
 
     @property
     def epochs(self) -> int:
-        """Trained in all trials together."""
+        """How many epochs all trials together were trained for."""
         return sum(point.epochs for point in self.points)
 
     def dimensions(self) -> list[str]:
-        """The paths that were searched, in the order in which trials first have them."""
+        """The fields that were searched (loss/alpha, for example), in the order in which trials first have them."""
         return list(dict.fromkeys(path for point in self.points for path in point.found))
 
     def violation(self, trial: Trial) -> float:
-        """By how much the trial breaks the constraints, summed; 0 where it keeps them."""
+        """See `violation`, with the constraints of this search."""
         return violation(trial, self.constraints, self.reference)
 
     def outcomes(self) -> Counter[str]:
-        """How many trials ended how; those that only repeated another are not among them."""
+        """Outcome -> number of trials. A trial that only repeated the values of another is not counted."""
         return Counter(point.outcome for point in self.points)
 
 
 def shortfalls(
     metrics: Mapping[str, float], constraints: Mapping[Any, float], reference: Mapping[str, float]
 ) -> dict[str, float]:
-    """By how much more than allowed each constrained metric is below the reference's; what is <= 0 is kept."""
+    """Constrained metric -> reference − allowed fall − value: above 0 where the metric fell further than allowed."""
     return {name: reference[name] - allowed - metrics.get(name, math.nan) for name, allowed in constraints.items()}
 
 
 def violation(trial: Trial, constraints: Mapping[Any, float], reference: Mapping[str, float]) -> float:
-    """The sum of a trial's `shortfalls`; 0 where it keeps every constraint."""
+    """The sum of the trial's `shortfalls` above 0; 0 if it keeps every constraint."""
     return sum(max(0.0, short) for short in shortfalls(trial.metrics, constraints, reference).values())
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """A cell of a table, by its fingerprint."""
+    """Which cell of a row belongs to an imbalance factor and a pair of seeds."""
 
     fingerprint: str
     imbalance: float | None
@@ -193,9 +207,9 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Recommended:
-    """What held-out images choose: the ``search`` whose best configuration did best, and the ``row`` trained with it.
+    """The ``search`` whose best trial did best on held-out images, and the ``row`` that was trained with its values.
 
-    ``fingerprint``: its cell of the first seed, the one whose network is handed out.
+    ``fingerprint``: the row's cell with the first pair of seeds, whose network the study saves for use.
     """
 
     search: str
@@ -204,12 +218,12 @@ class Recommended:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a study's tables are made of.
+class Contents(_Document):
+    """The rows and columns of a study's tables.
 
-    ``rows``: the cells of each row; ``losses``: the loss of each; ``columns``: the imbalance factors. ``found``: what
-    rows took from searches; ``searches``: the document of each search. ``searched``: the study's own loss; ``model``:
-    its network, by name or architecture; ``data``: its long tail.
+    ``found``: search -> the values that rows take from it; ``searches``: search -> the name of its document. ``data``:
+    the long tail (`tune_lt.config.determining`); ``model``: the network, by name or architecture; ``searched``: the name of the
+    study's own loss; ``columns``: the imbalance factors; ``rows``: the cells of each row; ``losses``: the loss of each.
     """
 
     found: Mapping[str, Mapping[str, Any]]
@@ -222,23 +236,12 @@ class Contents:
     rows: Mapping[str, tuple[TableCell, ...]]
     losses: Mapping[str, str]
 
-    def content(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Contents:
+    def of(cls, content: Mapping[str, Any]) -> Self:
         chosen = content.get("recommended")
-        return cls(
-            content["found"],
-            content["searches"],
-            content["data"],
-            content["model"],
-            content["searched"],
-            Recommended(**chosen) if chosen else None,
-            tuple(content["columns"]),
-            {row: tuple(TableCell(**cell) for cell in cells) for row, cells in content["rows"].items()},
-            content["losses"],
-        )
+        rows = {row: tuple(TableCell(**cell) for cell in cells) for row, cells in content["rows"].items()}
+        parts = {"recommended": chosen and Recommended(**chosen), "columns": tuple(content["columns"]), "rows": rows}
+        return cls(**{**content, **parts})
 
     @property
     def cells(self) -> list[TableCell]:
@@ -247,8 +250,8 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class PerClass:
-    """The accuracy of each class on held-out images (``val``) or the sealed test, and its training images' number."""
+class PerClass(_Document):
+    """By class: its name, its number of training images, and its accuracy on held-out images or the sealed test."""
 
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
@@ -259,18 +262,19 @@ class PerClass:
         return {name: list(value) for name, value in vars(self).items() if value is not None}
 
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> PerClass:
+    def of(cls, content: Mapping[str, Any]) -> Self:
         return cls(**{name: tuple(values) for name, values in content.items()})
 
 
 @dataclass(frozen=True)
-class Norms:
-    """Histograms of gradient norms, as `tune_lt.training.gradient_norms.recorded` makes them.
+class Norms(_Document):
+    """Histograms of gradient norms in [0, 1], as `tune_lt.training.gradient_norms.recorded` makes them.
 
-    ``counts``: of ``bins`` equal bins over [0, 1], for ``all`` images, each group of classes, the ``largest`` and the
-    ``smallest`` class, whose labels these are. ``edges``: those two classes' unit regions, of a loss that has them;
-    then ``precision`` has the density error of each class for its ``own`` regions and for as many ``equal`` ones.
-    ``classes``: the names of the two classes.
+    ``counts``: images in each of ``bins`` bins of equal width, for ``all`` images, for each group of classes, and for
+    the ``largest`` and the ``smallest`` class; the fields of these names are the labels of the two classes.
+    ``edges``: the boundaries of the unit regions of the two classes, None if the loss has none; then ``precision`` has
+    the density error of each class, for its ``own`` regions and for as many ``equal`` ones. ``classes``: the names of
+    the two classes.
     """
 
     bins: int
@@ -281,30 +285,16 @@ class Norms:
     precision: Mapping[str, Sequence[float | None]] | None = None
     classes: Mapping[str, str] = field(default_factory=dict)
 
-    def content(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Norms:
-        return cls(**content)
-
 
 @dataclass(frozen=True)
-class ByImage:
-    """Of each sealed image its label, whether it was right (0 or 1), and the probability of its class."""
+class ByImage(_Document):
+    """By sealed test image: its label, whether the prediction was right (0 or 1), the probability of its own class."""
 
     label: Sequence[int]
     right: Sequence[int]
     p: Sequence[float]
 
-    def content(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> ByImage:
-        return cls(content["label"], content["right"], content["p"])
-
 
 def _number(value: float | None) -> float:
-    """JSON has no NaN: it is written as null."""
+    """The inverse of writing NaN, which JSON does not have, as null."""
     return math.nan if value is None else float(value)

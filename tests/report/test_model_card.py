@@ -135,7 +135,7 @@ from tune_lt.store import model_registry
 trained = classifier.load(Path(sys.argv[1]))
 classifier.to_onnx(trained, Path(sys.argv[2], "model.onnx"))
 folder = Path(sys.argv[2])
-model_registry.as_model(folder / "model.onnx", folder / "model", trained.shape, len(trained.class_names))
+model_registry.as_model(folder / "model.onnx", folder / "model", trained.described.shape, len(trained.class_names))
 print("written")
 """
 )

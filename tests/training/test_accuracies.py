@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and by hand."""
+"""Accuracies against scikit-learn and by hand."""
 
 from __future__ import annotations
 
@@ -7,15 +7,31 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, recall_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 from torch import Tensor
 
 from tune_lt.documents import ByImage
 from tune_lt.training import accuracies
-from tune_lt.training.accuracies import group_scores, groups, per_class, scores, tally
+from tune_lt.training.accuracies import Scores, groups, scored
 
-# Right predictions and images of each class. Class 2 has no images.
-HAND = torch.tensor([[6, 8], [1, 2], [0, 0], [0, 4]])
+
+def _scored(predictions: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """The table of a network that gives these predictions."""
+    return scored(torch.nn.functional.one_hot(predictions.long(), classes).float(), targets)
+
+
+def _counted(counts: list[tuple[int, int]]) -> Tensor:
+    """A table with so many right predictions and so many images of each class; what is wrong was taken for another."""
+    guesses = [
+        (label if image < right else (label + 1) % len(counts), label)
+        for label, (right, images) in enumerate(counts)
+        for image in range(images)
+    ]
+    predictions, targets = torch.tensor(guesses, dtype=torch.int64).view(-1, 2).T
+    return _scored(predictions, targets, len(counts))
+
+
+HAND = _counted([(6, 8), (1, 2), (0, 0), (0, 4)])  # class 2 has no images
 
 
 def _random(classes: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -30,55 +46,53 @@ def _random(classes: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 @pytest.mark.filterwarnings("ignore:A single label was found")
 def test_against_scikit_learn(classes: int, n: int) -> None:
     predictions, targets = _random(classes, n)
-    found = tally(predictions, targets, classes)
-    assert found.dtype == torch.int64
-    matrix = confusion_matrix(targets, predictions, labels=range(classes))
-    np.testing.assert_array_equal(found, np.stack([matrix.diagonal(), matrix.sum(axis=1)], axis=1))
-    assert scores(found) == pytest.approx(
-        {"top1": accuracy_score(targets, predictions), "balanced": balanced_accuracy_score(targets, predictions)}
-    )
+    scores = Scores.of(_scored(predictions, targets, classes), classes, {})
+    assert scores.top1 == pytest.approx(accuracy_score(targets, predictions))
+    assert scores.balanced == pytest.approx(balanced_accuracy_score(targets, predictions))
     expected = recall_score(targets, predictions, labels=range(classes), average=None, zero_division=np.nan)
-    np.testing.assert_allclose(per_class(found), expected)
+    np.testing.assert_allclose(scores.per_class, expected)
 
 
 def test_groups_against_scikit_learn() -> None:
     predictions, targets = _random(10, 2000)
-    for name, classes in groups(torch.bincount(targets, minlength=10).tolist()).items():
+    members = groups(torch.bincount(targets, minlength=10).tolist())
+    found = Scores.of(_scored(predictions, targets, 10), 10, members).groups
+    assert found.keys() == members.keys()
+    for name, classes in members.items():
         chosen = torch.isin(targets, torch.tensor(classes))
-        found = group_scores(tally(predictions, targets, 10), {name: classes})[name]
-        assert found == pytest.approx(accuracy_score(targets[chosen], predictions[chosen]))
+        assert found[name] == pytest.approx(accuracy_score(targets[chosen], predictions[chosen]))
 
 
 def test_by_hand() -> None:
-    assert scores(HAND) == {"top1": 7 / 14, "balanced": pytest.approx((6 / 8 + 1 / 2 + 0) / 3)}
-    assert per_class(HAND) == [0.75, 0.5, pytest.approx(math.nan, nan_ok=True), 0.0]
+    scores = Scores.of(HAND, 4, {})
+    assert (scores.top1, scores.balanced) == (7 / 14, pytest.approx((6 / 8 + 1 / 2 + 0) / 3))
+    assert scores.per_class == (0.75, 0.5, pytest.approx(math.nan, nan_ok=True), 0.0)
 
 
-def test_batches_add_up() -> None:
-    predictions, targets = _random(5, 100)
-    parts = [tally(p, t, 5) for p, t in zip(predictions.split(33), targets.split(33), strict=True)]
-    assert torch.equal(sum(parts), tally(predictions, targets, 5))  # type: ignore[arg-type]
+def test_an_accuracy_is_the_quotient_of_two_whole_numbers() -> None:
+    """To the last digit, not that of a sum of single-precision numbers: 1 of 3 images is 1 / 3."""
+    scores = Scores.of(_counted([(1, 3), (5, 7)]), 2, {"many": [0, 1]})
+    assert scores.per_class == (1 / 3, 5 / 7)
+    assert scores.top1 == scores.groups["many"] == 6 / 10
 
 
 def test_an_image_counts_for_its_target_not_for_what_was_predicted() -> None:
-    assert tally(torch.tensor([2, 1]), torch.tensor([0, 1]), 3).tolist() == [[0, 1], [1, 1], [0, 0]]
+    scores = Scores.of(_scored(torch.tensor([2, 1]), torch.tensor([0, 1]), 3), 3, {"many": [0], "few": [2]})
+    assert scores.per_class[:2] == (0.0, 1.0)
+    assert math.isnan(scores.per_class[2])
+    assert scores.groups["many"] == 0.0
+    assert math.isnan(scores.groups["few"])
 
 
 def test_nothing_scored_is_not_zero() -> None:
-    empty = tally(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 3)
-    assert empty.tolist() == [[0, 0]] * 3
-    assert all(math.isnan(value) for value in [*scores(empty).values(), *per_class(empty)])
+    scores = Scores.of(torch.zeros(0, 3), 3, {"many": [0, 1]})
+    assert all(map(math.isnan, [scores.top1, scores.balanced, *scores.groups.values(), *scores.per_class]))
+    assert len(scores.per_class) == 3
 
 
-def test_a_class_that_does_not_exist_lands_in_no_other_row() -> None:
-    with pytest.raises(IndexError):
-        tally(torch.tensor([0]), torch.tensor([3]), 3)
-    assert tally(torch.tensor([3]), torch.tensor([0]), 3).tolist() == [[0, 1], [0, 0], [0, 0]]
-
-
-def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match="must be"):
-        tally(torch.zeros(4, 3, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), 3)
+def test_a_class_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        scored(torch.zeros(1, 3), torch.tensor([3]))
 
 
 @pytest.mark.parametrize(
@@ -103,39 +117,40 @@ def test_groups_go_by_size_not_by_index_and_ties_by_index() -> None:
     assert all(type(c) is int for group in groups([3, 2, 1]).values() for c in group)
 
 
-def test_group_scores_pool_images_and_leave_empty_groups_out() -> None:
+def test_group_scores_pool_images_and_empty_groups_are_nan() -> None:
     """Group (0, 1): 7 of 10 images, not the mean 0.625 of its two recalls."""
-    found = group_scores(HAND, {"many": [0, 1], "medium": [3], "few": [2], "rare": []})
+    found = Scores.of(HAND, 4, {"many": [0, 1], "medium": [3], "few": [2], "rare": []}).groups
     assert (found["many"], found["medium"]) == (0.7, 0.0)
     assert math.isnan(found["few"])
     assert math.isnan(found["rare"])
 
 
-def test_inputs_are_left_alone_and_readers_take_any_integer_type() -> None:
-    before = HAND.clone()
-    scores(HAND), per_class(HAND), group_scores(HAND, groups([8, 2, 1, 4]))
-    assert torch.equal(HAND, before)
-    small = tally(torch.tensor([1, 0], dtype=torch.int32), torch.tensor([1, 1], dtype=torch.uint8), 2)
-    assert small.tolist() == [[0, 0], [1, 2]]
+def test_a_label_of_thousands_of_classes_is_kept_exactly() -> None:
+    """The largest data set has 8,142 classes; labels lie in a table of single-precision numbers."""
+    labels = torch.arange(8142)
+    table = scored(torch.zeros(8142, 8142), labels)
+    assert torch.equal(table[:, 0].long(), labels)
+    assert Scores.of(table, 8142, {}).per_class == (1.0, *[0.0] * 8141)  # of equal logits the first one wins
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_and_never_waits() -> None:
-    predictions, targets = _random(10, 1000)
-    expected = tally(predictions, targets, 10)
-    predictions, targets = predictions.cuda(), targets.cuda()
+    logits = torch.randn(1000, 10, generator=torch.Generator().manual_seed(0))
+    targets = _random(10, 1000)[1]
+    expected = scored(logits, targets)
+    table, logits, targets = torch.zeros(1000, 3).cuda(), logits.cuda(), targets.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = tally(predictions, targets, 10)
+        table[0:1000] = scored(logits, targets)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert found.is_cuda
-    assert torch.equal(found.cpu(), expected)
+    assert torch.equal(table[:, :2].cpu(), expected[:, :2])
+    torch.testing.assert_close(table.cpu(), expected)
 
 
 def test_what_became_of_each_image() -> None:
-    seen = accuracies.ImageScores(3, torch.device("cpu"))
-    seen.add(slice(1, 3), torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]]), torch.tensor([1, 1]))
-    seen.add(slice(0, 1), torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
-    assert seen.content() == ByImage([0, 1, 1], [1, 1, 0], [0.5, 0.75, 0.2])
+    table = torch.zeros(3, 3)
+    table[1:3] = scored(torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]]), torch.tensor([1, 1]))
+    table[0:1] = scored(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+    assert accuracies.by_image(table) == ByImage([0, 1, 1], [1, 1, 0], [0.5, 0.75, 0.2])

@@ -459,10 +459,10 @@ def test_the_trained_network_says_on_the_cpu_what_it_said_on_the_device(tmp_path
     clear = best[:, 0] - best[:, 1] > 0.02
     assert clear.float().mean() > 0.5
     assert last.by_image is not None
-    right = torch.tensor(last.by_image["right"], dtype=torch.bool)
+    right = torch.tensor(last.by_image.right, dtype=torch.bool)
     assert torch.equal((p.argmax(1) == dataset.test_labels)[clear], right[clear])
     own = p[torch.arange(len(p)), dataset.test_labels]
-    torch.testing.assert_close(torch.tensor(last.by_image["p"]), own, rtol=0, atol=0.01)
+    torch.testing.assert_close(torch.tensor(last.by_image.p), own, rtol=0, atol=0.01)
     assert own.max() - own.min() > 0.1
 
 
@@ -472,13 +472,15 @@ def test_the_last_epoch_tells_of_norms_and_images() -> None:
     assert last.norms is not None
     assert last.by_image is not None
     assert last.test is not None
-    counts, edges = last.norms["counts"], last.norms["edges"]
-    assert all(len(row) == last.norms["bins"] == 100 for row in counts.values())
+    counts, edges, precision = last.norms.counts, last.norms.edges, last.norms.precision
+    assert edges is not None
+    assert precision is not None
+    assert all(len(row) == last.norms.bins == 100 for row in counts.values())
     assert sum(counts["all"]) == sum(COUNTS)
     assert (sum(counts["largest"]), sum(counts["smallest"])) == (COUNTS[0], COUNTS[-1])
     assert all(row[0] == 0 and row[-1] == 1 and row == sorted(row) and len(row) == 31 for row in edges.values())
-    assert all(len(row) == CLASSES and np.isfinite(row).all() for row in last.norms["precision"].values())
-    label, right, p = (last.by_image[key] for key in ("label", "right", "p"))
+    assert all(len(row) == CLASSES and np.isfinite(row).all() for row in precision.values())
+    label, right, p = last.by_image.label, last.by_image.right, last.by_image.p
     assert label == _dataset().test_labels.tolist()
     assert sum(right) / len(right) == pytest.approx(last.test.top1)
     assert len(right) == len(p) == len(label)

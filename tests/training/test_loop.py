@@ -149,7 +149,7 @@ def test_the_sealed_test_is_scored_once_and_only_when_asked(
 ) -> None:
     seen = []
 
-    def counting(model: object, batches: data.Batches, *rest: object) -> Scores:
+    def counting(model: object, batches: data.Batches, *rest: object) -> torch.Tensor:
         seen.append(sum(len(y) for _, y in batches.epoch(0)) == len(digits.test_labels))
         return evaluate(model, batches, *rest)  # type: ignore[arg-type]
 
@@ -268,8 +268,8 @@ def test_posthoc_adjustment_subtracts_the_log_prior() -> None:
         model[1].weight.zero_()
         model[1].bias.copy_(torch.tensor([1.0, 0.0]))
     groups: dict[str, list[int]] = {"many": [0], "rare": [1]}
-    assert evaluate(model, batches, groups, 2, torch.zeros(2)).top1 == 0.0
-    scores = evaluate(model, batches, groups, 2, torch.tensor([3.0, 1.0]).log())
+    assert Scores.of(evaluate(model, batches, torch.zeros(2)), 2, groups).top1 == 0.0
+    scores = Scores.of(evaluate(model, batches, torch.tensor([3.0, 1.0]).log()), 2, groups)
     assert scores.top1 == 1.0
     assert math.isnan(scores.groups["many"])
 

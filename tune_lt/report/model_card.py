@@ -73,7 +73,7 @@ def _with_onnx(trained: Classifier, fresh: Path, say: Callable[[str], None]) -> 
             say(f"no {ONNX}, and nothing registered: {error}")
             fresh.mkdir()
             return False
-        model_registry.as_model(file, fresh, trained.shape, len(trained.class_names))
+        model_registry.as_model(file, fresh, trained.described.shape, len(trained.class_names))
     return True
 
 
@@ -100,7 +100,7 @@ def _is(line: Mapping[Any, Any], planned: Any) -> bool:
 def _card(report: Report, model: Model, trained: Classifier, run: Mapping[Any, Any], onnx: bool) -> str:
     """The model card, in Markdown."""
     cell, dataset, recorded = model.cell.cell, model.dataset, report.recorded
-    channels, height, width = trained.shape
+    channels, height, width = trained.described.shape
     counts = training.images_of(cell, dataset).class_counts
     advice = next(sheet for sheet in report.tables if sheet.name == recommendation.NAME)
     settings = {"model": cell.model, "loss": cell.loss, "recipe": dataclasses.asdict(cell.recipe)}
@@ -121,7 +121,7 @@ def _card(report: Report, model: Model, trained: Classifier, run: Mapping[Any, A
         ),
         "## How to use it",
         f"Images are {channels} x {height} x {width}, as bytes; normalising is part of the network"
-        + (", and so is the adjustment of its logits" if any(trained.described["offset"]) else "")
+        + (", and so is the adjustment of its logits" if any(trained.described.offset) else "")
         + ". The classes, in the order of the logits, are listed below.",
         _usage(onnx, channels),
         formats.markdown(_classes(trained.class_names, counts)).strip(),

@@ -1,7 +1,7 @@
-"""Training one network: a loop over epochs that needs neither Ray nor MLflow.
+"""Training one network, without Ray and MLflow.
 
-`run_epochs` trains a cell and yields what each epoch gave; `rehearse` checks beforehand that the cell can be built;
-`timed_steps` tells how long its steps take.
+`run_epochs` trains a cell and yields the result of each epoch. Before that, `rehearse` checks that the cell can be
+trained, and `timed_steps` measures how long its steps take.
 """
 
 from tune_lt.training.loop import (

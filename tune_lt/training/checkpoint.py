@@ -1,4 +1,4 @@
-"""Saving and restoring a training run: one file, replaced atomically, loaded without running pickled code."""
+"""Saves and loads the state of a training: one file, which is replaced atomically and loaded without running code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -20,9 +19,10 @@ FORMAT = 1
 
 
 def save(path: Path, identity: str, state: Mapping[str, Any]) -> None:
-    """Write ``state`` (tensors, numbers, strings in dicts and lists) to ``path``: the old file or the new, never half.
+    """Write ``state`` (tensors, numbers and strings in dicts and lists) to ``path``, which is replaced atomically.
 
-    ``identity`` names the run the state belongs to; `load` refuses any other.
+    ``identity`` names the training that the state belongs to; `load` refuses any other. Raises OSError (a full disk)
+    and then leaves the old file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -38,10 +38,10 @@ def save(path: Path, identity: str, state: Mapping[str, Any]) -> None:
 
 
 class Writer:
-    """Writes the states of one run to one file while the run goes on: one at a time, in a thread beside it.
+    """Writes the states of one training to one file, one at a time, in a thread beside the training.
 
-    As a context manager it leaves no state half written, however the block ends. An error of writing is raised by the
-    next call of `wait` or `save`, and by the end of the block unless that ends with an error of its own.
+    As a context manager it waits for the last write at the end of the block. If a write fails, the next call of `wait`
+    or `save` raises its error, and so does the end of the block, unless the block raised another error itself.
     """
 
     def __init__(self, path: Path, identity: str) -> None:
@@ -50,14 +50,14 @@ class Writer:
         self._error: Exception | None = None
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Begin to write ``state`` as it is now, once the state before it is on the disk."""
+        """Wait for the write before, then begin to write ``state`` as it is now."""
         self.wait()
-        thread = threading.Thread(target=self._write, args=(snapshot(state),), daemon=True)  # a disk may hang
-        thread.start()
-        self._thread = thread
+        # a daemon thread, so that a disk which does not answer cannot keep the process alive
+        self._thread = threading.Thread(target=self._write, args=(snapshot(state),), daemon=True)
+        self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is being written; raises what writing raised."""
+        """Wait until nothing is being written. Raises the error of the last write."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -74,9 +74,7 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self.wait()
         except Exception:
@@ -85,11 +83,11 @@ class Writer:
 
 
 def snapshot(state: Any) -> Any:
-    """A copy of ``state`` in the CPU's memory that nothing which happens to the original changes."""
+    """A deep copy of ``state`` with all tensors in the CPU's memory."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        copied = copy.copy(state)  # with the version numbers that a module's state_dict carries as an attribute
+        copied = copy.copy(state)  # a module's state_dict also has an attribute with version numbers
         copied.update((key, snapshot(value)) for key, value in state.items())
         return copied
     return type(state)(map(snapshot, state)) if isinstance(state, (list, tuple)) else state
@@ -98,8 +96,8 @@ def snapshot(state: Any) -> Any:
 def load(path: Path, identity: str) -> dict[str, Any] | None:
     """The state saved at ``path``, on the CPU, or None if there is no file.
 
-    Raises InputError if the file is damaged, of another format, belongs to a run other than ``identity``, or could have
-    been written by another user of this machine.
+    Raises InputError if the file is damaged, has another format, belongs to another training than ``identity``, or may
+    have been written by another user of this machine.
     """
     if not path.exists():
         return None
@@ -115,15 +113,16 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
             f"{path}: not a readable checkpoint ({type(error).__name__}); delete it to start anew"
         ) from None
     if found != (FORMAT, identity):
-        raise InputError(f"{path}: the checkpoint of another configuration; delete it or choose another file")
+        raise InputError(f"{path}: found the checkpoint of another configuration; delete it or choose another file")
     return state
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
-    """Raise InputError where somebody else may have written the file (POSIX).
+    """Raise InputError if another user may have written the file. Checks nothing on systems other than POSIX.
 
-    Root may own it for anyone, and reads anyone's: in a container, or on a disk that calls root nobody, the owner tells
-    root nothing. Whose the folder is does not matter: who exchanges the file owns the new one.
+    Any user may load a file of root's. Root may load anybody's: in a container, or on a network disk that gives files
+    of root to another user, files that root wrote may have another owner. The owner of the folder does not matter,
+    because whoever replaces a file there owns the new one.
     """
     if os.name != "posix":
         return
@@ -134,11 +133,11 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
         found = f"can be written by every user (mode {stat.S_IMODE(status.st_mode):04o})"
     else:
         return
-    raise InputError(f"{path}: {found}; a state that somebody else may have written is not loaded: delete the file")
+    raise InputError(f"{path}: {found}; another user may have written this state, so it is not loaded; delete the file")
 
 
 def epoch(path: Path) -> int:
-    """The epoch of the state at ``path``, whichever run it is of; 0 where there is none that can be read."""
+    """The epoch after which the state at ``path`` was saved, by any training; 0 if there is no readable file."""
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True)["state"]["epoch"])
     except Exception:

@@ -1,6 +1,7 @@
-"""The two kinds of file that a study and a machine without Ray and MLflow exchange: a list of cells, and their results.
+"""The two kinds of file that go to a machine without Ray and MLflow and back: a list of cells, and a result for each.
 
-No result file is trusted: `TrainedCell.read` refuses one that is not whole, or whose fingerprint is not its content's.
+A file may have been damaged or edited on its way. Reading it raises InputError if something is missing, or if a
+fingerprint is not that of the cell, the images and the plugins that stand beside it.
 """
 
 from __future__ import annotations
@@ -9,26 +10,25 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tune_lt.config import RESULT_VERSION, STUDY_NAME, CellConfig, cell_of, fingerprint
 from tune_lt.documents import Contents
 from tune_lt.errors import InputError
 from tune_lt.training import results
 
-LISTED = "study.json"  # the list, beside the results
+LISTED = "study.json"  # the name of the list in the folder of the results
 FORMAT = 1  # of both kinds of file
-LIST = "written by tune-lt cells"  # which files are valid
-RESULT = "written by python -m tune_lt.training.cells; remove it and train the cell again"
-Record = dict[str, Any]  # a line of the journal: what happened to a cell, see `tune_lt.store.journal`
+Record = dict[str, Any]  # a line of a driver's journal (`tune_lt.store.journal`)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ListedCell:
-    """A cell that is to be trained, and what is recorded at its start: a name, parameters and tags."""
+    """A cell to train, with the name, the parameters and the tags that its run in MLflow will have."""
 
     fingerprint: str
     cell: CellConfig
@@ -39,12 +39,12 @@ class ListedCell:
 
 @dataclass(frozen=True)
 class Listing:
-    """The cells of one study in the order they are to be trained, and what their fingerprints go by.
+    """The cells of one study in the order in which to train them, and everything that their fingerprints depend on.
 
-    ``text`` is the study's file; ``tags`` and ``contents`` are those of its own run (its rows, and their cells),
-    without the rows that are ``waiting`` for a search to end. ``content_hash`` is that of the images
-    (`tune_lt.data.Dataset`), ``sources`` are the hashes of the plugins' modules; ``threads`` a training computes with
-    on the CPU, and ``loaders`` are its processes that read images.
+    ``text``: the study file. ``tags``, ``contents``: those of the study's own run, without the rows that are
+    ``waiting`` for a search to end. ``content_hash``: that of the images (`tune_lt.data.Dataset`). ``plugins``: the
+    names of the study's modules; ``sources``: module -> the hash of its code. ``threads``: how many CPU threads a
+    training uses; ``loaders``: how many processes read its images.
     """
 
     study: str
@@ -61,35 +61,36 @@ class Listing:
     result_version: int = RESULT_VERSION
 
     def json(self) -> str:
-        """As the text of its file."""
+        """The text of its file."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1)
 
     def write(self, file: Path) -> None:
-        """Write it to a file that is whole or not there."""
+        """Write the list, either completely or not at all."""
         _write(file, self.json())
 
     @classmethod
     def read(cls, file: Path) -> Listing:
-        """A list from its file. Raises InputError for a file that is none, or of another version of the code."""
-        raw = _read(file, LIST)
-        try:
-            cells = tuple(ListedCell(**{**one, "cell": cell_of(one["cell"])}) for one in raw.pop("cells"))
-            names = {name: tuple(raw[name]) for name in ("plugins", "waiting")}
-            listing = cls(**{**raw, **names, "contents": Contents.of(raw["contents"])}, cells=cells)
-            if not re.fullmatch(STUDY_NAME, listing.study):
-                raise InputError(
-                    f"{file}: found a study called {listing.study!r}; valid: a name as a study file has it"
-                )
-            for one in cells:
-                _check(file, one.cell, one.fingerprint, listing.content_hash, listing.sources, listing.result_version)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{file}: found no list of cells ({error}); valid: a file {LIST}") from None
+        """The list in ``file``. Raises InputError for any other file, and for a list of another version."""
+        return _read(file, cls._of, "a file written by tune-lt cells")
+
+    @classmethod
+    def _of(cls, raw: dict[str, Any]) -> Listing:
+        raw |= {"contents": Contents.of(raw["contents"]), "plugins": tuple(raw["plugins"])}
+        cells = tuple(ListedCell(**{**one, "cell": cell_of(one["cell"])}) for one in raw["cells"])
+        listing = cls(**{**raw, "waiting": tuple(raw["waiting"]), "cells": cells})
+        if not re.fullmatch(STUDY_NAME, listing.study):
+            raise InputError(f"found a study called {listing.study!r}; valid: a name as in a study file")
+        for one in cells:
+            _check(one, listing)
         return listing
 
 
 @dataclass(frozen=True)
 class TrainedCell:
-    """What a cell's training left behind: everything its fingerprint goes by, and the lines of its journal."""
+    """The result of one cell: everything its fingerprint depends on, and the records that a driver would have written.
+
+    ``records``: one for the start, one for each epoch, one for the end.
+    """
 
     study: str
     fingerprint: str
@@ -101,79 +102,71 @@ class TrainedCell:
 
     @property
     def failed(self) -> bool:
-        """Whether its loss was no longer finite."""
+        """Whether the training diverged."""
         return bool(self.records[-1]["tags"]["outcome"] == "failed")
 
     def write(self, file: Path) -> None:
-        """Write it to a file that is whole or not there."""
+        """Write the result, either completely or not at all."""
         _write(file, json.dumps({"format": FORMAT, **dataclasses.asdict(self)}))
 
     @classmethod
     def read(cls, file: Path) -> TrainedCell:
-        """A result from its file.
+        """The result in ``file``. Raises InputError for any other file, and for one of another version."""
+        return _read(file, cls._of, "a file written by python -m tune_lt.training.cells; remove it and train it again")
 
-        Raises InputError for a file that is none, of another version of the code, not of a whole training, or whose
-        fingerprint is not that of what it says.
-        """
-        raw = _read(file, RESULT)
-        try:
-            trained = cls(**{**raw, "cell": cell_of(raw["cell"]), "records": tuple(raw["records"])})
-            about = (trained.content_hash, trained.sources, trained.result_version)
-            _check(file, trained.cell, trained.fingerprint, *about)
-            whole = _whole(trained)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{file}: found no result of a cell ({error}); valid: a file {RESULT}") from None
-        if not whole:
-            raise InputError(f"{file}: found records that are not those of one whole training; valid: a file {RESULT}")
+    @classmethod
+    def _of(cls, raw: dict[str, Any]) -> TrainedCell:
+        trained = cls(**{**raw, "cell": cell_of(raw["cell"]), "records": tuple(raw["records"])})
+        _check(trained, trained)
+        if not trained._is_whole():
+            raise InputError("found records that are not those of one whole training; remove it and train it again")
         return trained
+
+    def _is_whole(self) -> bool:
+        """Whether the records are the start, every epoch and the end of this cell, with no file of another name."""
+        start, *epochs, end = self.records
+        count = len(epochs) if self.failed else self.cell.recipe.epochs
+        return (
+            all(record["key"] == self.fingerprint and isinstance(record["at"], int) for record in self.records)
+            and [record["op"] for record in self.records] == ["start", *["epoch"] * count, "end"]
+            and {"name", "params", "tags"} <= start.keys()
+            and [record["epoch"] for record in epochs if record["metrics"].keys()] == list(range(1, count + 1))
+            and end["artifacts"].keys() <= set(results.FILES)
+        )
 
 
 def result_file(folder: Path, fingerprint: str) -> Path:
-    """Where a cell's result lies."""
+    """The result file of a cell."""
     return folder / f"{fingerprint}.json"
 
 
 def result_files(folder: Path) -> list[Path]:
-    """The result files in a folder, which are called by their fingerprints."""
+    """All result files in a folder; their names are fingerprints."""
     return sorted(file for file in folder.glob("*.json") if re.fullmatch(r"[0-9a-f]{24}", file.stem))
 
 
-def _whole(trained: TrainedCell) -> bool:
-    """Whether the records are the start, every epoch and the end of the cell, with no file that a cell has not."""
-    if len(trained.records) < 2:
-        return False
-    start, *epochs, end = trained.records
-    ours = all(record["key"] == trained.fingerprint and isinstance(record["at"], int) for record in trained.records)
-    if not ours or start["op"] != "start" or end["op"] != "end" or not {"name", "params", "tags"} <= start.keys():
-        return False
-    numbers = [record["epoch"] for record in epochs if record["op"] == "epoch" and record["metrics"].keys()]
-    wanted = range(1, (len(epochs) if trained.failed else trained.cell.recipe.epochs) + 1)
-    return numbers == list(wanted) and end["artifacts"].keys() <= set(results.FILES)
+def _check(one: ListedCell | TrainedCell, origin: Listing | TrainedCell) -> None:
+    """Raise InputError unless the cell, with the images and plugins of ``origin``, has the fingerprint that it says."""
+    if (found := origin.result_version) != RESULT_VERSION:
+        valid = f"{RESULT_VERSION}; use the version of tune-lt that wrote the list of cells"
+        raise InputError(f"found version {found} of the results; valid: {valid}")
+    if (own := fingerprint(one.cell, origin.content_hash, origin.sources)) != one.fingerprint:
+        raise InputError(f"found the fingerprint {one.fingerprint} for a cell whose fingerprint is {own}: altered?")
 
 
-def _check(
-    file: Path, cell: CellConfig, name: str, content_hash: str, sources: Mapping[str, str], version: int
-) -> None:
-    """Raise InputError unless this version of the code calls the cell, on these images, by this fingerprint."""
-    if version != RESULT_VERSION:
-        raise InputError(
-            f"{file}: found version {version} of the results; valid: {RESULT_VERSION}, that of this code; use the "
-            "version of tune-lt that the list of cells was written with"
-        )
-    if (own := fingerprint(cell, content_hash, sources)) != name:
-        raise InputError(f"{file}: found the fingerprint {name} for a cell whose fingerprint is {own}; it was altered")
-
-
-def _read(file: Path, valid: str) -> dict[str, Any]:
+def _read(file: Path, of: Callable[[dict[str, Any]], T], valid: str) -> T:
+    """What ``of`` makes of the JSON in ``file``. If that fails it raises InputError that names the file."""
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
+        if raw.pop("format", None) != FORMAT:
+            raise ValueError("it has another format")
+        return of(raw)
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise InputError(f"{file}: found no JSON; valid: a file {valid}") from None
-    if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
-        raise InputError(f"{file}: found another format; valid: a file {valid}")
-    return raw
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: not readable ({type(error).__name__}: {error}); valid: {valid}") from None
 
 
 def _write(file: Path, text: str) -> None:
@@ -183,8 +176,3 @@ def _write(file: Path, text: str) -> None:
         out.flush()
         os.fsync(out.fileno())
     fresh.replace(file)
-
-
-def differences(here: Mapping[str, str], there: Mapping[str, str]) -> Sequence[str]:
-    """The plugins' modules whose code is not the same in both places."""
-    return sorted(name for name in {**here, **there} if here.get(name) != there.get(name))

@@ -1,4 +1,4 @@
-"""The gradient norms a trained network leaves on its training images: what the paper's Figure 2 shows."""
+"""The gradient norms of a trained network on its training images, which the paper's Figure 2 shows."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import nn
 from tune_lt import data, distributed, losses
 from tune_lt.documents import Norms
 
-BINS = 100  # of equal width over [0, 1], as recorded
-FINE = 1000  # finer than any adaptive region: what regions are measured against
+BINS = 100  # of the recorded histograms, of equal width over [0, 1]
+FINE = 1000  # bins to compare unit regions with, narrower than any of those
 
 
 @torch.no_grad()
 def recorded(
     model: nn.Module, loss: losses.Loss, batches: data.AnyBatches, groups: Mapping[str, Sequence[int]]
 ) -> Norms:
-    """Histograms of the loss's gradient norms g over the images in ``batches``, not augmented, in eval mode.
+    """Histograms of the loss's gradient norms over the images in ``batches``, with network and loss in eval mode.
 
-    ``groups``: the classes of each group by size. The largest and the smallest class are those with the most and the
-    fewest training images; ``precision`` is the `density_error` of each class.
+    ``groups``: the classes of each group. The ``largest`` and the ``smallest`` class are those with the most and the
+    fewest training images. ``precision`` holds the `density_error` of each class.
     """
     model.eval()
     loss.eval()
@@ -57,10 +57,11 @@ def recorded(
 
 
 def density_error(counts: np.ndarray, edges: np.ndarray) -> float | None:
-    """How far off the logarithm of a class's density is, averaged over regions, at the mean image; None without images.
+    """How far a class's density, if taken as constant in each region, is from its density in narrow bins.
 
-    The mean of |log of the region's mean density − log of the density in a fine bin| over the images in the bins.
-    ``counts`` (bins) of equal bins over [0, 1]; ``edges`` (N + 1) of the regions; within a bin images lie evenly.
+    The mean over the images of |log of the mean density in the image's region − log of the density in its bin|; None
+    without images. ``counts`` (bins): images in bins of equal width over [0, 1]; ``edges`` (N + 1): of the regions. An
+    edge inside a bin divides its images in proportion.
     """
     total = counts.sum()
     if not total:

@@ -3,9 +3,9 @@
     for result in run_epochs(cell):
         print(result.epoch, result.train_loss, result.val)
 
-Everything random is keyed by the cell's seeds: the sub-sample by the data seed; initialisation, the order of the
-images and their augmentation by the init seed. On one machine with one number of threads, equal cells give equal
-numbers on the CPU, interrupted and resumed or not.
+The cell's seeds decide everything random: the data seed the sub-sample, the init seed the initial weights, the order of
+the images and their augmentation. On one machine with one number of threads, equal cells give equal numbers on the CPU,
+whether the training was interrupted and resumed or not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.texts import first_line
 from tune_lt.training import accuracies, checkpoint, gradient_norms
 from tune_lt.training.accuracies import Scores, evaluate
-from tune_lt.training.classifier import Classifier
+from tune_lt.training.classifier import Classifier, Description
 from tune_lt.training.step import RecordedStep, Step, lr_factor, optimizer
 
 EVALUATION_BATCH = 1024
@@ -38,11 +38,11 @@ EVALUATION_BATCH = 1024
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch gave.
+    """The result of one epoch. ``train_loss`` is the mean over its images; ``seconds`` were spent on training alone.
 
-    ``val`` is there where the cell holds images out. Only after the last epoch, and if asked for: ``test``; ``norms``,
-    the histograms of `tune_lt.training.gradient_norms`; ``by_image``, of each test image its label, whether it was
-    right, and the probability of its class.
+    ``val`` has the scores on held-out images, None if the cell holds none out. After the last epoch, if the sealed test
+    was asked for, ``test`` has the scores on it, ``by_image`` the prediction of each of its images, and ``norms`` the
+    gradient norms of the training images (None for a loss that has none). ``class_counts``: training images by class.
     """
 
     epoch: int
@@ -52,7 +52,7 @@ class EpochResult:
     seconds: float
     val: Scores | None = None
     test: Scores | None = None
-    class_counts: tuple[int, ...] = field(default=())
+    class_counts: tuple[int, ...] = ()
     norms: Norms | None = None
     by_image: ByImage | None = None
 
@@ -61,7 +61,7 @@ class EpochResult:
         return self.epoch == self.epochs
 
     def as_metrics(self) -> dict[str, float]:
-        """The numbers to record, by names such as ``val/top1``; groups without classes are left out."""
+        """The numbers to record, by names such as ``val/top1``; groups without images are left out."""
         named = {"train/loss": self.train_loss}
         for split, scores in (("val", self.val), ("test", self.test)):
             if scores:
@@ -83,36 +83,36 @@ def run_epochs(
 ) -> Generator[EpochResult, bool | None, None]:
     """Train ``cell`` and yield an EpochResult after each epoch.
 
-    ``dataset`` spares loading it again; ``device`` is ``auto``, ``cpu``, ``cuda``, ``mps`` or ``cuda:1``. The sealed
-    test is scored after the last epoch, and only with ``score_test``. With ``save_to`` the state is written there once
-    the caller has taken an epoch's result, unless that was done less than ``save_seconds`` ago, and after the last: by
-    a thread while the next epoch trains, never while the caller has a result. A caller that sends True for an epoch
-    ends the training, with its state saved. A state found there is continued (that of the last epoch is scored again).
-    ``identity`` is what else, beside the cell and the images, that state must belong to: the sources of plugins.
-    ``loaders``: processes that read images which stay on disk, 0 for this one; no result depends on it.
+    ``dataset``: the cell's, if the caller has loaded it already. ``device``: ``auto``, ``cpu``, ``cuda``, ``mps`` or
+    ``cuda:1``. ``score_test``: score the sealed test after the last epoch. ``loaders``: how many processes read images
+    that stay on disk, 0 for this process; no result depends on it.
 
-    With several ranks (`tune_lt.distributed`) every rank runs this, and takes every result, which is the same on all:
-    each trains on its share of every batch, and the result is one process's but for rounding. Rank 0 alone reads and
-    writes the state, which one process or another number of ranks can go on from.
+    With ``save_to`` the training goes on from the state in that file, if there is one (after the last epoch it only
+    scores again). It writes its state there after the last epoch, and after any other unless it did so less than
+    ``save_seconds`` ago. The write begins when the caller asks for the next result and runs in a thread while the next
+    epoch trains; while the caller handles a result nothing is written. A caller that sends True ends the training, with
+    its state saved. A state belongs to one cell, its images and ``identity``, which stands for the plugins' code.
 
-    Raises InputError for a configuration or data that cannot be trained, TrainingFailed when the loss is no longer
-    finite.
+    With several ranks (`tune_lt.distributed`) every rank must run this and take every result. Each trains on its share
+    of every batch, and all get the same results: those of one process, but for rounding. Rank 0 alone reads and writes
+    the state; one process, or another number of ranks, can go on from it.
+
+    Raises InputError for a configuration or data that cannot be trained and for a state that cannot be used,
+    TrainingFailed when the loss is no longer finite.
     """
     run = Training(cell, dataset or load_dataset(cell), pick_device(device), score_test, identity, loaders)
     epochs = cell.recipe.epochs
-    done = 0
-    if save_to is not None:
-        if saved := distributed.from_first(partial(checkpoint.load, save_to, run.identity)):
-            done = run.restore(saved)
-        if done == epochs:
-            yield run.result(done)
+    saved = distributed.from_first(partial(checkpoint.load, save_to, run.identity)) if save_to else None
+    done = run.restore(saved) if saved else 0
+    if done == epochs:
+        yield run.result(done)
     writer = checkpoint.Writer(save_to, run.identity) if save_to and distributed.rank() == 0 else None
     saved_at = time.monotonic()
     with writer or nullcontext():
         for epoch in range(done + 1, epochs + 1):
             run.train_epoch(epoch)
             if writer:
-                writer.wait()  # before scoring forks loaders, and the caller may remove the file or end its process
+                writer.wait()  # scoring may fork processes, and the caller may remove the file or end this process
             stop = yield run.result(epoch)
             if writer and (stop or epoch == epochs or time.monotonic() - saved_at >= save_seconds):
                 writer.save(run.state(epoch))
@@ -122,7 +122,7 @@ def run_epochs(
 
 
 class Training:
-    """The parts of one training and its mutable state: what `run_epochs` goes through."""
+    """One training: its network, loss, optimizer and batches. `run_epochs` calls its methods in turn."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class Training:
         def batches(
             images: Any, labels: torch.Tensor, index: torch.Tensor, augment: Augment | None = None
         ) -> data.AnyBatches:
-            streamed = isinstance(images, data.ImageFiles)  # large: no more of them at a time than in training
+            streamed = isinstance(images, data.ImageFiles)  # large: score as many at once as in training
             size = cell.recipe.batch_size if augment or streamed else EVALUATION_BATCH
             make = partial(data.StreamedBatches, loaders=loaders) if streamed else data.Batches
             options: Any = {"mean": dataset.mean, "std": dataset.std, "seed": cell.init_seed, "device": place}
@@ -157,10 +157,13 @@ class Training:
 
         images, labels = dataset.train_images, dataset.train_labels
         self.train = batches(images, labels, split.train_index, cell.recipe.augment)
-        self._device_lr = torch.zeros((), device=place) if self._records() else None  # a recorded step reads it anew
+        # steps are recorded as a CUDA graph for small images, with a network and a loss of this package
+        small = place.type == "cuda" and distributed.size() == 1 and isinstance(self.train, data.Batches)
+        own = cell.model["name"] in models.OWN and cell.loss["name"] in losses.OWN
+        self._device_lr = torch.zeros((), device=place) if small and own else None  # the graph reads it at each step
         self.held_out = None if split.val_index is None else batches(images, labels, split.val_index)
         self.test = batches(dataset.test_images, dataset.test_labels, split.test_index) if score_test else None
-        self.seen = partial(batches, images, labels, split.train_index)  # as they are, not augmented
+        self.not_augmented = partial(batches, images, labels, split.train_index)
         self.class_counts = tuple(split.class_counts)
         self.groups = accuracies.groups(split.split_counts)
         prior = torch.tensor(split.class_counts, device=place).clamp(min=1).log()
@@ -168,23 +171,17 @@ class Training:
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Made at its first use: the first one in a process loads a compiler, and a rehearsal needs none."""
+        """Made at its first use, because torch imports a compiler for it that a rehearsal does not need."""
         return optimizer(self.cell.recipe.optimizer, self.model, self._device_lr)
 
     @cached_property
     def step(self) -> Step | RecordedStep:
-        """What `train_epoch` does with each batch."""
+        """The function that `train_epoch` calls with each batch."""
         step = Step(self.model, self.loss, self.optimizer, self.cell.recipe.clip_norm, self.place)
         return step if self._device_lr is None else RecordedStep(step, self.train.sizes[0])
 
-    def _records(self) -> bool:
-        """Whether steps are recorded: where that is quicker, and safe because network and loss are our own."""
-        own = self.cell.model["name"] in models.OWN and self.cell.loss["name"] in losses.OWN
-        small = isinstance(self.train, data.Batches)
-        return self.place.type == "cuda" and distributed.size() == 1 and small and own
-
     def train_epoch(self, epoch: int) -> None:
-        """One pass over the training images, ``epoch`` counted from 1; leaves the mean loss per image."""
+        """Train on all images once and set ``train_loss``, the mean over them. ``epoch`` is counted from 1."""
         began = time.perf_counter()
         self.model.train()
         self.loss.train()
@@ -193,7 +190,7 @@ class Training:
         for (x, y), images in zip(self.train.epoch(epoch), self.train.sizes, strict=True):
             self.step(x, y, images)
         self.loss.end_epoch()
-        total = float(distributed.mean(self.step.total))  # the only read-back of the epoch
+        total = float(distributed.mean(self.step.total))  # waits for the device, once in the epoch
         self.train_loss = total / sum(self.train.sizes)
         self.seconds = time.perf_counter() - began
         if not math.isfinite(self.train_loss):
@@ -211,28 +208,26 @@ class Training:
             group["lr"] = lr if self._device_lr is None else self._device_lr.fill_(lr)
 
     def result(self, epoch: int) -> EpochResult:
+        """Score the network after ``epoch``: on held-out images, and after the last epoch on the sealed test."""
+        held_out = evaluate(self.model, self.held_out, self.offset) if self.held_out else None
         last = epoch == self.cell.recipe.epochs
-        seen = accuracies.ImageScores(len(self.split.test_index), self.place) if self.test and last else None
+        test = evaluate(self.model, self.test, self.offset) if self.test and last else None
+        score = partial(Scores.of, classes=len(self.class_counts), groups=self.groups)
+        norms = None
+        if test is not None and isinstance(self.loss, losses.Loss):
+            norms = gradient_norms.recorded(self.model, self.loss, self.not_augmented(), self.groups)
         return EpochResult(
             epoch=epoch,
             epochs=self.cell.recipe.epochs,
             lr=self._lr(epoch),
             train_loss=self.train_loss,
             seconds=self.seconds,
-            val=self._score(self.held_out) if self.held_out else None,
-            test=self._score(self.test, seen) if self.test and last else None,
+            val=None if held_out is None else score(held_out),
+            test=None if test is None else score(test),
             class_counts=self.class_counts,
-            norms=self._norms() if last else None,
-            by_image=seen.content() if seen else None,
+            norms=norms,
+            by_image=None if test is None else accuracies.by_image(test),
         )
-
-    def _norms(self) -> Norms | None:
-        if self.test is None or not isinstance(self.loss, losses.Loss):
-            return None
-        return gradient_norms.recorded(self.model, self.loss, self.seen(), self.groups)
-
-    def _score(self, batches: data.AnyBatches, seen: accuracies.ImageScores | None = None) -> Scores:
-        return evaluate(self.model, batches, self.groups, len(self.class_counts), self.offset, seen)
 
     def state(self, epoch: int) -> dict[str, Any]:
         return {
@@ -246,10 +241,10 @@ class Training:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> int:
-        """Take over a saved state; the number of epochs it has had."""
+        """Take over what `state` gave, perhaps on another device; returns the epoch after which it was saved."""
         self.model.load_state_dict(saved["model"])
         self.loss.load_state_dict(saved["loss"])
-        options = self.optimizer.state_dict()["param_groups"]  # the cell's, and another device's do not fit this one
+        options = self.optimizer.state_dict()["param_groups"]  # not the saved ones, which may be another device's
         self.optimizer.load_state_dict(saved["optimizer"] | {"param_groups": options})
         torch.set_rng_state(saved["random"])
         if self.place.type == "cuda" and saved["random_cuda"] is not None:
@@ -258,35 +253,36 @@ class Training:
         return int(saved["epoch"])
 
 
-def trained(cell: CellConfig, dataset: data.Dataset, path: Path, identity: str = "") -> Classifier:
-    """The network of a cell from the state that `run_epochs` saved at ``path`` after the last epoch, on the CPU.
+def trained(cell: CellConfig, dataset: data.Dataset, path: Path) -> Classifier:
+    """The network of a cell, on the CPU, from the state that `run_epochs` saved at ``path`` after the last epoch.
 
-    Raises InputError if there is no such state, or it is not of the last epoch.
+    Raises InputError if there is no such state, or if it was saved after an earlier epoch.
     """
-    run = Training(cell, dataset, torch.device("cpu"), identity=identity)
+    run = Training(cell, dataset, torch.device("cpu"))
     saved = checkpoint.load(path, run.identity)
     if saved is None or saved["epoch"] != cell.recipe.epochs:
-        raise InputError(f"{path}: no state of a training that has ended")
+        found = "no file" if saved is None else f"the state after epoch {saved['epoch']}"
+        raise InputError(f"{path}: found {found}; valid: the state after the last epoch, {cell.recipe.epochs}")
     run.model.load_state_dict(saved["model"])
-    files = dataset.train_images
-    return Classifier(
-        run.model.network if isinstance(run.model, models.Mixed) else run.model,
-        model=cell.model,
-        class_names=dataset.class_names,
-        mean=dataset.mean,
-        std=dataset.std,
-        shape=tuple(files.shape[1:]),
-        resize=files.resize if isinstance(files, data.ImageFiles) else None,
+    images = dataset.train_images
+    described = Description(
+        cell.model,
+        dataset.class_names,
+        dataset.mean,
+        dataset.std,
+        shape=tuple(images.shape[1:]),
+        resize=images.resize if isinstance(images, data.ImageFiles) else None,
         offset=run.offset.tolist(),
     )
+    return Classifier(run.model.network if isinstance(run.model, models.Mixed) else run.model, described)
 
 
 def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
-    """Build the cell's network and loss on the CPU and pass two images through both; the cell's images by index.
+    """Pass two images through the cell's network and loss, forward and backward, on the CPU; returns `images_of`.
 
-    Raises InputError if that fails, so that a mistake in a plugin or an impossible combination costs no training.
+    Raises InputError if that fails. So a mistake in a plugin, or parts that do not fit together, show before training.
     """
-    with torch.random.fork_rng(devices=[]), threads_in_use(1):  # threads wait for each other on a busy machine
+    with torch.random.fork_rng(devices=[]), threads_in_use(1):  # on a busy machine several threads would take longer
         run = Training(cell, dataset, torch.device("cpu"))
         x = dataset.train_images[:2].float() / 255
         try:
@@ -304,7 +300,7 @@ def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
 
 @contextmanager
 def threads_in_use(count: int) -> Iterator[None]:
-    """In the block torch computes with so many threads."""
+    """Let torch compute with ``count`` threads in the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -314,14 +310,14 @@ def threads_in_use(count: int) -> Iterator[None]:
 
 
 def images_of(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
-    """The cell's images by index: those that it is trained on, those that it holds out, and the sealed test."""
+    """The indices of the images that the cell trains on, of those that it holds out, and of the sealed test."""
     holdout = cell.holdout if cell.fold != "full" else None
-    long_tailed = long_tail(cell.data)
-    return data.cell_data(dataset, **long_tailed, data_seed=cell.data_seed, holdout=holdout, fold=fold_of(cell.fold))
+    seed, fold = cell.data_seed, fold_of(cell.fold)
+    return data.cell_data(dataset, **long_tail(cell.data), data_seed=seed, holdout=holdout, fold=fold)
 
 
 def load_dataset(cell: CellConfig) -> data.Dataset:
-    """The cell's data set, decoded and whole; raises InputError naming the file that is missing or damaged."""
+    """The cell's data set before any sub-sampling. Raises InputError that names a missing or damaged file."""
     params = {key: value for key, value in cell.data.items() if key not in ("name", *long_tail(cell.data))}
     return data.build(cell.data["name"], **params)
 
@@ -329,7 +325,7 @@ def load_dataset(cell: CellConfig) -> data.Dataset:
 def build(
     cell: CellConfig, dataset: data.Dataset, class_counts: list[int], place: torch.device
 ) -> tuple[nn.Module, losses.Loss]:
-    """The cell's network and loss on ``place``, initialised from torch's global generator."""
+    """The cell's network and loss on ``place``; torch's global generator draws the initial weights."""
     model = models.build(**cell.model, classes=len(dataset.class_names), channels=dataset.train_images.shape[1])
     loss = losses.build(**cell.loss, class_counts=class_counts, epochs=cell.recipe.epochs)
     if not hasattr(loss, "end_epoch"):
@@ -340,7 +336,10 @@ def build(
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the first of CUDA, MPS, CPU that is there; raises InputError for one that is not."""
+    """The device called ``name``; ``auto`` is the first of CUDA, MPS and CPU that this machine has.
+
+    Makes cuDNN deterministic, so that equal cells give equal numbers. Raises InputError for a device that is not here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -350,7 +349,7 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"device {name!r} cannot be used here ({first_line(error)}); try auto or cpu") from None
     if place.type == "cuda":
         if place.index is not None:
-            torch.cuda.set_device(place)  # where streams are made
-        torch.backends.cudnn.deterministic = True  # equal cells give equal numbers
+            torch.cuda.set_device(place)  # new streams belong to the current device
+        torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     return place

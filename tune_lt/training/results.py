@@ -1,6 +1,6 @@
-"""What is kept of a training: the numbers of each epoch, and the files and tags of its end.
+"""What is recorded of a training: the metrics of each epoch, and the files and tags of its end.
 
-A study's driver records this in the store, and `tune_lt.training.cells` writes the same to files.
+A study's driver records this in MLflow, and `tune_lt.training.cells` writes the same to files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METRICS = ("train/", "val/", "test/")
 
 
 def content(result: EpochResult) -> dict[str, Any]:
-    """An epoch's numbers under the names they are recorded by; after the last epoch also what `files` is made of."""
+    """An epoch's metrics and some more numbers, by name; after the last epoch also the documents for `files`."""
     found: dict[str, Any] = {"epoch": result.epoch, "seconds": result.seconds, **result.as_metrics()}
     if result.final:
         found["memory"] = peak_memory()
@@ -33,12 +33,15 @@ def content(result: EpochResult) -> dict[str, Any]:
 
 
 def metrics(content: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics among an epoch's numbers."""
+    """The metrics of an epoch's `content`."""
     return {name: value for name, value in content.items() if name.startswith(METRICS)}
 
 
 def tags(content: Mapping[str, Any], seconds: Sequence[float]) -> dict[str, str]:
-    """What a training took: its last epoch, the median of the ``seconds`` of an epoch, the most memory in bytes."""
+    """The cost of a training: its number of epochs, the median of their ``seconds``, the peak of memory in bytes.
+
+    ``content``: of its last epoch, empty if it failed before one ended.
+    """
     found = {"epochs": str(content.get("epoch", 0))}
     if seconds:
         found["epoch_seconds"] = f"{statistics.median(seconds):.4g}"
@@ -48,7 +51,10 @@ def tags(content: Mapping[str, Any], seconds: Sequence[float]) -> dict[str, str]
 
 
 def files(content: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
-    """JSON content by file: the accuracy of each class and, where there are any, gradient norms and test images."""
+    """File name -> JSON: the accuracies by class and, if the test was scored, gradient norms and test images.
+
+    ``content``: of the last epoch; there are no files before that.
+    """
     if "classes" not in content:
         return {}
     found = {PER_CLASS: replace(content["classes"], class_names=tuple(class_names)).content()}
@@ -61,6 +67,6 @@ def files(content: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, A
 
 
 def peak_memory() -> int:
-    """The most memory this process has held, in bytes."""
+    """The largest resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

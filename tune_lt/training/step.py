@@ -1,7 +1,7 @@
 """One training step, and the same step as a CUDA graph.
 
-A small network keeps a GPU waiting for its host, which launches each of the thousand kernels of a step of ResNet-32 by
-itself. A graph launches them all at once.
+A step of ResNet-32 launches about a thousand kernels. For small images the CPU needs longer to launch them one by one
+than the GPU needs to compute them. A CUDA graph launches them all at once.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from tune_lt import distributed, losses
 from tune_lt.config import Optimizer, Schedule
 from tune_lt.texts import first_line
 
-WARM_UP = 3  # steps before one is recorded: libraries set themselves up in the first, the optimizer makes its state
+WARM_UP = 3  # steps before the recorded one; in the first, libraries initialise and the optimizer makes its state
 
 
 class Step:
-    """Forward pass, loss, backward pass, update; ``total`` sums up the losses of all images, on the device.
+    """Forward pass, loss, backward pass, update. ``total`` is the sum of the losses of all images so far.
 
-    ``clip_norm``: the largest norm of all gradients together, None for any. Nothing is read back to the host.
+    ``clip_norm``: the largest norm allowed for all gradients together, None for no limit. A step never waits for the
+    device: ``total`` is a tensor there.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Step:
         self.total = torch.zeros((), device=place)
 
     def __call__(self, x: Tensor, y: Tensor, images: int) -> None:
-        """Train on this rank's share x (b, C, H, W), y (b,) of a batch of ``images`` images."""
+        """Train on x (b, C, H, W), y (b,), this rank's share of a batch of ``images`` images."""
         value = self._value(x, y, images)
         self.optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -49,37 +50,38 @@ class Step:
         self.total += value.detach() * images
 
     def _value(self, x: Tensor, y: Tensor, images: int) -> Tensor:
-        """The loss of the batch; of several ranks' losses on their shares, the mean is that."""
+        """The loss of the batch. With several ranks: of this rank's share, scaled so that the mean over ranks is it."""
         logits = self.model(x)
         if distributed.size() == 1 or type(self.loss).forward is losses.Loss.forward:
             value: Tensor = self.loss(logits, y)
             return value
-        # A loss that knows nothing of ranks: taken as a mean over its examples, of which there may be none.
+        # A loss with a forward of its own is taken as a mean over its images; this rank may have none of the batch.
         return self.loss(logits, y) * (distributed.size() * len(y) / images) if len(y) else logits.sum()
 
 
 class RecordedStep:
-    """A `Step` on CUDA that is recorded once, for batches of ``images``, and then replayed; others run as they are.
+    """A `Step` that is recorded as a CUDA graph once, for batches of ``images`` images, and then replayed.
 
-    Its network, loss and optimizer must do the same at every step, in the same memory, without asking the device: what
-    an epoch changes must be a tensor, changed in place. What cannot be recorded runs as it is, with a warning.
+    Batches of another size run the plain step. Network, loss and optimizer must run the same kernels on the same memory
+    at every step and must not wait for the device, so whatever changes between epochs must be a tensor that is changed
+    in place. A step that cannot be recorded runs plainly, with a warning.
     """
 
     def __init__(self, step: Step, images: int) -> None:
         self.step, self.total, self.images = step, step.total, images
         self._seen = 0
-        self._aside = torch.cuda.Stream()  # recording must not be on the stream that everything else is on
+        self._aside = torch.cuda.Stream()  # CUDA does not record on the default stream
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, x: Tensor, y: Tensor, images: int) -> None:
-        """As `Step`."""
+        """Train on a batch, as `Step` does."""
         if images != self.images or (self._seen > WARM_UP and self._graph is None):
             self.step(x, y, images)
         elif self._seen < WARM_UP:
             self._seen += 1
             self._aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._aside), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # soon it is
+                warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
                 self.step(x, y, images)
             torch.cuda.current_stream().wait_stream(self._aside)
         elif self._graph is None:
@@ -92,14 +94,14 @@ class RecordedStep:
             self._graph.replay()
 
     def _record(self, x: Tensor, y: Tensor) -> None:
-        """Note what a step does without doing it."""
+        """Record the kernels of a step, which does not run them."""
         self._x, self._y, graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
         before = torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, stream=self._aside):
                 self.step(self._x, self._y, self.images)
         except RuntimeError as error:
-            torch.cuda.set_stream(before)  # a recording that fails at its end leaves its own stream behind
+            torch.cuda.set_stream(before)  # a recording that fails at its end does not
             del self._x, self._y
             warnings.warn(f"steps are not replayed as a CUDA graph and take longer: {first_line(error)}", stacklevel=2)
         else:
@@ -107,18 +109,18 @@ class RecordedStep:
 
 
 def optimizer(config: Optimizer, model: nn.Module, device_lr: torch.Tensor | None) -> torch.optim.Optimizer:
-    """The recipe's optimizer of the network; ``device_lr``: the learning rate as a tensor, for a recorded graph."""
+    """The recipe's optimizer for ``model``. ``device_lr``: the learning rate as a tensor, for a `RecordedStep`."""
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if device_lr is not None:
         options |= {"lr": device_lr, "fused": True}
     if config.name == "sgd":
         return torch.optim.SGD(model.parameters(), momentum=config.momentum, **options)
-    betas, recorded = (config.momentum, 0.999), device_lr is not None
-    return torch.optim.AdamW(model.parameters(), betas=betas, capturable=recorded, **options)
+    betas = (config.momentum, 0.999)
+    return torch.optim.AdamW(model.parameters(), betas=betas, capturable=device_lr is not None, **options)
 
 
 def lr_factor(schedule: Schedule, epoch: int, epochs: int) -> float:
-    """The factor on the base learning rate in ``epoch`` (counted from 0) of ``epochs``."""
+    """The factor by which `Schedule` multiplies the base learning rate in ``epoch``, counted from 0, of ``epochs``."""
     warmup = round(schedule.warmup * epochs)
     if epoch < warmup:
         return (epoch + 1) / warmup

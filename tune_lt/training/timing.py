@@ -1,4 +1,4 @@
-"""Timing some steps of a cell's training, for an estimate of what all of it takes."""
+"""Times some training steps of a cell, for an estimate of the whole training."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from tune_lt.config import CellConfig
 from tune_lt.training.loop import Training, pick_device, threads_in_use
 from tune_lt.training.step import WARM_UP
 
-MOST_STEPS, LEAST_STEPS, SECONDS = 20, 2, 2.0
+MOST_STEPS, LEAST_STEPS, SECONDS = 20, 2, 2.0  # after so many seconds no further step begins
 
 
 def timed_steps(
     cell: CellConfig, dataset: data.Dataset, *, device: str = "auto", threads: int = 1, loaders: int = 0
 ) -> list[float]:
-    """Train the cell for some steps and score one batch: the seconds an image took in each step after a warm-up.
+    """Seconds per image in each of some training steps, timed after a warm-up.
 
-    The process then holds as much as one that trains the whole cell. Torch's random state stays as it was.
-    Raises InputError where the cell cannot be trained.
+    It also scores the largest batch, so that the process then has the peak memory of a whole training. Torch's random
+    state stays as it was. Raises InputError if the cell cannot be trained.
     """
     place = pick_device(device)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), threads_in_use(threads):
         run = Training(cell, dataset, place, score_test=cell.fold == "full", loaders=loaders)
         taken = list(_steps(run))
-        scored = [batches for batches in (run.held_out, run.test, run.seen()) if batches]
+        scored = [batches for batches in (run.held_out, run.test, run.not_augmented()) if batches]
         run.model.eval()
         with torch.no_grad():
             run.model(next(max(scored, key=lambda batches: batches.sizes[0]).epoch(0))[0])
@@ -36,7 +36,10 @@ def timed_steps(
 
 
 def _steps(run: Training) -> Iterator[float]:
-    """Seconds an image, of steps on whole batches. The loss has its histograms, as from the second epoch on."""
+    """Seconds per image of each timed step, all on full batches.
+
+    The loss ends an epoch after each step of the warm-up, so that it has histograms, as from the second epoch on.
+    """
     run.model.train()
     run.loss.train()
     size = run.train.sizes[0]
