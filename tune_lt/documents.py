@@ -222,8 +222,9 @@ class Contents(_Document):
     """The rows and columns of a study's tables.
 
     ``found``: search -> the values that rows take from it; ``searches``: search -> the name of its document. ``data``:
-    the long tail (`tune_lt.config.determining`); ``model``: the network, by name or architecture; ``searched``: the name of the
-    study's own loss; ``columns``: the imbalance factors; ``rows``: the cells of each row; ``losses``: the loss of each.
+    the long tail (`tune_lt.config.determining`); ``model``: the network, by name or architecture; ``searched``: the
+    name of the study's own loss; ``columns``: the imbalance factors; ``rows``: the cells of each row; ``losses``: the
+    loss of each.
     """
 
     found: Mapping[str, Mapping[str, Any]]
