@@ -71,79 +71,70 @@ def collect(store: Store, study: str) -> Report:
         known = ", ".join(store.studies()) or "none"
         raise InputError(f"the store {store.shown} has no cells of a study {study!r}; studies there: {known}")
     tags = own_tags(parent)
-    scale = tags.get("scale", FULL)
-    own = [
+    tables = [
         with_runs(searches.chosen_sheet(one), [(one, trial) for _, trial in searches.choices(one)], store, study)
         for one in searched
     ]
-    found, details = own, [searches.trials_sheet(one) for one in searched]
+    details = [searches.trials_sheet(one) for one in searched]
     if len(searched) > 1:
         compared = with_runs(searches.compared_sheet(searched), [(one, one.best) for one in searched], store, study)
-        found, details = [compared], [*own, *details]
-    if content is None or not content.cells:
-        recorded = read(store, parent, pd.DataFrame(), ())
-        sheets = tuple(marked(sheet, scale) for sheet in found)
-        more = tuple(marked(sheet, scale) for sheet in details)
-        return Report(study, pd.DataFrame(), sheets, {}, recorded, more, tuple(searched))
-    records = store.finished_cells()
-    frame = _frame(store, content.rows, records)
-    tables, every_two, figure, shown = of_rows(study, content, frame, records)
-    beside = paper.sheets_of(tags, content, records)
-    recorded = read(store, parent, frame, records.values())
-    measured = every_two + _measured(store, frame, hardest(content.columns), reference_of(content.rows))
-    advice = recommendation.sheet(content, searched, frame)
-    last = [advice] if advice else []
+        tables, details = [compared], [*tables, *details]
+    beside: list[Sheet] = []
+    figures: dict[str, Figure] = {}
+    shown: list[str] = []
+    rows = content.rows if content else {}
+    finished = store.finished_cells() if any(rows.values()) else {}
+    frame = _frame(store, rows, finished)
+    if content and any(rows.values()):
+        own, every_two, figures["accuracy_by_class_size"], shown = of_rows(study, content, frame, finished)
+        advice = recommendation.sheet(content, searched, finished)
+        tables += [*own, *([advice] if advice else [])]
+        details += [*every_two, *_measured(store, frame, content)]
+        beside = paper.sheets_of(tags, content, finished)
+    scale = tags.get("scale", FULL)
     return Report(
         study,
         frame,
-        (*beside, *(marked(sheet, scale) for sheet in (*found, *tables, *last))),
-        {"accuracy_by_class_size": figure},
-        recorded,
-        tuple(marked(sheet, scale) for sheet in (*details, *measured)),
+        (*beside, *(marked(sheet, scale) for sheet in tables)),
+        figures,
+        read(store, parent, frame, finished.values()),
+        tuple(marked(sheet, scale) for sheet in details),
         tuple(searched),
-        tuple(content.rows),
+        tuple(rows),
         tuple(shown),
     )
 
 
-def _measured(store: Store, frame: pd.DataFrame, factor: float | None, reference: str | None) -> list[Sheet]:
-    """The paper's two claims, measured at one imbalance factor, as far as the runs recorded what that takes."""
-    if frame.empty:
-        return []
-    own = frame[of_column(frame, factor)]
-    sheets = []
-    if reference == REFERENCE:
-        sheets.append(claims.terciles(own, reference, lambda run: store.read(run, BY_IMAGE, ByImage.of)))
-    sheets.append(claims.precision(own, lambda run: store.read(run, NORMS, Norms.of)))
+def _measured(store: Store, frame: pd.DataFrame, content: Contents) -> list[Sheet]:
+    """The paper's two claims, measured at the largest imbalance factor, as far as the runs recorded what that takes."""
+    own = frame[of_column(frame, hardest(content.columns))]
+    sheets = [claims.precision(own, lambda run: store.read(run, NORMS, Norms.of))]
+    if reference_of(content.rows) == REFERENCE:
+        sheets.insert(0, claims.terciles(own, REFERENCE, lambda run: store.read(run, BY_IMAGE, ByImage.of)))
     return [sheet for sheet in sheets if sheet is not None]
 
 
-def _frame(store: Store, rows: Mapping[str, Sequence[TableCell]], records: Mapping[str, CellRecord]) -> pd.DataFrame:
-    finished = {
-        row: [(entry, records[entry.fingerprint]) for entry in entries if entry.fingerprint in records]
-        for row, entries in rows.items()
+def _frame(store: Store, rows: Mapping[str, Sequence[TableCell]], finished: Mapping[str, CellRecord]) -> pd.DataFrame:
+    """A line for each finished cell of each row.
+
+    ``run_id`` and ``experiment`` are MLflow's ids. Accuracies are fractions in [0, 1], NaN for a group without classes.
+    The lists ``class_counts``, ``per_class`` and ``class_names`` are None where they were not read.
+    """
+    done = {
+        row: [(c, finished[c.fingerprint]) for c in cells if c.fingerprint in finished] for row, cells in rows.items()
     }
-    classes = _classes(store, finished)
+    classes = _classes(store, done)
+    metrics = [*COLUMNS.values(), "test/balanced"]
     lines = []
-    for row, entries in finished.items():
-        for entry, record in entries:
-            per_class = classes.get(record.run_id)
-            lines.append(
-                {
-                    "row": row,
-                    "loss": record.params["loss/name"],
-                    "data_seed": entry.data_seed,
-                    "init_seed": entry.init_seed,
-                    "imbalance": entry.imbalance,
-                    "run_id": record.run_id,
-                    "experiment": record.experiment,
-                    **{metric: record.metrics.get(metric, math.nan) for metric in (*COLUMNS.values(), "test/balanced")},
-                    "class_counts": per_class and per_class.class_counts,
-                    "per_class": per_class and per_class.test,
-                    "class_names": per_class and per_class.class_names,
-                }
-            )
-    return pd.DataFrame(lines)
+    for row, cells in done.items():
+        for cell, record in cells:
+            place = (row, cell.data_seed, cell.init_seed, cell.imbalance, record.run_id, record.experiment)
+            scores = [record.metrics.get(metric, math.nan) for metric in metrics]
+            known = classes.get(record.run_id)
+            by_class = (known.class_counts, known.test, known.class_names) if known else (None, None, None)
+            lines.append((*place, *scores, *by_class))
+    names = ["row", "data_seed", "init_seed", "imbalance", "run_id", "experiment", *metrics]
+    return pd.DataFrame(lines, columns=[*names, "class_counts", "per_class", "class_names"])
 
 
 def _classes(store: Store, finished: Mapping[str, list[tuple[TableCell, CellRecord]]]) -> dict[str, PerClass | None]:

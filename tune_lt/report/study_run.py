@@ -16,8 +16,8 @@ from mlflow.entities import Run
 
 from tune_lt.documents import NORMS, Norms, SearchResult, Trial
 from tune_lt.report.tables.origins import different
-from tune_lt.report.tables.sheet import Behind, Sheet
-from tune_lt.report.tables.summary import Scored
+from tune_lt.report.tables.sheet import Sheet
+from tune_lt.report.tables.summary import Runs, Scored
 from tune_lt.store import CellRecord, Store, own_tags
 from tune_lt.study import FULL
 
@@ -63,7 +63,7 @@ def read(store: Store, run: Run, frame: pd.DataFrame, records: Iterable[CellReco
     firsts = _firsts(frame)
     known = {record.run_id: record for record in records}
     curves, left_out = _curves(store, firsts, known)
-    used = [known[run_id] for run_id in dict.fromkeys(frame["run_id"])] if len(frame) else []
+    used = [known[run_id] for run_id in dict.fromkeys(frame["run_id"])]
     return Recorded(
         store.shown,
         store.shown.rstrip("/") if store.uri.startswith(("http://", "https://")) else "",
@@ -85,7 +85,7 @@ def with_runs(sheet: Sheet, trials: Sequence[tuple[SearchResult, Trial]], store:
 
     A trial has one run, also where it is a mean over several cells. The runs of `MOST_TRIALS` lines are looked up.
     """
-    behind: dict[tuple[int, int], Behind] = {}
+    behind: dict[tuple[int, int], Runs] = {}
     for line, (searched, trial) in enumerate(trials[:MOST_TRIALS]):
         value = trial.value(searched.metric)
         records = [
@@ -95,15 +95,15 @@ def with_runs(sheet: Sheet, trials: Sequence[tuple[SearchResult, Trial]], store:
         ]
         for column, name in enumerate(sheet.header):
             if records and name in trial.metrics:
-                record = records[0]
-                pair = (int(record.tags["data_seed"]), int(record.tags["init_seed"]))
-                behind[line, column] = Behind((Scored.of(record.run_id, record.experiment, pair, trial.value(name)),))
+                one = records[0]
+                seeds = int(one.tags["data_seed"]), int(one.tags["init_seed"])
+                behind[line, column] = Runs((Scored(one.run_id, one.experiment, *seeds, trial.value(name)),))
     return replace(sheet, behind=behind)
 
 
 def _firsts(frame: pd.DataFrame) -> pd.DataFrame:
     """Of each row and imbalance factor the line of the first seed."""
-    return frame.drop_duplicates(["row", "imbalance"]) if len(frame) else frame
+    return frame.drop_duplicates(["row", "imbalance"])
 
 
 def _curves(
