@@ -46,7 +46,7 @@ def named(*rows: str, means: Sequence[float] = ()) -> Sheet:
 
 def printed(table: Sheet, width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    console.print(formats.terminal(table))
+    console.print(formats.terminal(table, console))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 

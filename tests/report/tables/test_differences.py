@@ -13,7 +13,8 @@ from scipy import stats
 from tune_lt.report.tables.differences import Difference, corrected, difference, holm, tied
 from tune_lt.report.tables.summary import Table
 
-Line, MakeTable = Callable[..., dict[str, Any]], Callable[..., Table[str]]
+Line = Callable[..., dict[str, Any]]
+MakeTable = Callable[..., Table[str]]
 
 
 def by_seed(*values: float) -> dict[tuple[int, int], float]:

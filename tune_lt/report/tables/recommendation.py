@@ -54,31 +54,27 @@ def sheet(content: Contents, searched: Sequence[SearchResult], finished: Mapping
 
 
 def _why(search: str, searched: Sequence[SearchResult]) -> list[str]:
-    """How the held-out images chose."""
+    """How the held-out images chose this search among those of the study."""
     one = next(one for one in searched if one.name == search)
     metrics = one.objectives
-
-    def value(other: SearchResult) -> float:
-        return sum(other.best.value(metric) for metric in metrics)
-
     found = f"{search}: {listed(one.best.found)}."
     score = ", ".join(
         f"{metric} {plus_minus(100 * one.best.value(metric), 100 * one.best.standard_error(metric))} %"
         for metric in metrics
     )
-    others = sorted((other for other in searched if other is not one), key=value, reverse=True)
+    others = [other for other in searched if other is not one]
     if not others:
         return [found, f"Its best trial reached {score} on held-out images; no other loss was searched."]
-    following = f"{others[0].name} {100 * others[0].best.value(metrics[0]):.2f}"
+    following = max(others, key=lambda other: sum(other.best.value(metric) for metric in metrics))
     return [
         found,
         f"Of {len(searched)} losses, each searched with the same budget, its best trial did best on held-out images: "
-        f"{score}; the next is {following}.",
+        f"{score}; the next is {following.name} {100 * following.best.value(metrics[0]):.2f}.",
     ]
 
 
 def _no_choice(content: Contents, searched: Sequence[SearchResult]) -> list[str]:
-    """Which losses held-out images had no say on, since nothing of them was searched."""
+    """The footnote on the losses of rows that were not searched, so that held-out images could not choose them."""
     names = {one.name for one in searched}
     left = list(dict.fromkeys(loss for loss in content.losses.values() if loss not in names))
     return [f"Not in that choice, because nothing of them was searched: {', '.join(left)}."] if left else []
