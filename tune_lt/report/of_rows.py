@@ -1,4 +1,4 @@
-"""Which tables and which figure the rows of a study make: the ablation, the baselines, one set an imbalance factor."""
+"""The tables and the figure of a study's rows: ablation and baselines for each imbalance factor, and all factors."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def reference_of(rows: Collection[str]) -> str | None:
 
 
 def of_column(frame: pd.DataFrame, imbalance: float | None) -> pd.Series:
-    """Which lines belong to an imbalance factor."""
+    """Which lines of a frame have an imbalance factor, as booleans."""
     return frame["imbalance"].isna() if imbalance is None else frame["imbalance"] == imbalance
 
 
@@ -76,7 +76,8 @@ def _ablation_and_baselines(
 ) -> list[Sheet]:
     """The ablation: rows of the searched loss. The baselines: every other loss, and the last row of the searched one.
 
-    One of the two where the other would show nothing more. ``suffix`` ends their names and ``end`` their titles.
+    Only one of them where the other would show nothing more. ``content``, ``runs``: of one imbalance factor, with which
+    ``suffix`` ends the tables' names and ``end`` their titles.
     """
     rows, searched = content.rows, content.searched
     own = [row for row in rows if content.losses[row] == searched]
@@ -114,7 +115,7 @@ def _balanced(rows: Mapping[str, Sequence[TableCell]], finished: Mapping[str, Ce
 
 
 def _figure_rows(content: Contents, frame: pd.DataFrame) -> list[str]:
-    """The reference, the full method, and of the other losses the one with the best overall mean."""
+    """The reference, of the other losses the row with the best overall mean, and the last row of the searched loss."""
     present = list(dict.fromkeys(frame["row"]))
     full = [row for row in present if content.losses[row] == content.searched][-1:]
     chosen = [row for row in present if row == reference_of(content.rows)]
@@ -126,7 +127,9 @@ def _figure_rows(content: Contents, frame: pd.DataFrame) -> list[str]:
 
 
 def _found(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The footnote on the values that a search found; those of several stand in a table of their own."""
+    """The footnote on what a search found, or where to find what several found. ``found``: by search, or by
+    NAME/one_standard_error for the plainest trial within a standard error of the best.
+    """
     names = {_search(name) for name in found}
     if len(names) > 1:
         return [f"Searched on held-out training images: {', '.join(sorted(names))}; see the table of the searches."]
@@ -148,5 +151,5 @@ def _crossed(content: Contents) -> list[str]:
 
 
 def _search(name: str) -> str:
-    """The search that found what rows know by ``name``."""
+    """The search that a name in `Contents.found` belongs to."""
     return name.removesuffix(f"/{ONE_SE}")
