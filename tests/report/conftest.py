@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from mlflow.entities import Metric, Param
 
-from tune_lt.documents import SearchResult, Trial
+from tune_lt.documents import SearchResult, TableCell, Trial
+from tune_lt.report.tables.summary import COLUMNS, Table, runs_by_row
 from tune_lt.run.planner import Plan, found_by, parent_tags
-from tune_lt.store import TAG, Store
+from tune_lt.store import TAG, CellRecord, Store
 from tune_lt.study import Study, reader
 
 
@@ -22,7 +23,6 @@ def line(row: str, seed: int, accuracies: Sequence[float], **changes: Any) -> di
     many, medium, few, rare, top1 = accuracies
     return {
         "row": row,
-        "loss": "ghm_cwap",
         "data_seed": seed,
         "init_seed": seed,
         "run_id": f"{row}-{seed}",
@@ -58,6 +58,30 @@ def frame() -> pd.DataFrame:
             for seed, top1 in enumerate(values)
         ]
     )
+
+
+def table_of(
+    lines: pd.DataFrame | Sequence[Mapping[str, Any]], rows: Sequence[str], planned: int, reference: str | None = None
+) -> Table[str]:
+    """The table of some finished runs, as `line` makes them. Each row has ``planned`` cells, of seeds 0, 1, ..."""
+    cells: dict[str, list[TableCell]] = {}
+    finished = {}
+    for row in rows:
+        own = [one for one in pd.DataFrame(lines).to_dict("records") if one["row"] == row]
+        done = {(one["data_seed"], one["init_seed"]): one for one in own}
+        seeds = list(dict.fromkeys([*done, *((seed, seed) for seed in range(planned))]))[:planned]
+        cells[row] = [TableCell(f"{row} {data} {init}", None, data, init) for data, init in seeds]
+        for cell in cells[row]:
+            one = done.get((cell.data_seed, cell.init_seed))
+            if one:
+                metrics = {name: one[name] for name in COLUMNS.values()}
+                finished[cell.fingerprint] = CellRecord(one["run_id"], "FINISHED", cell.fingerprint, {}, metrics, {})
+    return Table(rows, list(COLUMNS), runs_by_row(cells, finished), reference)
+
+
+@pytest.fixture
+def make_table() -> Callable[..., Table[str]]:
+    return table_of
 
 
 ALPHAS = """\

@@ -196,7 +196,7 @@ seeds: [0]
     assert {"searches.csv", "search_focal.md", "search_ghm_cwap.tex", "accuracy_by_class_size.pdf"} <= files
     for sheet in named(collected).values():
         console = Console(file=io.StringIO(), width=80)
-        console.print(formats.terminal(sheet))
+        console.print(formats.terminal(sheet, console))
         printed = console.file.getvalue()  # type: ignore[attr-defined]
         assert "…" not in printed
         assert "nan" not in printed + formats.markdown(sheet) + formats.latex(sheet)

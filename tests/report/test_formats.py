@@ -6,9 +6,9 @@ import io
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from math import nan
+from math import nan, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +18,35 @@ from rich.console import Console
 
 from tune_lt.report import formats
 from tune_lt.report.tables.sheet import Sheet, of_groups
-from tune_lt.report.tables.summary import Spec, Summary, Table, assemble
+from tune_lt.report.tables.summary import Runs, Scored, Table
 
 ROWS = ("softmax", "margin", "weight_ura", "margin+weight_ura")
 COLUMNS = ("Many", "Medium", "Few", "Rare", "Overall")
 
 
+NOTES = ("Rows: 50 % & more, α_1 — see §3.",)
+MakeTable = Callable[..., Table[str]]
+
+
 @pytest.fixture
-def table(frame: pd.DataFrame) -> Sheet:
+def table(frame: pd.DataFrame, make_table: MakeTable) -> Sheet:
     """softmax and margin+weight_ura complete, margin has 1 of 3 runs, weight_ura none; Rare is empty."""
-    return of_groups(assembled(frame))
+    return of_groups("ablation", "Ablation on digits", make_table(frame, ROWS, 3), NOTES)
 
 
-def assembled(frame: pd.DataFrame) -> Table:
-    return assemble(frame, Spec("ablation", "Ablation on digits", ROWS, 3, ("Rows: 50 % & more, α_1 — see §3.",)))
-
-
-def named(*rows: str, mean: float = 50.0) -> Sheet:
-    """A table whose only interest is its names."""
-    return of_groups(Table(Spec("my_table", "T", rows, 2), accuracies(*rows, mean=mean), {}))
-
-
-def accuracies(*rows: str, mean: float) -> dict[tuple[str, str], Summary]:
-    return {(row, column): Summary(mean, 1.0, 2, mean - 1, mean + 1) for row in rows for column in COLUMNS}
+def named(*rows: str, means: Sequence[float] = ()) -> Sheet:
+    """A table of rows with two runs each, 50 ± 1 in every column, or ``means`` ± 1."""
+    runs = {}
+    for row, mean in zip(rows, means or [50.0] * len(rows), strict=True):
+        values = ((mean - sqrt(0.5)) / 100, (mean + sqrt(0.5)) / 100)
+        scored = tuple(Scored(row, "1", seed, seed, value) for seed, value in enumerate(values))
+        runs |= {(row, column): Runs(scored) for column in COLUMNS}
+    return of_groups("my_table", "T", Table(rows, COLUMNS, runs))
 
 
 def printed(table: Sheet, width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    console.print(formats.terminal(table))
+    console.print(formats.terminal(table, console))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
@@ -101,16 +102,15 @@ def test_the_best_of_a_column_is_bold_ties_included(table: Sheet) -> None:
 
 def test_ties_are_judged_by_what_is_printed() -> None:
     """50.001 and 49.999 both print as 50.00."""
-    both = accuracies("a", mean=49.999) | accuracies("b", mean=50.001)
-    assert formats.markdown(of_groups(Table(Spec("t", "T", ("a", "b"), 2), both, {}))).count("**50.00 ± 1.00**") == 10
+    assert formats.markdown(named("a", "b", means=(49.999, 50.001))).count("**50.00 ± 1.00**") == 10
 
 
 def test_a_single_row_is_not_the_best_of_anything() -> None:
     assert "**" not in formats.markdown(named("softmax"))
 
 
-def test_one_run_is_shown_without_spread(frame: pd.DataFrame) -> None:
-    table = of_groups(assemble(frame, Spec("t", "T", ("margin",), expected=1)))
+def test_one_run_is_shown_without_spread(frame: pd.DataFrame, make_table: MakeTable) -> None:
+    table = of_groups("t", "T", make_table(frame, ["margin"], 1))
     assert markdown_cells(formats.markdown(table))[2] == ["margin", "90.00", "99.00", "49.50", "—", "99.00", "—", "1"]
 
 
@@ -185,12 +185,12 @@ def test_latex_compiles(table: Sheet, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_csv_read_back_is_the_table(frame: pd.DataFrame) -> None:
+def test_csv_read_back_is_the_table(frame: pd.DataFrame, make_table: MakeTable) -> None:
     """Every digit: the file is what further calculations start from."""
-    table = assembled(frame)
-    back = pd.read_csv(io.StringIO(formats.csv(of_groups(table))))
+    table = make_table(frame, ROWS, 3)
+    back = pd.read_csv(io.StringIO(formats.csv(of_groups("ablation", "T", table))))
     assert list(back.columns) == ["row", "column", "mean", "std", "n", "low", "high"]
-    expected = pd.DataFrame([{"row": r, "column": c, **asdict(cell)} for (r, c), cell in table.cells.items()])
+    expected = pd.DataFrame([{"row": r, "column": c, **asdict(runs.summary)} for (r, c), runs in table.runs.items()])
     pd.testing.assert_frame_equal(back, expected, rtol=1e-14, check_dtype=False)
 
 
@@ -201,8 +201,8 @@ def test_csv_leaves_the_numbers_of_a_missing_row_empty(table: Sheet) -> None:
     assert "softmax,Rare,,,3,," in lines
 
 
-def test_terminal_fits_eighty_columns_without_losing_a_character(table: Sheet) -> None:
-    long = of_groups(assemble(pd.DataFrame(), Spec("t", "T", ("margin+weight_aura",), 3)))
+def test_terminal_fits_eighty_columns_without_losing_a_character(table: Sheet, make_table: MakeTable) -> None:
+    long = of_groups("t", "T", make_table([], ["margin+weight_aura"], 3))
     for lines in (printed(table, 80), printed(long, 80)):
         assert max(map(len, lines)) <= 80
         assert not any("…" in line for line in lines)
@@ -226,13 +226,11 @@ def test_terminal_prints_names_and_titles_as_they_are() -> None:
 
 def test_empty_groups_do_not_hide_a_rows_runs() -> None:
     """A complete row whose classes have no test images at all: dashes, and its runs."""
-    cells = {("a", column): Summary(nan, nan, 2, nan, nan) for column in COLUMNS}
-    table = of_groups(Table(Spec("t", "T", ("a",), 2), cells, {}))
-    assert markdown_cells(formats.markdown(table))[2] == ["a", "—", "—", "—", "—", "—", "—", "2"]
+    assert markdown_cells(formats.markdown(named("a", means=[nan])))[2] == ["a", "—", "—", "—", "—", "—", "—", "2"]
 
 
 @pytest.fixture
-def compared(make_line: Callable[..., dict[str, Any]]) -> Sheet:
+def compared(make_line: Callable[..., dict[str, Any]], make_table: MakeTable) -> Sheet:
     """Five pairs with a difference of 1, 2, 3, 4, 5 points, whose p is 0.013 (test_comparison)."""
     lines = [
         make_line(row, seed, [0.5 + (seed + 1) / 100 * (row != "softmax")] * 5)
@@ -240,7 +238,7 @@ def compared(make_line: Callable[..., dict[str, Any]]) -> Sheet:
         for seed in range(5)
     ]
     rows = ("softmax", "margin+weight_aura")
-    return of_groups(assemble(pd.DataFrame(lines), Spec("t", "T", rows, 5, reference="softmax")))
+    return of_groups("t", "T", make_table(lines, rows, 5, "softmax"))
 
 
 def test_differences_from_the_reference_have_a_column(compared: Sheet) -> None:
@@ -252,9 +250,11 @@ def test_differences_from_the_reference_have_a_column(compared: Sheet) -> None:
     assert any("Holm" in note for note in compared.notes)
 
 
-def test_negative_differences_have_a_minus_sign(make_line: Callable[..., dict[str, Any]]) -> None:
+def test_negative_differences_have_a_minus_sign(
+    make_line: Callable[..., dict[str, Any]], make_table: MakeTable
+) -> None:
     lines = [make_line(row, 0, [value] * 5) for row, value in (("softmax", 0.5), ("a", 0.4))]
-    sheet = of_groups(assemble(pd.DataFrame(lines), Spec("t", "T", ("softmax", "a"), 1, reference="softmax")))
+    sheet = of_groups("t", "T", make_table(lines, ("softmax", "a"), 1, "softmax"))
     assert markdown_cells(formats.markdown(sheet))[3][7] == "−10.00"
     assert "$-$10.00" in formats.latex(sheet)
     assert any("no test with fewer than 5 pairs" in note for note in sheet.notes)

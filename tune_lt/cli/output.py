@@ -20,7 +20,7 @@ def print_tables(tables: Iterable[Sheet]) -> None:
         console = Console(width=150)  # a file has no width: room for whole cells
     for table in tables:
         console.print()
-        console.print(formats.terminal(table))
+        console.print(formats.terminal(table, console))
 
 
 def print_ways(ways: Sequence[tuple[str, str]]) -> None:

@@ -1,15 +1,14 @@
-"""A sheet as Markdown, LaTeX, CSV and on the terminal: the same numbers and footnotes. Nothing is written here."""
+"""A table as Markdown, LaTeX, CSV and for the terminal, with the same numbers and footnotes; `write` makes files."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -22,9 +21,8 @@ def markdown(sheet: Sheet) -> str:
     header = [_markdown_escape(name) for name in sheet.header]
     lines = [header, *_body(sheet, bold="**{}**".format, escape=_markdown_escape)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left, right = widths[: sheet.left], widths[sheet.left :]
-    rule = ["-" * width for width in left] + ["-" * (width - 1) + ":" for width in right]
-    grid = [_pipes(line, widths, sheet.left) for line in (lines[0], rule, *lines[1:])]
+    rule = ["-" * width if at < sheet.left else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+    grid = [_pipes(line, widths, sheet.left) for line in (header, rule, *lines[1:])]
     notes = [f"- {_markdown_escape(note)}" for note in sheet.notes]
     return "\n".join([f"## {_markdown_escape(sheet.title)}", "", *grid, "", *notes, ""])
 
@@ -32,7 +30,7 @@ def markdown(sheet: Sheet) -> str:
 def latex(sheet: Sheet) -> str:
     r"""A whole ``table`` environment; needs ``\usepackage{booktabs}`` and nothing else.
 
-    The label is ``tab:`` and the sheet's name; footnotes stand below the rules.
+    The label is ``tab:`` and the table's name; footnotes stand below the rules.
     """
     body = _body(sheet, bold=r"\textbf{{{}}}".format, escape=_latex_escape)
     lines = [
@@ -58,36 +56,25 @@ def latex(sheet: Sheet) -> str:
 
 
 def csv(sheet: Sheet) -> str:
-    """The sheet's data in full precision; empty where there is no number."""
+    """The table's data in full precision; empty where there is no number."""
     return sheet.data.to_csv(index=False, lineterminator="\n")
 
 
-def terminal(sheet: Sheet) -> RenderableType:
-    """A table for ``rich``: incomplete rows are dim, footnotes stand below. Names are printed as they are, no markup.
+def terminal(sheet: Sheet, console: Console) -> RichTable:
+    """The table for ``rich``: incomplete rows are dim, footnotes stand below. Names are printed as they are, no markup.
 
-    Where it does not fit, long texts are broken, then intervals, then each cell before its ±; so the paper's rows fit
-    80 columns.
+    Where it is wider than the console, long texts are broken, then intervals, then each cell before its ±; so the
+    paper's rows fit 80 columns.
     """
-    return _Fitted(sheet)
+    endless = console.options.update(max_width=10_000)
+    for breaks in range(len(_TEXT)):
+        table = _grid(sheet, breaks)
+        if Measurement.get(console, endless, table).maximum <= console.width:
+            break
+    return table
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """A sheet that breaks its cells as far as the terminal's width asks for."""
-
-    sheet: Sheet
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        endless = options.update(max_width=10_000)
-        for breaks in range(_BREAKS + 1):
-            table = _grid(self.sheet, breaks)
-            if Measurement.get(console, endless, table).maximum <= options.max_width:
-                break
-        yield table
-
-
-_BREAKS = 3
-_TEXT = (1000, 28, 28, 14)  # characters that a text has in a line
+_TEXT = (1000, 28, 28, 14)  # characters of a text in a line: not broken, then broken more and more
 
 
 def _grid(sheet: Sheet, breaks: int) -> RichTable:
@@ -105,16 +92,17 @@ def _grid(sheet: Sheet, breaks: int) -> RichTable:
         justify: Literal["left", "right"] = "left" if column < sheet.left else "right"
         out.add_column(Text(sheet.narrow.get(name, name)), justify=justify, overflow="fold")
     for index, line in enumerate(sheet.lines):
-        texts = [_broken(text, breaks, column < sheet.left) for column, text in enumerate(line)]
-        texts[0] = texts[0] if sheet.left > 1 else line[0]  # a row's name stays whole
-        styles = ["bold" if (index, column) in sheet.bold else "" for column in range(len(line))]
-        cells = [Text(text, style) for text, style in zip(texts, styles, strict=True)]
+        cells = []
+        for column, text in enumerate(line):
+            whole = column == 0 and sheet.left == 1  # a row's name is not broken
+            style = "bold" if (index, column) in sheet.bold else ""
+            cells.append(Text(text if whole else _broken(text, breaks, column < sheet.left), style))
         out.add_row(*cells, style="dim" if index in sheet.dim else "")
     return out
 
 
 def _broken(text: str, breaks: int, words: bool) -> str:
-    """A cell's text over several lines: of words first, then of intervals, then all that can be."""
+    """A text over several lines: the more, the higher ``breaks`` is. ``words``: it is no number."""
     if words:
         return textwrap.fill(text, _TEXT[breaks], break_long_words=False)
     text = text.replace("± ", "±").replace(" runs", "\nruns")
@@ -131,8 +119,7 @@ def _body(sheet: Sheet, bold: Callable[[str], str], escape: Callable[[str], str]
 
 
 def _pipes(texts: Sequence[str], widths: Sequence[int], left: int) -> str:
-    pairs = list(zip(texts, widths, strict=True))
-    aligned = [text.ljust(width) for text, width in pairs[:left]] + [text.rjust(width) for text, width in pairs[left:]]
+    aligned = [f"{text:{'<' if at < left else '>'}{widths[at]}}" for at, text in enumerate(texts)]
     return f"| {' | '.join(aligned)} |"
 
 
@@ -158,17 +145,8 @@ _LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "}
-    | {
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "−": "$-$",
-        "≤": r"$\leq$",
-        "≥": r"$\geq$",
-        "≈": r"$\approx$",
-        "→": r"$\to$",
-        "√": r"$\surd$",
-    }
+    | {"±": r"$\pm$", "×": r"$\times$", "−": "$-$", "√": r"$\surd$", "→": r"$\to$", "Δ": r"$\Delta$"}
+    | {"≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$"}
     | {"—": r"\textemdash{}", "–": r"\textendash{}", "…": r"\dots{}", "\u202f": r"\,", "\u00a0": "~"}
-    | {"Δ": r"$\Delta$"}
     | {letter: rf"$\{name}$" for letter, name in zip("αβγδεζηθικλμνξπρςστυφχψω", _GREEK.split(), strict=True)}
 )

@@ -1,4 +1,4 @@
-"""The recommended network as files for other programs, with a model card, and as a registered model of MLflow's."""
+"""The recommended network as files for other programs, with a model card, and as a registered model in MLflow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 import pandas as pd
 import yaml
 from mlflow.exceptions import MlflowException
@@ -34,9 +35,9 @@ STATE, ONNX, CARD = "model.pt", "model.onnx", "README.md"
 def export(report: Report, model: Model, store: Store, folder: Path, say: Callable[[str], None]) -> None:
     """Write the network of a study's recommended row to ``folder``, replacing what is there, and register it.
 
-    `model.pt`, read by `tune_lt.classifier.load`; `model.onnx` where ONNX can express the network; the model card
-    `README.md`; MLflow's description of them. ``say`` hears of what could not be done, which loses nothing that was
-    trained.
+    The files: `model.pt`, which `tune_lt.classifier.load` reads; `model.onnx` where ONNX can express the network; the
+    model card `README.md`; MLflow's description of them. What fails is reported to ``say`` and raises nothing, since
+    all trainings are recorded by then.
     """
     try:
         _export(report, model, store, folder, say)
@@ -47,7 +48,7 @@ def export(report: Report, model: Model, store: Store, folder: Path, say: Callab
 def _export(report: Report, model: Model, store: Store, folder: Path, say: Callable[[str], None]) -> None:
     planned = model.cell
     trained = training.trained(planned.cell, model.dataset, model.state)
-    run = next((line for line in report.frame.to_dict("records") if _is(line, planned)), {})
+    run = next(iter(report.frame[report.frame["fingerprint"] == planned.fingerprint].to_dict("records")), {})
     with tempfile.TemporaryDirectory(prefix="tune_lt_") as scratch:
         fresh = Path(scratch) / "model"
         described = _with_onnx(trained, fresh, say)
@@ -62,18 +63,17 @@ def _export(report: Report, model: Model, store: Store, folder: Path, say: Calla
 
 
 def _with_onnx(trained: Classifier, fresh: Path, say: Callable[[str], None]) -> bool:
-    """Make the folder, with ONNX and MLflow's description of it; whether the network can be written so."""
+    """Make the folder; if ONNX can express the network, with that and MLflow's description. Returns whether it can."""
     from tune_lt.store import model_registry
 
-    with tempfile.TemporaryDirectory(prefix="tune_lt_") as scratch:
-        file = Path(scratch) / ONNX
-        try:
-            classifier.to_onnx(trained, file)
-        except InputError as error:
-            say(f"no {ONNX}, and nothing registered: {error}")
-            fresh.mkdir()
-            return False
-        model_registry.as_model(file, fresh, trained.described.shape, len(trained.class_names))
+    file = fresh.with_name(ONNX)
+    try:
+        classifier.to_onnx(trained, file)
+    except InputError as error:
+        say(f"no {ONNX}, and nothing registered: {error}")
+        fresh.mkdir()
+        return False
+    model_registry.as_model(file, fresh, trained.described.shape, len(trained.class_names))
     return True
 
 
@@ -90,82 +90,33 @@ def _register(
         say(f"registered in MLflow: models:/{report.study}@{model_registry.ALIAS} (version {version})")
 
 
-def _is(line: Mapping[Any, Any], planned: Any) -> bool:
-    """Whether a line of the report's frame is the planned cell's."""
-    seeds = (planned.cell.data_seed, planned.cell.init_seed)
-    same = line["row"] == planned.row and (line["data_seed"], line["init_seed"]) == seeds
-    return same and (line["imbalance"] == planned.imbalance or planned.imbalance is None)
-
-
 def _card(report: Report, model: Model, trained: Classifier, run: Mapping[Any, Any], onnx: bool) -> str:
-    """The model card, in Markdown."""
-    cell, dataset, recorded = model.cell.cell, model.dataset, report.recorded
-    channels, height, width = trained.described.shape
-    counts = training.images_of(cell, dataset).class_counts
-    advice = next(sheet for sheet in report.tables if sheet.name == recommendation.NAME)
+    """The model card, in Markdown. ``run``: the network's line of the report's frame, or nothing."""
+    cell = model.cell.cell
+    counts = training.images_of(cell, model.dataset).class_counts
     settings = {"model": cell.model, "loss": cell.loss, "recipe": dataclasses.asdict(cell.recipe)}
-    parts = [
-        f"# {report.study}: {model.cell.row}",
-        f"A classifier of {len(trained.class_names)} classes, trained by tune-lt on {sum(counts):,} images "
-        f"(`{cell.data['name']}`: {max(counts):,} of the largest class, {min(counts):,} of the smallest) and "
-        f"recommended by the study `{report.study}`.",
-        "## How good it is",
-        formats.markdown(advice).strip(),
-        f"The table is over seeds; this network is the run of seed {cell.init_seed}, not the best of them"
-        + (f": {100 * run['test/top1']:.2f} % of the sealed images" if run else "")
-        + (", computed in bfloat16" if cell.recipe.precision == "bfloat16" else "")
-        + (
-            ". It was trained again to have its weights: the same up to rounding and its device."
-            if model.again
-            else "."
-        ),
-        "## How to use it",
-        f"Images are {channels} x {height} x {width}, as bytes; normalising is part of the network"
-        + (", and so is the adjustment of its logits" if any(trained.described.offset) else "")
-        + ". The classes, in the order of the logits, are listed below.",
-        _usage(onnx, channels),
-        formats.markdown(_classes(trained.class_names, counts)).strip(),
-        "## What to beware of",
-        "- The accuracies hold for images like the sealed ones: another camera, place or time is another question.\n"
-        "- Of a rare class few sealed images were scored, so its accuracy is known roughly; see the intervals.\n"
-        "- Its logits are no calibrated probabilities: losses for long tails shift them on purpose.",
-        "## Where it comes from",
-        f"Run `{run.get('run_id', 'unknown')}` of the store, fingerprint `{model.cell.fingerprint}`; "
-        f"commit {', '.join(recorded.origins.get('git commit', ['unknown']))}.",
-        f"```yaml\n{yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)}```",
-    ]
-    if dataset.skipped:
-        parts.insert(-3, f"{len(dataset.skipped)} files could not be read and were left out.")
-    return "\n\n".join(parts) + "\n"
+    template = Path(__file__).with_suffix(".md.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    return environment.from_string(template).render(
+        study=report.study,
+        row=model.cell.row,
+        cell=cell,
+        counts=counts,
+        advice=formats.markdown(next(one for one in report.tables if one.name == recommendation.NAME)).strip(),
+        run=run,
+        again=model.again,
+        shape=trained.described.shape,
+        adjusted=any(trained.described.offset),
+        onnx=onnx,
+        classes=formats.markdown(_classes(trained.class_names, counts)).strip(),
+        skipped=len(model.dataset.skipped),
+        fingerprint=model.cell.fingerprint,
+        commits=report.recorded.origins.get("git commit", ["unknown"]),
+        settings=yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True),
+    )
 
 
 def _classes(names: Sequence[str], counts: Sequence[int]) -> Sheet:
     header = ("Logit", "Class", "Training images")
     lines = [(str(index), name, str(count)) for index, (name, count) in enumerate(zip(names, counts, strict=True))]
     return Sheet("classes", "What it was trained on", header, tuple(lines), pd.DataFrame(), left=2)
-
-
-def _usage(onnx: bool, channels: int) -> str:
-    source = 'model.read(["one.jpg", "other.png"])' if channels == 3 else "...   # uint8 (n, C, H, W)"
-    code = [
-        "```python",
-        "from tune_lt import classifier",
-        "",
-        'model = classifier.load("model.pt")      # a module: uint8 (n, C, H, W) -> logits',
-        f"images = {source}",
-        "print(model.names(images))",
-        "```",
-    ]
-    if onnx:
-        code += [
-            "",
-            "Without tune-lt or torch:",
-            "",
-            "```python",
-            "import onnxruntime",
-            "",
-            'session = onnxruntime.InferenceSession("model.onnx")',
-            'logits = session.run(["logits"], {"images": images})[0]      # images: uint8 array (n, C, H, W)',
-            "```",
-        ]
-    return "\n".join(code)

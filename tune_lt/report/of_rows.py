@@ -1,4 +1,4 @@
-"""Which tables and which figure the rows of a study make: the ablation, the baselines, one set an imbalance factor."""
+"""The tables and the figure of a study's rows: ablation and baselines for each imbalance factor, and all factors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tune_lt.report.figures.classes import accuracy_by_class_size
 from tune_lt.report.tables import pairs, searches
 from tune_lt.report.tables.origins import provenance
 from tune_lt.report.tables.sheet import Sheet, of_factors, of_groups
-from tune_lt.report.tables.summary import Spec, Table, assemble, with_classes
+from tune_lt.report.tables.summary import COLUMNS, Runs, Table, cells_at, records_of, runs_by_row, with_classes
 from tune_lt.store import CellRecord
 from tune_lt.study.rows import ONE_SE, plain_row
 
@@ -25,37 +25,35 @@ SWAPPED = (
 
 
 def of_rows(
-    study: str, content: Contents, frame: pd.DataFrame, records: Mapping[str, CellRecord]
+    study: str, content: Contents, frame: pd.DataFrame, finished: Mapping[str, CellRecord]
 ) -> tuple[list[Sheet], list[Sheet], Figure, list[str]]:
-    """The tables of a study that has rows, all pairs of its rows, the figure, and the rows in the figure."""
-    columns, rows = content.columns, tuple(content.rows)
+    """A study's tables of rows, its tables of every two rows, its figure, and the rows in the figure.
+
+    ``frame``: a line for each finished cell of ``content``, as `collect` makes it; ``finished``: cells by fingerprint.
+    """
+    several = len(content.columns) > 1
     sheets: list[Sheet] = []
     compared: list[Sheet | None] = []
-    overall: dict[str, Table] = {}
-    for column in columns:
-        part = {
-            row: tuple(entry for entry in entries if entry.imbalance == column) for row, entries in content.rows.items()
-        }
-        own = frame if frame.empty else frame[of_column(frame, column)]
-        several = column if len(columns) > 1 else None
-        specs = _specs(replace(content, rows=part), records, several)
-        sheets += [of_groups(assemble(own, spec)) for spec in specs]
-        entries = next(iter(part.values()))
-        label = "as it is" if column is None else f"{column:g}"
-        spec = Spec("by_imbalance", study, rows, len(entries), tuple(_crossed(entries)), reference_of(rows))
-        overall[label] = assemble(own, spec)
-        suffix, end = _at(several)
-        compared.append(pairs.sheet(own, overall[label], f"pairs{suffix}", f"{study}: every two rows{end}"))
-    if len(columns) > 1:
+    overall: dict[tuple[str, str], Runs] = {}
+    for imbalance in content.columns:
+        cells = cells_at(content.rows, imbalance)
+        runs = runs_by_row(cells, finished)
+        suffix, end = (f"_{imbalance:g}", f", imbalance {imbalance:g}") if several and imbalance else ("", "")
+        sheets += _ablation_and_baselines(replace(content, rows=cells), runs, finished, suffix, end)
+        compared.append(pairs.sheet(list(cells), runs, f"pairs{suffix}", f"{study}: every two rows{end}"))
+        label = "as it is" if imbalance is None else f"{imbalance:g}"
+        overall |= {(row, label): runs[row, "Overall"] for row in cells}
+    if several:
+        levels = list(dict.fromkeys(label for _, label in overall))
+        table = Table(list(content.rows), levels, overall, reference_of(content.rows), pooled=True)
         title = f"{study}: accuracy by imbalance factor"
-        sheets.insert(0, of_factors(overall, "by_imbalance", title, "imbalance"))
-    factor = hardest(columns)
-    own = frame if frame.empty else frame[of_column(frame, factor)]
-    title = f"{study}: accuracy by class size" + (f", imbalance {factor:g}" if len(columns) > 1 else "")
+        sheets.insert(0, of_factors("by_imbalance", title, table, "imbalance", _crossed(content)))
+    factor = hardest(content.columns)
+    own = frame[of_column(frame, factor)]
     shown = _figure_rows(content, own)
-    own = with_classes(own)
+    title = f"{study}: accuracy by class size" + (f", imbalance {factor:g}" if several else "")
     pairwise = [sheet for sheet in compared if sheet is not None]
-    return sheets, pairwise, accuracy_by_class_size(own, shown, title), shown
+    return sheets, pairwise, accuracy_by_class_size(with_classes(own), shown, title), shown
 
 
 def hardest(columns: Iterable[float | None]) -> float | None:
@@ -68,80 +66,57 @@ def reference_of(rows: Collection[str]) -> str | None:
     return plain_row(rows) or next(iter(rows), None)
 
 
-def _at(imbalance: float | None) -> tuple[str, str]:
-    """What the name and the title of a table end with where there are tables for several imbalance factors."""
-    return ("", "") if imbalance is None else (f"_{imbalance:g}", f", imbalance {imbalance:g}")
-
-
 def of_column(frame: pd.DataFrame, imbalance: float | None) -> pd.Series:
-    """Which lines belong to an imbalance factor."""
+    """Which lines of a frame have an imbalance factor, as booleans."""
     return frame["imbalance"].isna() if imbalance is None else frame["imbalance"] == imbalance
 
 
-def _specs(content: Contents, records: Mapping[str, CellRecord], imbalance: float | None) -> list[Spec]:
-    """The ablation: rows of the searched loss. The baselines: every other loss, and the searched one in full.
+def _ablation_and_baselines(
+    content: Contents, runs: Mapping[tuple[str, str], Runs], finished: Mapping[str, CellRecord], suffix: str, end: str
+) -> list[Sheet]:
+    """The ablation: rows of the searched loss. The baselines: every other loss, and the last row of the searched one.
 
-    ``imbalance`` is in their titles where there are tables for several.
+    Only one of them where the other would show nothing more. ``content``, ``runs``: of one imbalance factor, with which
+    ``suffix`` ends the tables' names and ``end`` their titles.
     """
-    rows, searched, losses = content.rows, content.searched, content.losses
-    entries = next(iter(rows.values()), ())
-    expected = len(entries)
-    own = [row for row in rows if losses[row] == searched]
-    others = [row for row in rows if losses[row] != searched]
-    reference = [row for row in others if row == reference_of(rows)]
-    table_3 = (SWAPPED,) if {"margin", "weight_ura"} <= set(own) else ()
-    notes = _found(content.found) + _crossed(entries)
-    used = [
-        records[entry.fingerprint] for entries in rows.values() for entry in entries if entry.fingerprint in records
-    ]
+    rows, searched = content.rows, content.searched
+    own = [row for row in rows if content.losses[row] == searched]
+    others = [row for row in rows if content.losses[row] != searched]
+    notes = [*_found(content.found), *_crossed(content)]
+    used = records_of(rows, finished)
     notes += [provenance(used)] if used else []
     if any(abs(record.metrics["test/top1"] - record.metrics["test/balanced"]) > 1e-9 for record in used):
         notes.append(
             "The sealed images are not the same number for every class: Overall and the groups count images, "
-            f"the mean over classes is {_balanced(rows, records)}."
+            f"the mean over classes is {_balanced(rows, finished)}."
         )
-    if not rows:
-        return []
-    alone = {_search(name) for name in content.found} == {searched}
-    only = (f"Only {searched} was searched; the other losses run as the study file has them.",) if alone else ()
-    suffix, end = _at(imbalance)
-    ablated, compared = (*reference, *own), (*others, *own[-1:])
-    ablation = Spec(
-        f"ablation{suffix}",
-        f"Ablation of {searched}{end}",
-        ablated,
-        expected,
-        (*notes, *table_3),
-        reference_of(ablated),
-    )
-    baselines = Spec(
-        f"baselines{suffix}",
-        f"Baselines and {searched}{end}",
-        compared,
-        expected,
-        (*notes, *only),
-        reference_of(compared),
-    )
-    if not others:
-        return [ablation]
-    return [ablation, baselines] if len(own) > 1 else [baselines]
+
+    def table(name: str, title: str, shown: Sequence[str], note: str) -> Sheet:
+        compared = Table(shown, list(COLUMNS), runs, reference_of(shown))
+        return of_groups(f"{name}{suffix}", f"{title}{end}", compared, [*notes, *([note] if note else [])])
+
+    sheets = []
+    if len(own) > 1 or not others:
+        reference = [row for row in others if row == reference_of(rows)]
+        note = SWAPPED if {"margin", "weight_ura"} <= set(own) else ""
+        sheets.append(table("ablation", f"Ablation of {searched}", [*reference, *own], note))
+    if others:
+        alone = {_search(name) for name in content.found} == {searched}
+        note = f"Only {searched} was searched; the other losses run as the study file has them." if alone else ""
+        sheets.append(table("baselines", f"Baselines and {searched}", [*others, *own[-1:]], note))
+    return sheets
 
 
-def _balanced(rows: Mapping[str, Sequence[TableCell]], records: Mapping[str, CellRecord]) -> str:
-    """Each complete row's mean of the balanced accuracy, in percent."""
-    shown = []
-    for row, entries in rows.items():
-        values = [
-            records[entry.fingerprint].metrics["test/balanced"] for entry in entries if entry.fingerprint in records
-        ]
-        if len(values) == len(entries):
-            shown.append(f"{row} {100 * sum(values) / len(values):.2f}")
-    return ", ".join(shown)
+def _balanced(rows: Mapping[str, Sequence[TableCell]], finished: Mapping[str, CellRecord]) -> str:
+    """The mean over classes of each complete row, in percent."""
+    runs = runs_by_row(rows, finished, {"": "test/balanced"})
+    means = {row: own.summary.mean for (row, _), own in runs.items() if not own.missing}
+    return ", ".join(f"{row} {mean:.2f}" for row, mean in means.items())
 
 
 def _figure_rows(content: Contents, frame: pd.DataFrame) -> list[str]:
-    """The reference, the full method, and of the other losses the one with the best overall mean."""
-    present = list(dict.fromkeys(frame["row"])) if not frame.empty else []
+    """The reference, of the other losses the row with the best overall mean, and the last row of the searched loss."""
+    present = list(dict.fromkeys(frame["row"]))
     full = [row for row in present if content.losses[row] == content.searched][-1:]
     chosen = [row for row in present if row == reference_of(content.rows)]
     rest = [row for row in present if row not in chosen and content.losses[row] != content.searched]
@@ -152,7 +127,9 @@ def _figure_rows(content: Contents, frame: pd.DataFrame) -> list[str]:
 
 
 def _found(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The footnote on the values that a search found; those of several stand in a table of their own."""
+    """The footnote on what a search found, or where to find what several found. ``found``: by search, or by
+    NAME/one_standard_error for the plainest trial within a standard error of the best.
+    """
     names = {_search(name) for name in found}
     if len(names) > 1:
         return [f"Searched on held-out training images: {', '.join(sorted(names))}; see the table of the searches."]
@@ -164,16 +141,15 @@ def _found(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def _crossed(entries: Sequence[TableCell]) -> list[str]:
+def _crossed(content: Contents) -> list[str]:
     """The footnote on runs that are less independent than the intervals and tests take them to be."""
-    data = len({entry.data_seed for entry in entries})
-    if data == len(entries):
+    cells = len({(cell.data_seed, cell.init_seed) for cell in content.cells})
+    data = len({cell.data_seed for cell in content.cells})
+    if data == cells:
         return []
-    return [
-        f"{len(entries)} runs on {data} sub-samples: those on one are not independent, which narrows every interval."
-    ]
+    return [f"{cells} runs on {data} sub-samples: those on one are not independent, which narrows every interval."]
 
 
 def _search(name: str) -> str:
-    """The search that found what rows know by ``name``."""
+    """The search that a name in `Contents.found` belongs to."""
     return name.removesuffix(f"/{ONE_SE}")

@@ -1,4 +1,4 @@
-"""Points of a figure over the classes, which matplotlib draws for papers and plotly on the page."""
+"""The points of figures over classes, which both the matplotlib figure and the page's plotly figure draw."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-_POINTS = 30  # at most: beyond, neighbouring classes are averaged
+_POINTS = 30  # of a line: of more classes, neighbouring ones are averaged
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes from head to tail, in ``groups`` of neighbours: one point of a figure each.
+    """The classes from head to tail, in ``groups`` of neighbours (labels): a point of a figure is the mean of a group.
 
-    ``sizes``: the mean number of training images of each group; ``names``: of its largest class.
+    ``sizes``: each group's mean number of training images; ``names``: the name of its largest class.
     """
 
     groups: tuple[np.ndarray, ...]
@@ -24,7 +24,7 @@ class Classes:
 
     @classmethod
     def of(cls, run: pd.Series, most: int = _POINTS) -> Classes:
-        """From a line of the frame, in ``most`` groups or fewer."""
+        """From a line of a report's frame, in at most ``most`` groups."""
         counts = np.asarray(run["class_counts"], dtype=float)
         order = np.argsort(-counts, kind="stable")
         groups = tuple(np.array_split(order, min(len(order), most)))
@@ -32,9 +32,10 @@ class Classes:
         return cls(groups, sizes, tuple(run["class_names"][group[0]] for group in groups))
 
     def mean_and_std(self, runs: Iterable[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-        """Of the ``runs``' accuracies by class, at each point, in percent; NaN where there are too few runs.
+        """Mean and standard deviation over ``runs`` at each point, in percent; NaN where there are too few runs.
 
-        A run's value at a point is the mean over those of its classes that have one.
+        ``runs``: each run's accuracies by class, as fractions. Its value at a point is the mean over the classes of the
+        group that have test images.
         """
         values = np.array([self._points(run) for run in runs]).reshape(-1, len(self.groups))
         unknown = np.full(len(self.groups), np.nan)

@@ -1,23 +1,23 @@
-"""What the store has of a study beside its scores: where it comes from, learning curves, gradient norms.
+"""What the store has of a study beside its scores: where they come from, learning curves, gradient norms.
 
-What is read is bounded, whatever the number of runs: the study's own run, `MOST_HISTORIES` metric histories,
-`MOST_NORMS` artifacts, the runs of `MOST_TRIALS` trials of a search.
+However many runs there are, no more is read than the study's own run, `MOST_HISTORIES` metric histories, `MOST_NORMS`
+artifacts and the runs of `MOST_TRIALS` trials for each table of searches.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from mlflow.entities import Run
 
 from tune_lt.documents import NORMS, Norms, SearchResult, Trial
 from tune_lt.report.tables.origins import different
-from tune_lt.report.tables.sheet import Behind, Sheet
-from tune_lt.report.tables.summary import Scored
+from tune_lt.report.tables.sheet import Sheet
+from tune_lt.report.tables.summary import Runs, Scored
 from tune_lt.store import CellRecord, Store, own_tags
 from tune_lt.study import FULL
 
@@ -31,12 +31,13 @@ Curve = tuple[tuple[int, ...], tuple[float, ...]]  # epochs and values
 
 @dataclass(frozen=True)
 class Recorded:
-    """A study as its own run has it, and what its tables' runs left behind.
+    """What a study's own run recorded, and what the runs of its rows recorded beside their scores.
 
-    ``store``: its URI without a password; ``server``: the address of the MLflow UI if the store is one, else "".
-    ``tags`` of the study's run, without their prefix. ``began`` and ``ended`` in milliseconds since 1970, 0 where
-    unknown. ``origins``: commits, devices and versions of the tables' runs. ``curves[metric, imbalance][row]`` are of
-    each row's first seed, so are ``norms[imbalance][row]``; ``left_out`` counts the histories that were not read.
+    ``store``: its URI without a password; ``server``: that URI if it is an MLflow server, which has a UI, else "".
+    ``experiment``, ``run_id`` and ``tags`` (without their prefix) of the study's run; ``text``: its study file.
+    ``began`` and ``ended``: in milliseconds since 1970, 0 where unknown. ``origins``: commits, devices and versions of
+    the rows' runs, by label. ``curves[metric, imbalance][row]`` and ``norms[imbalance][row]``: of each row's first
+    seed; ``left_out``: how many curves were not read.
     """
 
     store: str
@@ -47,10 +48,10 @@ class Recorded:
     text: str
     began: int
     ended: int
-    origins: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    curves: Mapping[tuple[str, float | None], Mapping[str, Curve]] = field(default_factory=dict)
-    norms: Mapping[float | None, Mapping[str, Norms]] = field(default_factory=dict)
-    left_out: int = 0
+    origins: Mapping[str, Sequence[str]]
+    curves: Mapping[tuple[str, float | None], Mapping[str, Curve]]
+    norms: Mapping[float | None, Mapping[str, Norms]]
+    left_out: int
 
     @property
     def scale(self) -> str:
@@ -58,12 +59,13 @@ class Recorded:
         return self.tags.get("scale", FULL)
 
 
-def read(store: Store, run: Run, frame: pd.DataFrame, records: Iterable[CellRecord]) -> Recorded:
-    """What there is to know of the study of ``run``; ``records``: of the runs in ``frame``, and others maybe."""
-    firsts = _firsts(frame)
-    known = {record.run_id: record for record in records}
-    curves, left_out = _curves(store, firsts, known)
-    used = [known[run_id] for run_id in dict.fromkeys(frame["run_id"])] if len(frame) else []
+def read(store: Store, run: Run, frame: pd.DataFrame, finished: Mapping[str, CellRecord]) -> Recorded:
+    """What there is to know of a study. ``run``: its own; ``frame``: as `tune_lt.report.collect.collect` makes it.
+
+    ``finished``: cells by fingerprint, those in ``frame`` and maybe others.
+    """
+    firsts = frame.drop_duplicates(["row", "imbalance"])
+    curves, left_out = _curves(store, firsts, finished)
     return Recorded(
         store.shown,
         store.shown.rstrip("/") if store.uri.startswith(("http://", "https://")) else "",
@@ -73,7 +75,7 @@ def read(store: Store, run: Run, frame: pd.DataFrame, records: Iterable[CellReco
         store.read_text(run.info.run_id, "study.yaml") or "",
         run.info.start_time or 0,
         run.info.end_time or 0,
-        _origins(used),
+        _origins([finished[fingerprint] for fingerprint in frame["fingerprint"].unique()]),
         curves,
         _norms(store, firsts),
         left_out,
@@ -81,50 +83,41 @@ def read(store: Store, run: Run, frame: pd.DataFrame, records: Iterable[CellReco
 
 
 def with_runs(sheet: Sheet, trials: Sequence[tuple[SearchResult, Trial]], store: Store, study: str) -> Sheet:
-    """The sheet of searches with the runs behind its metrics: ``trials`` are those of its lines, in order.
+    """A table of searches with the run of each metric, for the lines whose ``trials`` are given in order.
 
-    A trial has one run, also where it is a mean over several cells. The runs of `MOST_TRIALS` lines are looked up.
+    A trial has one run in MLflow, also where its value is a mean over several cells.
     """
-    behind: dict[tuple[int, int], Behind] = {}
+    behind: dict[tuple[int, int], Runs] = {}
     for line, (searched, trial) in enumerate(trials[:MOST_TRIALS]):
-        value = trial.value(searched.metric)
-        records = [
-            record
-            for record in store.trials_found(study, searched.name, json.dumps(dict(trial.found)))
-            if math.isclose(record.metrics.get(searched.metric, math.nan), value)  # another version of the study's not
-        ]
+        metric = searched.metric
+        found = store.trials_found(study, searched.name, json.dumps(dict(trial.found)))
+        same = (one for one in found if math.isclose(one.metrics.get(metric, math.nan), trial.value(metric)))
+        record = next(same, None)  # the others are of earlier versions of the study
         for column, name in enumerate(sheet.header):
-            if records and name in trial.metrics:
-                record = records[0]
-                pair = (int(record.tags["data_seed"]), int(record.tags["init_seed"]))
-                behind[line, column] = Behind((Scored.of(record.run_id, record.experiment, pair, trial.value(name)),))
+            if record and name in trial.metrics:
+                seeds = int(record.tags["data_seed"]), int(record.tags["init_seed"])
+                behind[line, column] = Runs((Scored(record.run_id, record.experiment, *seeds, trial.value(name)),))
     return replace(sheet, behind=behind)
 
 
-def _firsts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of each row and imbalance factor the line of the first seed."""
-    return frame.drop_duplicates(["row", "imbalance"]) if len(frame) else frame
-
-
 def _curves(
-    store: Store, firsts: pd.DataFrame, known: Mapping[str, CellRecord]
+    store: Store, firsts: pd.DataFrame, finished: Mapping[str, CellRecord]
 ) -> tuple[dict[tuple[str, float | None], dict[str, Curve]], int]:
+    """`Recorded.curves` and `Recorded.left_out`."""
+    wanted = [
+        (line, metric)
+        for _, line in firsts.iterrows()
+        for metric in CURVES
+        if metric in finished[line["fingerprint"]].metrics
+    ]
+    keys = list(dict.fromkeys((line["run_id"], metric) for line, metric in wanted))  # two rows may share a run
+    read = {key: store.history(*key) for key in keys[:MOST_HISTORIES]}
     curves: dict[tuple[str, float | None], dict[str, Curve]] = {}
-    read: dict[tuple[str, str], Curve] = {}  # two rows may share a run
-    left_out = 0
-    for _, line in firsts.iterrows():
-        for metric in CURVES:
-            if metric not in known[line["run_id"]].metrics:
-                continue
-            key = (line["run_id"], metric)
-            if key not in read:
-                if len(read) >= MOST_HISTORIES:
-                    left_out += 1
-                    continue
-                read[key] = store.history(*key)
-            if len(read[key][0]) > 1:
-                curves.setdefault((metric, _factor(line)), {})[line["row"]] = read[key]
-    return curves, left_out
+    for line, metric in wanted:
+        epochs, values = read.get((line["run_id"], metric), ((), ()))
+        if len(epochs) > 1:
+            curves.setdefault((metric, _factor(line)), {})[line["row"]] = epochs, values
+    return curves, len(keys) - len(read)
 
 
 def _norms(store: Store, firsts: pd.DataFrame) -> dict[float | None, dict[str, Norms]]:

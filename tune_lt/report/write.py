@@ -1,4 +1,4 @@
-"""A report's files: tables, figures and the page."""
+"""Write a report's files: tables, figures and the page."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tune_lt.report.tables.sheet import Sheet
 
 
 def write_report(report: Report, folder: Path, ui: str | None = None) -> list[Path]:
-    """Write tables as Markdown, LaTeX and CSV, figures as PNG and PDF, and the page, below ``folder``; their paths.
+    """Write tables as Markdown, LaTeX and CSV, figures as PNG and PDF, and the page to ``folder``; returns the files.
 
-    ``ui``: as `page.html` has it.
+    ``ui``: the address of the MLflow UI for the page's links, see `page.html`.
     """
     files = write_sheets((*report.tables, *report.details), folder)
     for name, figure in report.figures.items():
@@ -27,7 +27,7 @@ def write_report(report: Report, folder: Path, ui: str | None = None) -> list[Pa
 
 
 def write_sheets(sheets: Iterable[Sheet], folder: Path) -> list[Path]:
-    """Write tables as Markdown, LaTeX and CSV below ``folder``; the files' paths."""
+    """Write tables as Markdown, LaTeX and CSV to ``folder``, which is made if need be; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for sheet in sheets:

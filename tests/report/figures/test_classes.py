@@ -137,7 +137,7 @@ def test_runs_on_other_class_sizes_are_refused(make_line: Callable[..., dict[str
 
 
 def test_a_study_without_runs_says_so() -> None:
-    figure = accuracy_by_class_size(pd.DataFrame(), ["softmax"], "digits")
+    figure = accuracy_by_class_size(pd.DataFrame(columns=["row", "data_seed", "init_seed"]), ["softmax"], "digits")
     assert [text.get_text() for text in figure.axes[0].texts] == ["no finished runs"]
     assert png(figure)
 

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from math import isnan, nan, sqrt
 from typing import Any
 
-import pandas as pd
 import pytest
 from scipy import stats
 
 from tune_lt.report.tables.differences import Difference, corrected, difference, holm, tied
-from tune_lt.report.tables.summary import Spec, assemble
+from tune_lt.report.tables.summary import Table
+
+Line = Callable[..., dict[str, Any]]
+MakeTable = Callable[..., Table[str]]
 
 
 def by_seed(*values: float) -> dict[tuple[int, int], float]:
@@ -99,17 +101,17 @@ def test_rows_are_marked_as_tied_by_the_corrected_p() -> None:
     assert tied({"best": by_seed(0.5, 0.5), "a": by_seed(0.5, 0.4)}, "best") == set()  # nothing was tested
 
 
-def test_a_row_of_other_seeds_than_the_references_is_not_compared(make_line: Callable[..., dict[str, Any]]) -> None:
+def test_a_row_of_other_seeds_than_the_references_is_not_compared(make_line: Line, make_table: MakeTable) -> None:
     """Both are complete, but only four of their five seeds are the same: no pairs for the whole of either mean."""
     lines = [make_line("softmax", seed, (0.5,) * 5) for seed in range(5)]
     lines += [make_line("a", seed, (0.6,) * 5) for seed in range(1, 6)]
     lines += [make_line("b", seed, (0.6,) * 5) for seed in range(5)]
-    table = assemble(pd.DataFrame(lines), Spec("t", "T", ("softmax", "a", "b"), 5, reference="softmax"))
+    table = make_table(lines, ("softmax", "a", "b"), 5, "softmax")
     assert {row for row, _ in table.differences} == {"b"}
-    assert table.cells["a", "Overall"].mean == pytest.approx(60)
+    assert table.runs["a", "Overall"].summary.mean == pytest.approx(60)
 
 
-def test_a_tables_rows_are_compared_column_by_column(make_line: Callable[..., dict[str, Any]]) -> None:
+def test_a_tables_rows_are_compared_column_by_column(make_line: Line, make_table: MakeTable) -> None:
     """Each column has differences of its own; an incomplete row has none, and none is corrected for."""
     gains = {"a": (1, 2, 3, 4, 5), "b": (-1, 1, -1, 1, 0.5)}
     lines = []
@@ -119,7 +121,7 @@ def test_a_tables_rows_are_compared_column_by_column(make_line: Callable[..., di
             top1 = 0.5 + points[seed] / 100
             lines.append(make_line(row, seed, (0.5 + 2 * points[seed] / 100, 0.5, 0.5, nan, top1)))
     lines.append(make_line("c", 0, (0.9,) * 5))
-    table = assemble(pd.DataFrame(lines), Spec("t", "T", ("softmax", "a", "b", "c"), 5, reference="softmax"))
+    table = make_table(lines, ("softmax", "a", "b", "c"), 5, "softmax")
     assert {row for row, _ in table.differences} == {"a", "b"}
     assert table.differences["a", "Overall"].mean == pytest.approx(3)
     assert table.differences["a", "Many"].mean == pytest.approx(6)
@@ -129,6 +131,6 @@ def test_a_tables_rows_are_compared_column_by_column(make_line: Callable[..., di
     assert (a.holm, b.holm) == (pytest.approx(2 * a.p), pytest.approx(max(2 * a.p, b.p)))
 
 
-def test_an_incomplete_reference_compares_nothing(make_line: Callable[..., dict[str, Any]]) -> None:
+def test_an_incomplete_reference_compares_nothing(make_line: Line, make_table: MakeTable) -> None:
     lines = [make_line("a", seed, (0.5,) * 5) for seed in range(2)] + [make_line("softmax", 0, (0.5,) * 5)]
-    assert not assemble(pd.DataFrame(lines), Spec("t", "T", ("softmax", "a"), 2, reference="softmax")).differences
+    assert not make_table(lines, ("softmax", "a"), 2, "softmax").differences

@@ -1,61 +1,64 @@
-"""The paper's two claims about what its loss does, measured on a study's runs: hard images of the head, AURA's regions.
+"""The paper's two claims about its loss, measured on a study's runs: hard images of the head, and unit regions.
 
-Hard images: each run recorded what became of every sealed image. A head image's difficulty is the probability that the
-reference's runs give its class, those of other seeds than the run that is judged: a network that made a mistake by
-chance would else be said to fail at images that are hard because it failed.
+Hard images: each run recorded for every sealed image whether it was right, and the probability of the image's class.
+An image's difficulty is that probability in the reference's runs, averaged over those of other seeds than the judged
+run's: else the images that a run of the reference gets wrong by chance would count as hard because of that run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import nan
 
 import numpy as np
 import pandas as pd
 
 from tune_lt.documents import ByImage, Norms
-from tune_lt.report.tables.differences import Difference, Pair, corrected, difference
-from tune_lt.report.tables.sheet import Sheet, difference_text, mean_std
-from tune_lt.report.tables.summary import summarise
+from tune_lt.report.tables.differences import Pair, difference
+from tune_lt.report.tables.sheet import Sheet, TextColumn, difference_text, gains, mean_std, of_columns
+from tune_lt.report.tables.summary import Runs, Scored, Table, summarise
 from tune_lt.training import accuracies
 
 TERCILES = ("easy", "middle", "hard")
-MOST_RUNS = 300  # whose images are read, an artifact each
+MOST_RUNS = 300  # each has an artifact to read; of studies with more runs there is neither table
 
 
 def terciles(frame: pd.DataFrame, reference: str, images_of: Callable[[str], ByImage | None]) -> Sheet | None:
     """Accuracy on the head's images (group Many) by how hard they are for ``reference``, a line for each row.
 
-    ``frame``: of one imbalance factor, as `tables` has it; ``images_of``: what a run recorded, by its
-    id. None with fewer than two seeds of the reference, or where
-    runs did not record their images.
+    ``frame``: of one imbalance factor, as `collect` makes it; ``images_of``: what the run with this id recorded. Rows
+    without all of the reference's seeds are left out. None if the reference has fewer than two runs, or if a run did
+    not record its images.
     """
     known = frame[frame["class_counts"].notna()]
     pairs = {row: {_pair(line) for _, line in own.iterrows()} for row, own in known.groupby("row")}
     wanted = pairs.get(reference, set())
-    known = known[known["row"].map(lambda row: pairs[row] == wanted)]  # no mean over what is there
+    known = known[known["row"].map(lambda row: pairs[row] == wanted)]
     if len(wanted) < 2 or len(known) > MOST_RUNS:
         return None
     images = {run_id: _arrays(images_of(run_id)) for run_id in dict.fromkeys(known["run_id"])}
     if not all(images.values()):
         return None
     base = {_pair(line): images[line["run_id"]] for _, line in known[known["row"] == reference].iterrows()}
-    scored: dict[tuple[str, str], dict[Pair, float]] = {}
+    scored: dict[tuple[str, str], list[Scored]] = {}
     for _, line in known.iterrows():
         content = images[line["run_id"]]
         others = [one["p"] for pair, one in base.items() if pair != _pair(line)]
-        head = accuracies.groups(line["class_counts"])["many"]
-        own = np.isin(content["label"], head)
+        own = np.isin(content["label"], accuracies.groups(line["class_counts"])["many"])
         mean = np.mean(others, axis=0)[own]
-        drawn = np.random.default_rng(0).permutation(len(mean))  # images lie by class: ties must not
+        drawn = np.random.default_rng(0).permutation(
+            len(mean)
+        )  # shares out images of one difficulty, which lie by class
         order = np.lexsort((drawn, -mean))
-        for name, part in zip(TERCILES, np.array_split(np.array(content["right"])[own][order], 3), strict=True):
-            scored.setdefault((line["row"], name), {})[_pair(line)] = float(part.mean())
-    return _terciles_sheet(scored, list(dict.fromkeys(known["row"])), reference)
+        for name, part in zip(TERCILES, np.array_split(content["right"][own][order], 3), strict=True):
+            run = Scored(line["run_id"], line["experiment"], *_pair(line), float(part.mean()))
+            scored.setdefault((line["row"], name), []).append(run)
+    rows = list(dict.fromkeys(known["row"]))
+    return _terciles_sheet(Table(rows, TERCILES, {key: Runs(tuple(runs)) for key, runs in scored.items()}, reference))
 
 
 def _arrays(images: ByImage | None) -> dict[str, np.ndarray]:
-    """In little memory; nothing where a run has none."""
+    """What a run recorded, in small types; an empty dictionary if it recorded nothing."""
     kinds = {"label": np.int32, "right": np.bool_, "p": np.float32}
     return {name: np.array(getattr(images, name), kind) for name, kind in kinds.items()} if images else {}
 
@@ -64,57 +67,43 @@ def _pair(line: pd.Series) -> Pair:
     return int(line["data_seed"]), int(line["init_seed"])
 
 
-def _terciles_sheet(
-    scored: Mapping[tuple[str, str], Mapping[Pair, float]], rows: Sequence[str], reference: str
-) -> Sheet:
-    differences: dict[tuple[str, str], Difference] = {}
+def _terciles_sheet(table: Table[str]) -> Sheet:
+    columns, data = [], []
     for name in TERCILES:
-        compared = {
-            (row, name): difference(scored[row, name], scored[reference, name]) for row in rows if row != reference
-        }
-        differences |= corrected(compared)
-    lines, data = [], []
-    for row in rows:
-        cells = [summarise(scored[row, name].values()) for name in TERCILES]
-        gains = [difference_text(differences.get((row, name))) for name in TERCILES]
-        lines.append((row, *map(mean_std, cells), *gains))
-        for name, cell in zip(TERCILES, cells, strict=True):
-            one = differences.get((row, name))
+        runs = table.column(name)
+        columns.append(TextColumn(name, {row: mean_std(own.summary) for row, own in runs.items()}, runs=runs))
+    columns += [gains(table, name, f"Δ {name} [95 % CI]") for name in TERCILES]
+    for row in table.rows:
+        for name in TERCILES:
+            cell, one = table.runs[row, name].summary, table.differences.get((row, name))
             extra = {"difference": one.mean, "low": one.low, "high": one.high, "p_holm": one.holm} if one else {}
             data.append({"row": row, "tercile": name, "mean": cell.mean, "std": cell.std, "n": cell.n, **extra})
     notes = (
         "Accuracy in % on sealed images of the largest classes (Many): mean ± standard deviation over runs. Terciles "
-        f"by the probability that {reference}'s runs of the other seeds give an image's class.",
-        f"Δ: points more than {reference}, paired by seeds, with the 95 % interval; p: paired t-test, two-sided, "
+        f"by the probability that {table.reference}'s runs of the other seeds give an image's class.",
+        f"Δ: points more than {table.reference}, paired by seeds, with the 95 % interval; p: paired t-test, two-sided, "
         "Holm's correction over a column.",
     )
-    return Sheet(
-        "difficulty",
-        "Images of the head by difficulty",
-        ("Method", *TERCILES, *(f"Δ {name} [95 % CI]" for name in TERCILES)),
-        tuple(lines),
-        pd.DataFrame(data),
-        notes,
-    )
+    return of_columns("difficulty", "Images of the head by difficulty", table.rows, columns, pd.DataFrame(data), notes)
 
 
 def precision(frame: pd.DataFrame, norms_of: Callable[[str], Norms | None]) -> Sheet | None:
-    """How well unit regions follow the density of gradient norms, by group of classes; None where no row has any.
+    """How well unit regions follow the density of gradient norms, by group of classes.
 
-    ``frame``: as `terciles` has it. A row is there if all its runs recorded their
-    gradient norms (`tune_lt.training.gradient_norms`).
+    ``frame``: as in `terciles`; ``norms_of``: what the run with this id recorded. Rows are left out unless all their
+    runs recorded the precision of unit regions (`tune_lt.training.gradient_norms`). None if no row is left.
     """
     known = frame[frame["class_counts"].notna()]
     if known.empty or len(known) > MOST_RUNS:
         return None
-    content = {run_id: norms_of(run_id) for run_id in dict.fromkeys(known["run_id"])}
+    norms = {run_id: norms_of(run_id) for run_id in dict.fromkeys(known["run_id"])}
     groups = {name: labels for name, labels in accuracies.groups(known.iloc[0]["class_counts"]).items() if labels}
     most = known.groupby("row").size().max()
     lines, data = [], []
     for row, own in known.groupby("row", sort=False):
-        norms = {_pair(line): content[line["run_id"]] for _, line in own.iterrows()}
-        found = {pair: one.precision for pair, one in norms.items() if one and one.precision}
-        if len(found) < most:  # no mean over what is there
+        read = {_pair(line): norms[line["run_id"]] for _, line in own.iterrows()}
+        found = {pair: one.precision for pair, one in read.items() if one and one.precision}
+        if len(found) < most:
             continue
         texts: list[str] = []
         for name, labels in groups.items():

@@ -1,4 +1,4 @@
-"""Rows against their table's reference row: paired differences with their interval, and a test where it has power."""
+"""Differences between two rows, over runs paired by seeds: mean, interval, and from five pairs on a test."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Difference:
-    """A row minus the reference, in points: the mean over ``pairs`` and its 95 % interval [``low``, ``high``].
+    """A row minus the reference, in points: the mean over ``pairs`` of runs and its 95 % interval [``low``, ``high``].
 
-    ``p`` is Student's paired t-test's, two-sided, NaN below five pairs; ``holm`` the same corrected for the other
-    comparisons of its table. The interval is NaN for a single pair, everything but ``pairs`` where a value is NaN.
+    ``p``: of Student's paired t-test, two-sided; NaN below five pairs. ``holm``: the same after Holm's correction for
+    the other comparisons; NaN before `corrected`. The interval is NaN for a single pair. Everything but ``pairs`` is
+    NaN where a run has no value.
     """
 
     mean: float
@@ -34,7 +35,7 @@ class Difference:
 
 
 def difference(own: Mapping[Pair, float], reference: Mapping[Pair, float]) -> Difference:
-    """``own`` minus ``reference``, accuracies as fractions by seeds, over the seeds that both have."""
+    """``own`` minus ``reference`` over the seeds that both have; accuracies are fractions, by seeds."""
     shared = sorted(own.keys() & reference.keys())
     points = 100 * np.array([own[pair] - reference[pair] for pair in shared], dtype=float)
     n = len(points)
@@ -47,7 +48,7 @@ def difference(own: Mapping[Pair, float], reference: Mapping[Pair, float]) -> Di
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     p = nan
     if n >= PAIRS_TO_TEST:
-        t = abs(mean) / error if error else inf if mean else 0.0  # equal differences: certain, or none at all
+        t = abs(mean) / error if error else inf if mean else 0.0  # without spread p is 0, or 1 if all are 0
         p = float(2 * stats.t.sf(t, n - 1))
     return Difference(mean, mean - half, mean + half, n, p)
 
@@ -55,8 +56,7 @@ def difference(own: Mapping[Pair, float], reference: Mapping[Pair, float]) -> Di
 def tied(values: Mapping[str, Mapping[Pair, float]], best: str) -> set[str]:
     """The rows of ``values`` (fractions by seeds) that a paired test cannot tell from the ``best`` of them.
 
-    p ≥ 0.05 after Holm's correction over the rows. None below five shared pairs, where there is no test: that a
-    difference was not looked for is no sign that there is none.
+    p ≥ 0.05 after Holm's correction over the rows. Empty below five shared pairs, since there is no test then.
     """
     against = corrected({row: difference(own, values[best]) for row, own in values.items() if row != best})
     return {row for row, one in against.items() if not isnan(one.holm) and one.holm >= 1 - CONFIDENCE}
@@ -64,12 +64,11 @@ def tied(values: Mapping[str, Mapping[Pair, float]], best: str) -> set[str]:
 
 def holm(values: Sequence[float]) -> list[float]:
     """Holm's step-down correction of p-values (1979): of m, the k-th smallest is multiplied by m − k + 1."""
-    order = sorted(range(len(values)), key=lambda index: values[index])
-    corrected, largest = [0.0] * len(values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
-        corrected[index] = largest
-    return corrected
+    p = np.asarray(values, dtype=float)
+    order = p.argsort()
+    found = np.empty_like(p)
+    found[order] = np.minimum(1.0, np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]))
+    return found.tolist()
 
 
 def corrected(differences: Mapping[Key, Difference]) -> dict[Key, Difference]:

@@ -1,4 +1,4 @@
-"""The line under a table that says which code, devices and libraries its runs come from."""
+"""The footnote that says which code, devices and libraries the runs of a table come from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tune_lt.store import CellRecord
 
 
 def provenance(records: Sequence[CellRecord]) -> str:
-    """Where the runs come from; tables that mix commits, versions or devices say so."""
+    """One sentence on where the runs come from; it says so if they differ in commit, versions or device."""
     parts = []
     for tag, label in (("git", "code"), ("device", "device")):
         values = different(records, tag)

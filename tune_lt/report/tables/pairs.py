@@ -1,31 +1,31 @@
-"""Every two rows of a table compared by seeds: what a study answers beside the differences from its reference."""
+"""Every two rows of a study compared by seeds; the other tables compare each row with the reference alone."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import pandas as pd
 
 from tune_lt.report.tables.differences import difference
 from tune_lt.report.tables.sheet import Sheet, difference_text
-from tune_lt.report.tables.summary import COLUMNS, Table, by_seeds
+from tune_lt.report.tables.summary import COLUMNS, Runs
 
-MOST_ROWS = 12  # 66 pairs: more are a table that nobody reads
+MOST_ROWS = 12  # that is 66 pairs; nobody reads a longer table
 
 
-def sheet(frame: pd.DataFrame, table: Table, name: str, title: str) -> Sheet | None:
-    """Each complete row of the ``table`` less each one before it, in every column of it.
+def sheet(rows: Sequence[str], runs: Mapping[tuple[str, str], Runs], name: str, title: str) -> Sheet | None:
+    """Each complete row minus each complete one before it, in every group of classes.
 
-    None with fewer than two rows, more than `MOST_ROWS`, or a single pair of runs. ``frame``: as `tables` has it.
+    None with fewer than two such rows, more than `MOST_ROWS`, or one run each. ``runs``: by row and group.
     """
-    rows = [row for row in table.spec.rows if not table.missing.get(row)]
-    if not 2 <= len(rows) <= MOST_ROWS or table.spec.expected < 2:
+    complete = [row for row in rows if not runs[row, "Overall"].missing]
+    if not 2 <= len(complete) <= MOST_ROWS or len(runs[complete[0], "Overall"].runs) < 2:
         return None
-    values = {(row, column): by_seeds(frame, row, [source]) for row in rows for column, source in COLUMNS.items()}
     lines, data = [], []
-    for less, row in itertools.combinations(rows, 2):
-        found = {column: difference(values[row, column], values[less, column]) for column in COLUMNS}
+    for less, row in itertools.combinations(complete, 2):
+        found = {column: difference(runs[row, column].values, runs[less, column].values) for column in COLUMNS}
         lines.append((row, less, *map(difference_text, found.values())))
         for column, one in found.items():
             shown = {key: value for key, value in asdict(one).items() if key not in ("p", "holm")}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, replace
 from math import isnan, nan
 from typing import Any
 
@@ -11,11 +12,10 @@ import pandas as pd
 
 from tune_lt.documents import CONTENTS, Contents
 from tune_lt.report.tables import published
-from tune_lt.report.tables.differences import Difference, Pair, corrected, difference, tied
 from tune_lt.report.tables.origins import provenance
 from tune_lt.report.tables.published import Column
-from tune_lt.report.tables.sheet import NONE, TIED, TIES, Behind, Sheet, difference_text, marked, plus_minus
-from tune_lt.report.tables.summary import COLUMNS, Scored, Summary, best, summarise
+from tune_lt.report.tables.sheet import NONE, TIES, Sheet, gains, marked, means, of_columns
+from tune_lt.report.tables.summary import Runs, Table, cells_at, records_of, runs_by_row
 from tune_lt.store import CellRecord, Store, own_tags
 from tune_lt.study import FULL, SMALL, command_line
 from tune_lt.study.rows import REFERENCE
@@ -40,59 +40,57 @@ LEGEND = (
 BESIDE = "Lines 'paper': the published number, one run, and in brackets ours minus it."
 
 
-@dataclass
+@dataclass(frozen=True)
 class Part:
-    """What the store has of one place in a table: its runs, how many are ``expected``, the ``study`` they are of.
+    """What a study has of one data set and imbalance factor: its ``runs`` by row and group, and their ``records``.
 
     ``as_paper``: whether it was trained on the paper's profile, all of it, with the paper's network.
     """
 
-    expected: int
     study: str
     as_paper: bool
-    runs: list[tuple[CellRecord, Pair]] = field(default_factory=list)
-
-    def values(self, group: str) -> dict[Pair, float]:
-        return {pair: record.metrics.get(COLUMNS[group], nan) for record, pair in self.runs}
-
-    def scored(self, group: str) -> tuple[Scored, ...]:
-        values = self.values(group)
-        return tuple(Scored.of(run.run_id, run.experiment, pair, values[pair]) for run, pair in self.runs)
+    runs: Mapping[tuple[str, str], Runs]
+    records: Sequence[CellRecord]
 
     @property
-    def whole(self) -> bool:
-        return len(self.runs) >= self.expected
+    def missing(self) -> int:
+        """How many runs are missing, of all rows together."""
+        return sum(runs.missing for (_, group), runs in self.runs.items() if group == "Overall")
 
 
-Cells = Mapping[tuple[str, Column], Part]  # by row, and column without its group
+Parts = Mapping[Column, Part]  # by columns of the group Overall
 
 
 def sheets(store: Store, scale: str = FULL) -> list[Sheet]:
     """Every table of the paper that some study of the store is a part of.
 
-    A study says so with ``table`` in its file. What is missing is shown as missing, with the command that fills it.
+    A study says so with ``table`` in its file. What is missing is shown as missing, with the command that trains it.
+    Of two studies with the same column the one with more runs has it; of equal ones the newer.
     """
     finished = store.finished_cells()
-    found: dict[int, dict[tuple[str, Column], Part]] = {}
-    for run in store.study_runs():
+    found: dict[int, dict[Column, Part]] = {}
+    for run in store.study_runs():  # the newest first
         tags = own_tags(run)
-        if tags.get("table") and tags.get("scale", FULL) == scale:
-            content = store.read(run.info.run_id, CONTENTS, Contents.of)
-            if content:
-                _take_over(found.setdefault(int(tags["table"]), {}), _parts(tags, content, finished))
-    return [sheet for table in sorted(found) for sheet in _of_table(table, found[table], scale, alone=False)]
+        if not tags.get("table") or tags.get("scale", FULL) != scale:
+            continue
+        content = store.read(run.info.run_id, CONTENTS, Contents.of)
+        parts = found.setdefault(int(tags["table"]), {})
+        for column, part in (_parts(tags, content, finished) if content else {}).items():
+            if column not in parts or len(part.records) > len(parts[column].records):
+                parts[column] = part
+    return [sheet for table in sorted(found) if found[table] for sheet in _of_table(table, found[table], scale)]
 
 
 def sheets_of(tags: Mapping[str, str], content: Contents, finished: Mapping[str, CellRecord]) -> list[Sheet]:
     """As `sheets`, of one study alone with its own columns; none where it is no part of a table.
 
-    ``tags`` (no prefix) and ``content`` of cells.json are those of its run, ``finished`` is what `Store.finished_cells`
-    gives.
+    ``tags`` (without their prefix) and ``content`` of cells.json are those of the study's run; ``finished``: as
+    `Store.finished_cells` gives them.
     """
     if not tags.get("table"):
         return []
-    cells = _parts(tags, content, finished)
-    return _of_table(int(tags["table"]), cells, tags.get("scale", FULL), alone=True)
+    parts = _parts(tags, content, finished)
+    return _of_table(int(tags["table"]), parts, tags.get("scale", FULL), alone=True)
 
 
 def _command(name: str, scale: str) -> str:
@@ -101,230 +99,133 @@ def _command(name: str, scale: str) -> str:
     return command_line("run", own if own in STUDIES.values() else f"{own}.yaml", small)
 
 
-def _parts(
-    tags: Mapping[str, str], content: Contents, finished: Mapping[str, CellRecord]
-) -> dict[tuple[str, Column], Part]:
-    """What a study has of its table."""
-    data = content.data
-    whole = data["profile"] == "exponential" and data["head"] is None and data["sealed"] is None
+def _parts(tags: Mapping[str, str], content: Contents, finished: Mapping[str, CellRecord]) -> dict[Column, Part]:
+    """What a study has of its table, by columns of the group Overall."""
+    whole = content.data["profile"] == "exponential" and content.data["head"] is None and content.data["sealed"] is None
     as_paper = whole and content.model == NETWORKS[int(tags["table"])]
-    cells: dict[tuple[str, Column], Part] = {}
-    for row, entries in content.rows.items():
-        for entry in entries:
-            column = Column(tags["dataset"], entry.imbalance)
-            part = cells.setdefault((row, column), Part(0, tags["study"], as_paper))
-            part.expected += 1
-            if entry.fingerprint in finished:
-                part.runs.append((finished[entry.fingerprint], (entry.data_seed, entry.init_seed)))
-    return cells
+    parts = {}
+    for imbalance in content.columns:
+        cells = cells_at(content.rows, imbalance)
+        runs, records = runs_by_row(cells, finished), records_of(cells, finished)
+        parts[Column(tags["dataset"], imbalance)] = Part(tags["study"], as_paper, runs, records)
+    return parts
 
 
-def _take_over(cells: dict[tuple[str, Column], Part], own: Mapping[tuple[str, Column], Part]) -> None:
-    """Of two studies with the same column the one with more runs has it, of equal ones the newer, which comes first."""
-    for column in {column for _, column in own}:
-        both = [{key: part for key, part in one.items() if key[1] == column} for one in (cells, own)]
-        before, now = (sum(len(part.runs) for part in some.values()) for some in both)
-        if both[0] and now <= before:
-            continue
-        for key in both[0]:
-            del cells[key]
-        cells.update(both[1])
-
-
-def _of_table(table: int, cells: Cells, scale: str, *, alone: bool) -> list[Sheet]:
-    every = published.values(table)
-    other = {column for (_, column), part in cells.items() if not part.as_paper}  # nothing to compare it with
-    printed = {key: value for key, value in every.items() if scale == FULL and _bare(key[1]) not in other}
-    columns = _columns(every, cells, alone)
-    rows = list(dict.fromkeys([*(row for row, _ in every), *(row for row, _ in cells)]))
-    name = f"table{table}" + ("" if scale == FULL else f"_{scale}")
-    whole = {(row, column): cells.get((row, _bare(column))) for row in rows for column in columns}
-    means = {key: summarise(part.values(key[1].group).values()) for key, part in whole.items() if part and part.whole}
-    gains = _gains(whole, rows, columns)
-    notes = (
+def _of_table(number: int, parts: Parts, scale: str, *, alone: bool = False) -> list[Sheet]:
+    """The table of accuracies and, if anything can be compared, that of differences. ``alone``: as `_columns`."""
+    every = published.values(number)
+    other = {column for column, part in parts.items() if not part.as_paper}  # these cannot be compared with the paper
+    printed = {key: value for key, value in every.items() if scale == FULL and key[1].bare not in other}
+    ours = {
+        (row, replace(column, group=group)): runs
+        for column, part in parts.items()
+        for (row, group), runs in part.runs.items()
+    }
+    rows = list(dict.fromkeys(row for row, _ in (*every, *ours)))
+    columns = _columns(every, parts, alone)
+    table = Table(rows, columns, ours, REFERENCE, pooled=True)
+    name = f"table{number}" + ("" if scale == FULL else f"_{scale}")
+    notes = [
         LEGEND,
         TIES,
         *([BESIDE] if printed else []),
-        *_sources(cells, scale),
-        *_missing(table, cells, columns, scale),
-    )
-    found = [_accuracies(name, TITLES[table], rows, columns, whole, means, printed, notes)]
-    found += [_differences(name, TITLES[table], rows, columns, gains)] if gains else []
+        *_sources(parts, scale),
+        *_missing(number, parts, columns, scale),
+    ]
+    found = [_accuracies(name, TITLES[number], table, printed, notes)]
+    found += [_differences(name, TITLES[number], table)] if table.differences else []
     return [marked(sheet, scale) for sheet in found]
 
 
-def _bare(column: Column) -> Column:
-    return Column(column.dataset, column.imbalance)
-
-
-def _columns(printed: Iterable[tuple[str, Column]], cells: Cells, alone: bool) -> list[Column]:
+def _columns(printed: Iterable[tuple[str, Column]], parts: Parts, alone: bool) -> list[Column]:
     """The paper's columns in its order, then those that only we have; ``alone``: without those nobody has trained."""
-    groups = list(dict.fromkeys(column.group for _, column in printed))
-    ours = dict.fromkeys(column for _, column in cells)
-    extra = [Column(bare.dataset, bare.imbalance, group) for bare in ours for group in groups]
+    groups = dict.fromkeys(column.group for _, column in printed)
+    extra = [replace(column, group=group) for column in parts for group in groups]
     every = dict.fromkeys([*(column for _, column in printed), *extra])
-    return [column for column in every if not alone or _bare(column) in ours]
-
-
-def _gains(
-    whole: Mapping[tuple[str, Column], Part | None], rows: Sequence[str], columns: Sequence[Column]
-) -> dict[tuple[str, Column], Difference]:
-    """Every complete cell minus the reference's, run by run; Holm's correction over the whole table."""
-    found = {}
-    for column in columns:
-        base = whole.get((REFERENCE, column))
-        for row in rows:
-            part = whole[row, column]
-            if row == REFERENCE or not (base and base.whole and part and part.whole):
-                continue
-            own, reference = part.values(column.group), base.values(column.group)
-            if own.keys() == reference.keys():
-                found[row, column] = difference(own, reference)
-    return corrected(found)
+    return [column for column in every if not alone or column.bare in parts]
 
 
 def _accuracies(
-    name: str,
-    title: str,
-    rows: Sequence[str],
-    columns: Sequence[Column],
-    whole: Mapping[tuple[str, Column], Part | None],
-    means: Mapping[tuple[str, Column], Summary],
-    printed: Mapping[tuple[str, Column], float],
-    notes: Sequence[str],
+    name: str, title: str, table: Table[Column], printed: Mapping[tuple[str, Column], float], notes: Sequence[str]
 ) -> Sheet:
     """A line for each row, below it the paper's where it has one."""
-    lines: list[tuple[str, ...]] = []
-    bold, dim, behind, data = set(), set(), {}, []
-    equals = {column: _equals(column, rows, whole, means) for column in columns}
-    for row in rows:
-        here = len(lines)
-        texts = []
-        for index, column in enumerate(columns, start=1):
-            part, mean = whole[row, column], means.get((row, column))
-            top, same = equals[column]
-            texts.append(_shown(part, mean) + (f" {TIED}" if row in same else ""))
-            if row in top:
-                bold.add((here, index))
-            if part:
-                behind[here, index] = Behind(part.scored(column.group), missing=part.expected - len(part.runs))
-            data.append(_line(row, column, part, mean, printed.get((row, column))))
-        lines.append((row, *texts))
-        if not any((row, column) in means for column in columns):
-            dim.add(here)
-        if any((row, column) in printed for column in columns):
-            dim.add(len(lines))
-            lines.append((f"{row}, paper", *(_beside(printed, means, row, column) for column in columns)))
-    return Sheet(
-        name,
-        title,
-        ("Method", *map(_label, columns)),
-        tuple(lines),
-        pd.DataFrame(data),
-        tuple(notes),
-        bold=frozenset(bold),
-        dim=frozenset(dim),
-        narrow={_label(column): _label(column).replace(" ", "\n") for column in columns},
-        behind=behind,
-    )
+    beside = {row: f"{row}, paper" for row in table.rows if any((row, column) in printed for column in table.columns)}
+    lines = [line for row in table.rows for line in (row, beside.get(row)) if line]
+    shown = []
+    for column in table.columns:
+        own = means(table, column, column.label, column.label.replace(" ", "\n"))
+        texts = {**dict.fromkeys(table.rows, "missing"), **own.texts}
+        texts |= {row: _count(runs) for row, runs in own.runs.items() if runs.missing}
+        texts |= {line: _beside(printed.get((row, column)), own.runs.get(row)) for row, line in beside.items()}
+        shown.append(replace(own, texts=texts))
+    places = [(row, column) for row in table.rows for column in table.columns]
+    data = pd.DataFrame([_line(*place, table.runs.get(place), printed.get(place)) for place in places])
+    trained = {row for column in table.columns for row in table.complete(column)}
+    return of_columns(name, title, lines, shown, data, notes, set(lines) - trained)
 
 
-def _differences(
-    name: str,
-    title: str,
-    rows: Sequence[str],
-    columns: Sequence[Column],
-    gains: Mapping[tuple[str, Column], Difference],
-) -> Sheet:
-    some = [row for row in rows if any((row, column) in gains for column in columns)]
-    shown = [column for column in columns if any((row, column) in gains for row in rows)]
-    untested = all(isnan(one.p) for one in gains.values())
+def _differences(name: str, title: str, table: Table[Column]) -> Sheet:
+    """Each row's difference from plain cross-entropy, in the columns where there is one."""
+    found = table.differences
+    shown = list(dict.fromkeys(column for _, column in found))
+    untested = all(isnan(one.p) for one in found.values())
     how = "no test with fewer than 5 pairs" if untested else "p: paired t-test, two-sided, Holm over this table"
-    data = [
-        {"row": row, **vars(column), **vars(gains[row, column])}
-        for row in some
-        for column in shown
-        if (row, column) in gains
-    ]
-    return Sheet(
+    places = [(row, column) for row in table.rows for column in shown if (row, column) in found]
+    return of_columns(
         f"{name}_differences",
         f"{title}, against {REFERENCE}",
-        ("Method", *map(_label, shown)),
-        tuple((row, *(difference_text(gains.get((row, column))) for column in shown)) for row in some),
-        pd.DataFrame(data),
-        (f"Points more than {REFERENCE} [95 % interval], over runs paired by data seed and init seed; {how}.",),
-        narrow={_label(column): _label(column).replace(" ", "\n") for column in shown},
+        list(dict.fromkeys(row for row, _ in places)),
+        [gains(table, column, column.label, column.label.replace(" ", "\n")) for column in shown],
+        pd.DataFrame([{"row": row, **vars(column), **vars(found[row, column])} for row, column in places]),
+        [f"Points more than {REFERENCE} [95 % interval], over runs paired by data seed and init seed; {how}."],
     )
 
 
-def _label(column: Column) -> str:
-    imbalance = "" if column.imbalance is None else f" {column.imbalance:g}"
-    return f"{column.dataset}{imbalance}" + ("" if column.group == "Overall" and imbalance else f" {column.group}")
+def _count(runs: Runs) -> str:
+    return f"{len(runs.runs)} of {len(runs.runs) + runs.missing} runs"
 
 
-def _equals(
-    column: Column,
-    rows: Sequence[str],
-    whole: Mapping[tuple[str, Column], Part | None],
-    means: Mapping[tuple[str, Column], Summary],
-) -> tuple[list[str], set[str]]:
-    """The rows with the highest printed mean of a column, and those that cannot be told from the first of them."""
-    known = {row: means[row, column].mean for row in rows if (row, column) in means}
-    top = best(known)
-    values = {row: part.values(column.group) for row in known if (part := whole[row, column])}
-    return top, tied(values, top[0]) - set(top) if top else set()
-
-
-def _shown(part: Part | None, mean: Summary | None) -> str:
-    if part is None:
-        return "missing"
-    return f"{len(part.runs)} of {part.expected} runs" if mean is None else plus_minus(mean.mean, mean.std)
-
-
-def _beside(
-    printed: Mapping[tuple[str, Column], float],
-    means: Mapping[tuple[str, Column], Summary],
-    row: str,
-    column: Column,
-) -> str:
-    value, mean = printed.get((row, column)), means.get((row, column))
+def _beside(value: float | None, runs: Runs | None) -> str:
+    """A published number, and how far our mean is above it."""
     if value is None:
         return NONE
-    gain = "" if mean is None or isnan(mean.mean) else f" ({mean.mean - value:+.2f})".replace("-", "−")
-    return f"{value:.2f}{gain}"
+    mean = runs.summary.mean if runs else nan
+    return f"{value:.2f}" + ("" if isnan(mean) else f" ({mean - value:+.2f})".replace("-", "−"))
 
 
-def _line(row: str, column: Column, part: Part | None, mean: Summary | None, value: float | None) -> dict[str, Any]:
+def _line(row: str, column: Column, runs: Runs | None, value: float | None) -> dict[str, Any]:
     """For the CSV file, in full precision."""
-    one = {"row": row, **vars(column), "n": len(part.runs) if part else 0, "expected": part.expected if part else None}
-    own = mean.mean if mean else nan
-    one |= {"mean": own, "std": mean.std if mean else nan}
-    one |= {"low": mean.low if mean else nan, "high": mean.high if mean else nan}
-    return one | {"published": value, "difference": own - value if value is not None else nan}
+    own = runs or Runs(())
+    mean = asdict(own.summary)
+    return {
+        "row": row,
+        **vars(column),
+        "n": mean.pop("n"),
+        "expected": len(own.runs) + own.missing if runs else None,
+        **mean,
+        "published": value,
+        "difference": mean["mean"] - value if value is not None else nan,
+    }
 
 
-def _sources(cells: Cells, scale: str) -> list[str]:
+def _sources(parts: Parts, scale: str) -> list[str]:
     """Which studies the columns are of, which of them are not the paper's, and where their runs come from."""
-    parts = list(cells.values())
-    studies = dict.fromkeys(part.study for part in parts)
-    odd = [] if scale != FULL else dict.fromkeys(part.study for part in parts if not part.as_paper)
+    studies = dict.fromkeys(part.study for part in parts.values())
+    odd = dict.fromkeys(part.study for part in parts.values() if scale == FULL and not part.as_paper)
     notes = [f"Not beside the published numbers, for another profile, network or fewer images: {name}." for name in odd]
-    records = [record for part in parts for record, _ in part.runs]
+    records = [record for part in parts.values() for record in part.records]
     return [f"Studies: {', '.join(studies)}.", *notes, *([provenance(records)] if records else [])]
 
 
-def _missing(table: int, cells: Cells, columns: Sequence[Column], scale: str) -> list[str]:
+def _missing(number: int, parts: Parts, columns: Sequence[Column], scale: str) -> list[str]:
     """What is to be trained yet, each with its command."""
-    some: dict[str, int] = {}
-    for part in cells.values():
-        if not part.whole:
-            command = _command(part.study, scale)
-            some[command] = some.get(command, 0) + part.expected - len(part.runs)
-    notes = [f"Missing: {count} runs; {command}" for command, count in some.items()]
-    ours = {column for _, column in cells}
+    counts: Counter[str] = Counter()
+    for part in parts.values():
+        counts[_command(part.study, scale)] += part.missing
+    notes = [f"Missing: {count} runs; {command}" for command, count in counts.items() if count]
     absent: dict[str, list[str]] = {}
-    for column in dict.fromkeys(_bare(column) for column in columns if _bare(column) not in ours):
+    for column in dict.fromkeys(column.bare for column in columns if column.bare not in parts):
         absent.setdefault(column.dataset, []).append("" if column.imbalance is None else f" {column.imbalance:g}")
     for dataset, factors in absent.items():
-        notes.append(f"Missing: {dataset}{','.join(factors)}; {_command(STUDIES[table, dataset], scale)}")
+        notes.append(f"Missing: {dataset}{','.join(factors)}; {_command(STUDIES[number, dataset], scale)}")
     return notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
@@ -20,6 +20,18 @@ class Column:
     dataset: str
     imbalance: float | None
     group: str = "Overall"
+
+    @property
+    def bare(self) -> Column:
+        """The same data set and imbalance factor, of all classes together."""
+        return replace(self, group="Overall")
+
+    @property
+    def label(self) -> str:
+        """The column's name in a table: cifar10 100, imagenet 100 Many."""
+        factor = [] if self.imbalance is None else [f"{self.imbalance:g}"]
+        group = [] if factor and self.group == "Overall" else [self.group]
+        return " ".join([self.dataset, *factor, *group])
 
 
 @cache

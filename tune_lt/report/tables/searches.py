@@ -1,4 +1,4 @@
-"""What the searches of a study found, from the artifacts that each leaves when it ends; and the tables of it."""
+"""What the searches of a study found, read from the document that each records when it ends, and the tables of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tune_lt.store import Store
 from tune_lt.texts import found_values
 
 BEST, PLAIN = "best mean", "one standard error"
-FRONT = "Front: trials that no other beats in one metric without losing in the other."
+OUTCOMES = ("complete", "pruned", "failed")
 LEGEND = (
     "Held-out accuracy in %: mean ± standard error over the units (folds × seeds). The units are taken as independent, "
     "which folds are not, so the error is rather too small. These images chose the values: no test result."
@@ -24,7 +24,7 @@ LEGEND = (
 
 
 def read(store: Store, run_id: str, files: Mapping[str, str] | None = None) -> list[SearchResult]:
-    """The ended searches of a study's run, in order. ``files``: by search; without it every one the run has."""
+    """The ended searches of a study. ``run_id``: its own run; ``files``: their documents by search, else all it has."""
     if files is None:
         names = sorted(item.path for item in store.client.list_artifacts(run_id))
         files = {match[1]: name for name in names if (match := SEARCH_FILE.fullmatch(name))}
@@ -32,13 +32,8 @@ def read(store: Store, run_id: str, files: Mapping[str, str] | None = None) -> l
     return [one for one in found if one is not None]
 
 
-def finite_units(trial: Trial, metric: str) -> int:
-    """How many units a trial's mean is over."""
-    return sum(map(math.isfinite, trial.units.get(metric, ())))
-
-
 def chosen_sheet(searched: SearchResult) -> Sheet:
-    """What one search chose: a line for the best mean, one for the one-standard-error rule, those of the front."""
+    """What one search chose: lines for the best mean, for the one-standard-error rule and for the Pareto front."""
     return _sheet(
         f"search_{file_part(searched.name)}",
         f"Search of {searched.name}: what was chosen",
@@ -49,20 +44,19 @@ def chosen_sheet(searched: SearchResult) -> Sheet:
 
 
 def compared_sheet(all_searched: Sequence[SearchResult]) -> Sheet:
-    """What several searches found, a line each, with the epochs each had."""
+    """The best trial of each of several searches, with the epochs that the search trained."""
     watched = dict.fromkeys(name for searched in all_searched for name in searched.watched)
     lines = [(searched.name, searched, searched.best) for searched in all_searched]
     return _sheet("searches", "Searches: the best mean of each", "Search", lines, tuple(watched))
 
 
 def trials_sheet(searched: SearchResult) -> Sheet:
-    """Every complete trial of one search, the best first, with its distance from the best over the units of both."""
+    """Every complete trial of one search, best first, with its difference from the best over the units of both."""
     metric = searched.metric
-    complete = [point for point in searched.points if point.outcome == "complete" and finite_units(point, metric)]
-    complete.sort(key=lambda point: -point.value(metric))
+    complete = [point for point in searched.points if point.outcome == "complete" and _pairs(point, metric)]
     lines, data = [], []
     best = _pairs(searched.best, metric)
-    for point in complete:
+    for point in sorted(complete, key=lambda point: -point.value(metric)):
         pairs = _pairs(point, metric)
         one = None if point is searched.best else difference(pairs, best)
         scores = plus_minus(100 * point.value(metric), 100 * point.standard_error(metric))
@@ -84,61 +78,56 @@ def trials_sheet(searched: SearchResult) -> Sheet:
 
 
 def _pairs(trial: Trial, metric: str) -> dict[Pair, float]:
-    """A trial's values by unit, as `difference` pairs them."""
-    return {(0, unit): value for unit, value in enumerate(trial.units[metric]) if math.isfinite(value)}
+    """The finite values of a trial by unit, over which its mean is, in the form in which `difference` pairs runs."""
+    return {(0, unit): value for unit, value in enumerate(trial.units.get(metric, ())) if math.isfinite(value)}
 
 
 def listed(found: Mapping[str, Any]) -> str:
-    """Found values in one line."""
+    """Found values in one line, "—" where a trial has none."""
     return found_values(found) or NONE
 
 
 def choices(searched: SearchResult) -> list[tuple[str, Trial]]:
-    """What was chosen, each configuration once, by the rules that chose it."""
+    """The chosen trials, each once, with the names of the rules that chose it."""
     rules: list[tuple[str, Trial]] = [(BEST, searched.best)]
     rules += [(PLAIN, searched.plain)] if searched.plain else []
     rules += [(f"front {index}", trial) for index, trial in enumerate(searched.front, start=1)]
-    chosen: list[tuple[str, Trial]] = []
-    for label, trial in rules:
-        known = next((index for index, (_, other) in enumerate(chosen) if other is trial), None)
-        if known is None:
-            chosen.append((label, trial))
-        else:
-            chosen[known] = (f"{chosen[known][0]}, {label}", trial)
-    return chosen
+    chosen = {id(trial): trial for _, trial in rules}.values()
+    return [(", ".join(label for label, other in rules if other is trial), trial) for trial in chosen]
 
 
 def _sheet(
     name: str, title: str, label: str, lines: Sequence[tuple[str, SearchResult, Trial]], watched: Sequence[str]
 ) -> Sheet:
-    trials = "Trials complete / pruned / failed"
-    objectives = {objective for _, searched, _ in lines for objective in searched.objectives}
+    """A line for each (first cell, search, trial); ``label``: the name of the first column; ``watched``: metrics."""
+    trials = f"Trials {' / '.join(OUTCOMES)}"
     texts, data = [], []
     for first, searched, trial in lines:
-        counts = searched.outcomes()
-        means = [plus_minus(100 * trial.value(metric), 100 * trial.standard_error(metric)) for metric in watched]
-        units, total = finite_units(trial, searched.metric), len(trial.units.get(searched.metric, ()))
+        counts = [searched.outcomes()[outcome] for outcome in OUTCOMES]
+        means = {metric: 100 * trial.value(metric) for metric in watched}
+        errors = {metric: 100 * trial.standard_error(metric) for metric in watched}
+        units, total = len(_pairs(trial, searched.metric)), len(trial.units.get(searched.metric, ()))
         texts.append(
             (
                 first,
                 listed(trial.found),
-                *means,
+                *(plus_minus(means[metric], errors[metric]) for metric in watched),
                 str(units) if units == total else f"{units} of {total}",
-                f"{counts['complete']} / {counts['pruned']} / {counts['failed']}",
+                " / ".join(map(str, counts)),
                 str(searched.epochs),
             )
         )
         data.append(
-            {"search": searched.name, "choice": first if label == "Choice" else BEST}
-            | dict(trial.found)
-            | {metric: 100 * trial.value(metric) for metric in watched}
-            | {f"{metric} standard error": 100 * trial.standard_error(metric) for metric in watched}
-            | {"units": units, **{outcome: counts[outcome] for outcome in ("complete", "pruned", "failed")}}
-            | {"epochs": searched.epochs}
+            {"search": searched.name, "choice": first if label == "Choice" else BEST, **trial.found, **means}
+            | {f"{metric} standard error": error for metric, error in errors.items()}
+            | {"units": units, **dict(zip(OUTCOMES, counts, strict=True)), "epochs": searched.epochs}
         )
     notes = [LEGEND, "Epochs: of all trials of a search together; a trial that the store knew already took none."]
-    if len(objectives) > 1:
-        notes.append(f"{BEST.capitalize()}: of both metrics together. {FRONT}")
+    if any(len(searched.objectives) > 1 for _, searched, _ in lines):
+        notes.append(
+            "Best mean: of both metrics together. Front: trials that no other beats in one metric without losing in "
+            "the other."
+        )
     for searched in {one.name: one for _, one, _ in lines}.values():
         notes += _notes(searched, several=label != "Choice")
     return Sheet(
@@ -149,15 +138,15 @@ def _sheet(
         pd.DataFrame(data),
         tuple(dict.fromkeys(notes)),
         left=2,
-        narrow={trials: "Complete\n/ pruned\n/ failed"},
+        narrow={trials: "\n/ ".join(OUTCOMES).capitalize()},
     )
 
 
 def _notes(searched: SearchResult, several: bool) -> list[str]:
-    """Which trials are not counted, and what the constraints asked for."""
+    """The footnotes on one search: trials that are not counted, and its constraints. ``several``: beside others."""
     start = f"{searched.name}: " if several else ""
     notes = []
-    rest = searched.trials - sum(searched.outcomes()[outcome] for outcome in ("complete", "pruned", "failed"))
+    rest = searched.trials - sum(searched.outcomes()[outcome] for outcome in OUTCOMES)
     if rest:
         notes.append(f"{start}{rest} of {searched.trials} trials only repeated another.")
     complete = [point for point in searched.points if point.outcome == "complete"]

@@ -1,19 +1,19 @@
-"""What every format prints: a table as texts, whatever it is about; and the tables of accuracies in that form.
+"""A table as texts, which every format prints (`Sheet`), and how tables of accuracies become one.
 
-Percent with two decimals, as the paper prints them; "—" where there is no number to show. The best mean of a column is
-bold, among complete rows and by what is printed; that is no statement about significance, and the legend says so.
+Accuracies are in percent with two decimals, as the paper prints them; "—" where there is no number. The highest printed
+mean of a column is bold, among complete rows; the legend says that this is no test of significance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 
 import pandas as pd
 
-from tune_lt.report.tables.differences import PAIRS_TO_TEST, Difference, corrected
-from tune_lt.report.tables.summary import COLUMNS, Scored, Summary, Table, best
+from tune_lt.report.tables.differences import PAIRS_TO_TEST, Difference
+from tune_lt.report.tables.summary import Column, Runs, Summary, Table
 from tune_lt.study import smaller
 
 TIED = "≈"
@@ -26,7 +26,6 @@ TIES = (
     "over the column, p ≥ 0.05; from 5 pairs on)."
 )
 NONE = "—"
-_RUNS = "Runs"
 _COMPARED = {  # a difference's fields, as the CSV file names them
     "mean": "difference",
     "low": "difference_low",
@@ -35,27 +34,15 @@ _COMPARED = {  # a difference's fields, as the CSV file names them
     "p": "p",
     "holm": "p_holm",
 }
-_INTERVAL = "Overall 95 % interval"
-
-
-@dataclass(frozen=True)
-class Behind:
-    """The runs that a cell is made of, and those of the reference that it is a difference ``against``.
-
-    ``missing`` counts those there should be more: then nothing is averaged, and ``runs`` are those there are.
-    """
-
-    runs: tuple[Scored, ...]
-    against: tuple[Scored, ...] = ()
-    missing: int = 0
 
 
 @dataclass(frozen=True)
 class Sheet:
     """A table to be printed: the ``lines`` below its ``header``, the first ``left`` columns of which are text.
 
-    ``bold`` are (line, column), ``dim`` lines, by index. ``narrow``: what a terminal shows in place of a long name in
-    the header. ``data`` is what the table says in full precision, for the CSV file. ``behind``: by (line, column).
+    ``data``: the same in full precision, for the CSV file; ``notes``: the footnotes. ``bold`` holds (line, column) and
+    ``dim`` lines, by index. ``narrow``: what a terminal shows in place of a long name in the header. ``behind``: the
+    runs that a number is made of, by (line, column).
     """
 
     name: str
@@ -68,120 +55,128 @@ class Sheet:
     bold: frozenset[tuple[int, int]] = frozenset()
     dim: frozenset[int] = frozenset()
     narrow: Mapping[str, str] = field(default_factory=dict)
-    behind: Mapping[tuple[int, int], Behind] = field(default_factory=dict)
+    behind: Mapping[tuple[int, int], Runs] = field(default_factory=dict)
 
 
-def of_groups(table: Table) -> Sheet:
-    """A row's accuracy in every group of classes, and how it differs from the reference where there is one.
+@dataclass(frozen=True)
+class TextColumn:
+    """A column of a table with a line for each row: its ``name``, and by row the ``texts`` to print.
 
-    The data is tidy: a line for each row and column of the table. An incomplete row has its ``n`` and no numbers.
+    ``bold``: the rows whose text is bold; ``runs``: those that a row's text is made of; ``narrow``: as in `Sheet`.
     """
-    spec = table.spec
-    against = f"Δ Overall vs {spec.reference} [95 % CI]"
-    compared = (against,) if table.differences else ()
-    lines = []
-    for row in spec.rows:
-        overall = table.cells[row, "Overall"]
-        means = [_shown(table, row, column) for column in COLUMNS]
-        gain = [difference_text(table.differences.get((row, "Overall")))] if compared else []
-        lines.append((row, *means, _interval(overall), *gain, _count([overall.n], spec.expected)))
-    shown = [one for (_, column), one in table.differences.items() if column == "Overall"]
-    notes = (LEGEND, *_ties([table]), *_compared_how(shown, spec.reference, "the rows"), *table.notes)
-    bold = [best({line: table.cells[row, column].mean for line, row in enumerate(spec.rows)}) for column in COLUMNS]
-    return Sheet(
-        spec.name,
-        spec.title,
-        ("Method", *COLUMNS, _INTERVAL, *compared, _RUNS),
-        tuple(lines),
-        _data((*key, cell, table.differences.get(key)) for key, cell in table.cells.items()),
-        notes,
-        bold=frozenset((line, 1 + column) for column, rows in enumerate(bold) for line in rows),
-        dim=frozenset(line for line, row in enumerate(spec.rows) if table.missing.get(row)),
-        narrow={_INTERVAL: "Overall\n95 % CI", against: "Δ\n95 % CI"},
-        behind=_behind(
-            [(table, column) for column in COLUMNS] + [(table, "Overall")], [table] * len(compared), [table]
-        ),
-    )
+
+    name: str
+    texts: Mapping[str, str]
+    bold: Collection[str] = ()
+    runs: Mapping[str, Runs] = field(default_factory=dict)
+    narrow: str = ""
 
 
-def of_factors(tables: Mapping[str, Table], name: str, title: str, what: str) -> Sheet:
-    """Overall accuracy, rows by the levels of a factor: what the paper's Table 1 shows of its imbalance factors.
-
-    ``tables``: one for each level, all with the same rows; ``what`` the factor is called. The differences are corrected
-    over the whole sheet.
-    """
-    first = next(iter(tables.values()))
-    rows, reference = first.spec.rows, first.spec.reference
-    pooled = corrected(
-        {
-            (row, level): one
-            for level, table in tables.items()
-            for (row, column), one in table.differences.items()
-            if column == "Overall"
-        }
-    )
-    gains = [level for level, table in tables.items() if table.differences]
-    lines = []
-    for row in rows:
-        cells = [table.cells[row, "Overall"] for table in tables.values()]
-        texts = [_shown(table, row, "Overall") for table in tables.values()]
-        texts += [difference_text(pooled.get((row, level))) for level in gains]
-        lines.append((row, *texts, _count([cell.n for cell in cells], first.spec.expected)))
-    missing = sum(sum(table.missing.values()) for table in tables.values())
-    wanted = len(rows) * len(tables) * first.spec.expected
-    notes = [LEGEND.replace("; 95 % interval of the mean by Student's t", ""), f"Columns: {what}, accuracy Overall."]
-    notes += [*_ties(tables.values()), *_compared_how(pooled.values(), reference, "all comparisons of this table")]
-    if missing:
-        notes.append(f"{missing} of {wanted} runs are missing; where one is, nothing is averaged.")
-    notes += dict.fromkeys(note for table in tables.values() for note in table.notes)
-    bold = [
-        best({line: table.cells[row, "Overall"].mean for line, row in enumerate(rows)}) for table in tables.values()
-    ]
-    data = [
-        (row, level, table.cells[row, "Overall"], pooled.get((row, level)))
-        for level, table in tables.items()
-        for row in rows
-    ]
+def of_columns(
+    name: str,
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[TextColumn],
+    data: pd.DataFrame,
+    notes: Iterable[str],
+    dim: Collection[str] = (),
+) -> Sheet:
+    """A table with a line for each row: the row's name, then its text in every column."""
+    places = [(line, row, at, column) for line, row in enumerate(rows) for at, column in enumerate(columns, start=1)]
     return Sheet(
         name,
         title,
-        ("Method", *tables, *(f"Δ {level} [95 % CI]" for level in gains), _RUNS),
-        tuple(lines),
-        _data(data, what.replace(" ", "_")),
+        ("Method", *(column.name for column in columns)),
+        tuple((row, *(column.texts[row] for column in columns)) for row in rows),
+        data,
         tuple(notes),
-        bold=frozenset((line, 1 + column) for column, some in enumerate(bold) for line in some),
-        dim=frozenset(
-            line for line, row in enumerate(rows) if all(table.missing.get(row) for table in tables.values())
-        ),
-        narrow={f"Δ {level} [95 % CI]": f"Δ {level}\n95 % CI" for level in gains},
-        behind=_behind(
-            [(table, "Overall") for table in tables.values()],
-            [tables[level] for level in gains],
-            list(tables.values()),
-        ),
+        bold=frozenset((line, at) for line, row, at, column in places if row in column.bold),
+        dim=frozenset(line for line, row in enumerate(rows) if row in dim),
+        narrow={column.name: column.narrow for column in columns if column.narrow},
+        behind={(line, at): column.runs[row] for line, row, at, column in places if row in column.runs},
     )
 
 
-def _behind(
-    means: Sequence[tuple[Table, str]], gains: Sequence[Table], counted: Sequence[Table]
-) -> dict[tuple[int, int], Behind]:
-    """The runs behind a sheet's cells: those of the ``means``, then of the differences, then of the number of runs."""
-    found: dict[tuple[int, int], Behind] = {}
-    spec = counted[0].spec
-    for line, row in enumerate(spec.rows):
-        for column, (table, name) in enumerate(means, start=1):
-            found[line, column] = Behind(table.runs.get((row, name), ()), missing=table.missing.get(row, 0))
-        for column, table in enumerate(gains, start=1 + len(means)):
-            if (row, "Overall") in table.differences and spec.reference is not None:
-                found[line, column] = Behind(_overall(table, row), _overall(table, spec.reference))
-        runs = tuple(run for table in counted for run in _overall(table, row))
-        missing = sum(table.missing.get(row, 0) for table in counted)
-        found[line, 1 + len(means) + len(gains)] = Behind(runs, missing=missing)
-    return found
+def of_groups(name: str, title: str, table: Table[str], notes: Iterable[str] = ()) -> Sheet:
+    """Each row's accuracy in every group of classes, and how it differs from the reference if there is one.
+
+    The data is tidy: a line for each row and column of the table. An incomplete row has its ``n`` and no numbers.
+    """
+    overall = table.column("Overall")
+    columns = [means(table, column, column) for column in table.columns]
+    intervals = {row: _interval(runs.summary) for row, runs in overall.items()}
+    columns.append(TextColumn("Overall 95 % interval", intervals, runs=overall, narrow="Overall\n95 % CI"))
+    if table.differences:
+        columns.append(gains(table, "Overall", f"Δ Overall vs {table.reference} [95 % CI]", "Δ\n95 % CI"))
+    columns.append(_counts(table, ["Overall"]))
+    own = [LEGEND, *_ties(table), *_compared_how(table, "the rows"), *notes]
+    return of_columns(name, title, table.rows, columns, data(table, "column"), own, _incomplete(table))
 
 
-def _overall(table: Table, row: str) -> tuple[Scored, ...]:
-    return table.runs.get((row, "Overall"), ())
+def of_factors(name: str, title: str, table: Table[str], what: str, notes: Iterable[str] = ()) -> Sheet:
+    """Overall accuracy by the levels of a factor, as the paper's Table 1 shows it by imbalance factors.
+
+    ``table``: a column for each level; ``what`` the factor is called.
+    """
+    columns = [means(table, level, level) for level in table.columns]
+    compared = dict.fromkeys(level for _, level in table.differences)
+    columns += [gains(table, level, f"Δ {level} [95 % CI]", f"Δ {level}\n95 % CI") for level in compared]
+    columns.append(_counts(table, table.columns))
+    own = [LEGEND.replace("; 95 % interval of the mean by Student's t", ""), f"Columns: {what}, accuracy Overall."]
+    own += [*_ties(table), *_compared_how(table, "all comparisons of this table")]
+    missing = sum(runs.missing for runs in table.runs.values())
+    if missing:
+        wanted = missing + sum(len(runs.runs) for runs in table.runs.values())
+        own.append(f"{missing} of {wanted} runs are missing; where one is, nothing is averaged.")
+    lines = data(table, what.replace(" ", "_"))
+    return of_columns(name, title, table.rows, columns, lines, [*own, *notes], _incomplete(table))
+
+
+def means(table: Table[Column], column: Column, name: str, narrow: str = "") -> TextColumn:
+    """Each row's mean ± standard deviation; the highest is bold, and what a test cannot tell from it is marked."""
+    runs, tied = table.column(column), table.tied(column)
+    texts = {row: mean_std(own.summary) + (f" {TIED}" if row in tied else "") for row, own in runs.items()}
+    return TextColumn(name, texts, table.best(column), runs, narrow)
+
+
+def gains(table: Table[Column], column: Column, name: str, narrow: str = "") -> TextColumn:
+    """How much each row is above the reference, in points, with the 95 % interval."""
+    texts, runs = {}, {}
+    for row in table.rows:
+        one = table.differences.get((row, column))
+        texts[row] = difference_text(one)
+        if one and table.reference:
+            runs[row] = Runs(table.runs[row, column].runs, against=table.runs[table.reference, column].runs)
+    return TextColumn(name, texts, (), runs, narrow)
+
+
+def _counts(table: Table[Column], columns: Sequence[Column]) -> TextColumn:
+    """How many runs a row has: one number where every column has all of them."""
+    texts, runs = {}, {}
+    for row in table.rows:
+        every = [table.runs[row, column] for column in columns]
+        runs[row] = Runs(tuple(run for one in every for run in one.runs), sum(one.missing for one in every))
+        counts = [len(one.runs) for one in every]
+        texts[row] = "/".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
+        if runs[row].missing:
+            texts[row] += f" of {counts[0] + every[0].missing} runs"
+    return TextColumn("Runs", texts, (), runs)
+
+
+def _incomplete(table: Table[Column]) -> set[str]:
+    """The rows that are complete in no column."""
+    return set(table.rows) - {row for column in table.columns for row in table.complete(column)}
+
+
+def data(table: Table[Column], name: str) -> pd.DataFrame:
+    """A line for each row and column, whose header is ``name``, in full precision; differences where there are any."""
+    lines = []
+    for row in table.rows:
+        for column in table.columns:
+            one = table.differences.get((row, column))
+            compared = {_COMPARED[key]: value for key, value in asdict(one).items()} if one else {}
+            lines.append({"row": row, name: column, **asdict(table.runs[row, column].summary), **compared})
+    return pd.DataFrame(lines)
 
 
 def scale_note(scale: str) -> str:
@@ -196,15 +191,6 @@ def marked(sheet: Sheet, scale: str) -> Sheet:
     if not note:
         return sheet
     return replace(sheet, title=f"{sheet.title} (scale {scale})", notes=(note, *sheet.notes))
-
-
-def _shown(table: Table, row: str, column: str) -> str:
-    return mean_std(table.cells[row, column]) + (f" {TIED}" if (row, column) in table.tied else "")
-
-
-def _ties(tables: Iterable[Table]) -> list[str]:
-    """The footnote that marks of equals call for."""
-    return [TIES] if any(table.tied for table in tables) else []
 
 
 def mean_std(cell: Summary) -> str:
@@ -233,31 +219,16 @@ def difference_text(one: Difference | None) -> str:
     return text.replace("-", "−")
 
 
-def _compared_how(differences: Iterable[Difference], reference: str | None, over: str) -> list[str]:
-    """The footnote that a column of differences calls for."""
-    some = list(differences)
-    if not some:
+def _ties(table: Table[Column]) -> list[str]:
+    """The footnote on marks of ties, if there are any."""
+    return [TIES] if any(map(table.tied, table.columns)) else []
+
+
+def _compared_how(table: Table[Column], over: str) -> list[str]:
+    """The footnote on columns of differences, if there are any."""
+    if not table.differences:
         return []
-    how = f"Δ: points of Overall more than {reference}, over runs paired by data seed and init seed"
-    if all(isnan(one.p) for one in some):
+    how = f"Δ: points of Overall more than {table.reference}, over runs paired by data seed and init seed"
+    if all(isnan(one.p) for one in table.differences.values()):
         return [f"{how}; no test with fewer than {PAIRS_TO_TEST} pairs."]
     return [f"{how}; p: paired t-test, two-sided, Holm's correction over {over}."]
-
-
-def _count(counts: Sequence[int], expected: int) -> str:
-    """How many runs stand behind a line: one number where every column has all of them."""
-    if min(counts) >= expected:
-        return str(min(counts))
-    shown = [str(counts[0])] if len(set(counts)) == 1 else map(str, counts)
-    return f"{'/'.join(shown)} of {expected} runs"
-
-
-def _data(lines: Iterable[tuple[str, str, Summary, Difference | None]], column: str = "column") -> pd.DataFrame:
-    """(row, column, accuracy, difference) in full precision; the differences' columns where there are any."""
-    content = []
-    for row, level, cell, one in lines:
-        compared = {_COMPARED[name]: value for name, value in asdict(one).items()} if one else {}
-        content.append({"row": row, column: level, **asdict(cell), **compared})
-    names = ["row", column, "mean", "std", "n", "low", "high"]
-    extra = list(_COMPARED.values()) if any("difference" in line for line in content) else []
-    return pd.DataFrame(content, columns=names + extra)
