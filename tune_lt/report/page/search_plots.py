@@ -148,7 +148,7 @@ def _dimension(searched: SearchResult, path: str) -> Plot:
     elif 0 < min(places.values()) < max(places.values()) / _LOG_RATIO:
         axis = {"type": "log"}
     how = layout(plain(short(path)), f"{metric} (%)", xaxis=axis, yaxis={"range": [low, high]}, shapes=_band(searched))
-    # without cliponaxis the marks at the edge are drawn whole
+    # cliponaxis False: marks at the edge are drawn whole
     return {"data": [{"type": "scatter", "cliponaxis": False, **trace} for trace in traces], "layout": how}
 
 
