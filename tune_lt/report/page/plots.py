@@ -124,7 +124,8 @@ def class_sizes(frame: pd.DataFrame, drawn: Mapping[str, Style], *, by_images: b
                 "hovertemplate": f"<b>{plain(row)}</b> ({len(runs)} runs)<br>%{{text}}<extra></extra>",
             }
         )
-    title, axis = "classes from head to tail", {"range": [0.5, ranks[-1] + 0.5]}
+    title = "classes from head to tail"
+    axis: Plot = {"range": [0.5, ranks[-1] + 0.5]}
     if by_images:
         title = "training images of the class (log), head to tail"
         axis = {"type": "log", "autorange": "reversed", "dtick": 1}
