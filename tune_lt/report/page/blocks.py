@@ -33,18 +33,21 @@ class Block:
 
 def row_blocks(report: Report, styles: Mapping[str, Style]) -> list[Block]:
     """The figures of rows, with variants for each imbalance factor; a block may be without any."""
-    sizes: dict[str, list[Plot]] = {}
-    trades: dict[str, list[Plot]] = {}
-    lines: dict[str, list[Plot]] = {}
-    for factor, own in by_factor(report.frame):
-        for name, by_images in (("by rank", False), ("by training images", True)):
-            figure = plots.class_sizes(with_classes(own), styles, by_images=by_images)
-            sizes[variant(report, factor, name)] = [figure]
-        trade = plots.trade_off(own, styles)
-        if trade:
-            trades[variant(report, factor)] = [trade]
-    for (metric, factor), curves in sorted(report.recorded.curves.items(), key=lambda one: (-(one[0][1] or 0), one[0])):
-        lines[variant(report, factor, metric)] = [plots.learning(curves, styles, metric)]
+    curves = report.recorded.curves
+    sizes = {
+        variant(report, factor, name): [plots.class_sizes(with_classes(own), styles, by_images=by_images)]
+        for factor, own in by_factor(report.frame)
+        for name, by_images in (("by rank", False), ("by training images", True))
+    }
+    trades = {
+        variant(report, factor): [trade]
+        for factor, own in by_factor(report.frame)
+        if (trade := plots.trade_off(own, styles))
+    }
+    lines = {
+        variant(report, factor, metric): [plots.learning(curves[metric, factor], styles, metric)]
+        for metric, factor in sorted(curves, key=lambda key: (-(key[1] or 0), key[0]))
+    }
     left_out = report.recorded.left_out
     rest = f" {left_out} more histories are left out to keep the page small." if left_out else ""
     fewer = len(report.by_class) < len(report.frame)
@@ -106,12 +109,12 @@ def search_blocks(report: Report) -> list[Block]:
 
 def norm_block(report: Report) -> Block:
     """The paper's Figure 2, with a variant for each row that recorded its gradient norms; the searched row first."""
-    variants: dict[str, list[Plot]] = {}
-    order = sorted(report.rows, key=lambda row: row not in report.shown[-1:])
-    for factor, norms in sorted(report.recorded.norms.items(), key=lambda one: -(one[0] or 0)):
-        for row in order:
-            if row in norms:
-                variants[variant(report, factor, row)] = norm_plots.norms(norms[row])
+    variants = {
+        variant(report, factor, row): norm_plots.norms(norms[row])
+        for factor, norms in sorted(report.recorded.norms.items(), key=lambda one: -(one[0] or 0))
+        for row in sorted(report.rows, key=lambda row: row not in report.shown[-1:])
+        if row in norms
+    }
     caption = (
         "How often a gradient norm g occurs on the training images after the last epoch (the paper's Figure 2), for "
         "the run of the row's first seed; outlined: the mean density over each unit region."

@@ -7,7 +7,6 @@ equally frequent.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -66,7 +65,7 @@ def _regions(content: Norms, edges: Mapping[str, Sequence[float] | np.ndarray], 
                 "x": _shown((at[1:] + at[:-1]) / 2),
                 "y": _shown(averages(counts, at)),
                 "width": _shown(np.diff(at)),
-                "customdata": [[round(float(low), 4), round(float(high), 4)] for low, high in pairwise(at)],
+                "customdata": np.column_stack([at[:-1], at[1:]]).round(4).tolist(),
                 "marker": {"color": tint(colour), "line": {"color": colour, "width": 1.3}},
                 "hovertemplate": f"{label}<br>g from %{{customdata[0]}} to %{{customdata[1]}}: density %{{y:.3g}}"
                 "<extra></extra>",
@@ -89,16 +88,9 @@ def _density(name: str, counts: Sequence[int], colour: str) -> Plot:
 
 
 def _panel(traces: list[Plot], title: str) -> Plot:
-    how = layout(
-        "gradient norm g",
-        "density (log)",
-        xaxis={"range": [0, 1]},
-        yaxis={"type": "log", "exponentformat": "power", "dtick": 1},
-        title={"text": title},
-        showlegend=True,
-        barmode="overlay",
-    )
-    return {"data": traces, "layout": how}
+    axes = {"xaxis": {"range": [0, 1]}, "yaxis": {"type": "log", "exponentformat": "power", "dtick": 1}}
+    more = {"title": {"text": title}, "showlegend": True, "barmode": "overlay"}
+    return {"data": traces, "layout": layout("gradient norm g", "density (log)", **axes, **more)}
 
 
 def _shown(values: np.ndarray) -> list[float | None]:

@@ -115,7 +115,7 @@ def class_sizes(frame: pd.DataFrame, drawn: Mapping[str, Style], *, by_images: b
         if runs.empty:
             continue
         mean, spread = classes.mean_and_std(runs["per_class"])
-        traces += _band(row, style, x, mean, spread)
+        traces.append(_band(row, style, x, mean, spread))
         traces.append(
             _line(row, style, x, mean)
             | {
@@ -199,24 +199,20 @@ def _line(row: str, style: Style, x: Sequence[Any], y: Iterable[float]) -> Plot:
     }
 
 
-def _band(row: str, style: Style, x: Sequence[Any], mean: np.ndarray, spread: np.ndarray) -> list[Plot]:
-    """Mean ± spread as an area, over the points that have both; an empty list where none has."""
+def _band(row: str, style: Style, x: Sequence[Any], mean: np.ndarray, spread: np.ndarray) -> Plot:
+    """Mean ± spread as an area, over the points that have both."""
     known = np.flatnonzero(np.isfinite(mean) & np.isfinite(spread)).tolist()
-    if not known:
-        return []
     at, high, low = [x[point] for point in known], (mean + spread)[known], (mean - spread)[known]
-    return [
-        {
-            "meta": {"row": row},
-            "x": at + at[::-1],
-            "y": rounded([*high, *low[::-1]]),
-            "mode": "lines",
-            "fill": "toself",
-            "fillcolor": tint(style.colour),
-            "line": {"width": 0},
-            "hoverinfo": "skip",
-        }
-    ]
+    return {
+        "meta": {"row": row},
+        "x": at + at[::-1],
+        "y": rounded([*high, *low[::-1]]),
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": tint(style.colour),
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+    }
 
 
 def _plot(traces: list[Plot], how: Plot) -> Plot:
