@@ -34,7 +34,7 @@ def status(
     study: Annotated[str | None, Argument(metavar="STUDY", help="A study's name or file. Default: all.")] = None,
     store: StoreOption = None,
 ) -> None:
-    """Show how far each study in the store is: its trials by outcome, and the cells of its tables that are done."""
+    """Show how far each study is. Counts its trials by outcome, and the cells of its tables that are done."""
     opened = existing_store(store)
     names = [study_name(study)] if study else opened.studies()
     if not names:
@@ -55,7 +55,7 @@ def status(
 
 
 def report(
-    study: Annotated[str | None, Argument(metavar="STUDY", help="A study's name or file; none for the paper.")] = None,
+    study: Annotated[str | None, Argument(metavar="STUDY", help="A study's name or file.")] = None,
     small: SmallOption = False,
     store: StoreOption = None,
     reports: ReportsOption = Path("reports"),
@@ -64,7 +64,7 @@ def report(
         Option(metavar="URL", help="The MLflow UI that report.html links to. Default: the one of `tune-lt ui`."),
     ] = None,
 ) -> None:
-    """Write a study's tables, figures and HTML page from the store, and print the tables.
+    """Write a study's tables, figures and HTML page. Prints the tables too. Trains nothing.
 
     Without STUDY: the paper's Tables 1 to 3, from all studies in the store that are parts of them.
     """

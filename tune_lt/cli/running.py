@@ -32,7 +32,7 @@ def run(
     store: StoreOption = None,
     reports: ReportsOption = Path("reports"),
 ) -> None:
-    """Run a study: search, train every row of the tables, record, report. What is finished is never done again."""
+    """Run a study: search, train, record, report. What is finished is never done again."""
     from rich.console import Console
 
     from tune_lt.run.display import Display

@@ -60,7 +60,7 @@ def doctor(
         problems = _examine_study(name, store, fix)
     for problem in problems:
         print(f"problem: {problem}")
-    print("problems: none" if not problems else f"problems: {len(problems)}")
+    print(f"problems: {len(problems) or 'none'}")
     raise Exit(1 if problems else 0)
 
 

@@ -120,10 +120,8 @@ def samples(study: Study, dataset: data.Dataset, frame: pd.DataFrame) -> Figure:
         images = dataset.train_images[members].permute(0, 2, 3, 1).numpy()
         for axes, image in zip(line, images, strict=False):  # a small class leaves places empty
             axes.imshow(image, cmap="gray")  # the colours of an image with one channel
-        line[0].text(
-            -0.1, 0.5, f"{row['name']}\n{row['train']} images, {row['group']}", transform=line[0].transAxes,
-            ha="right", va="center", fontsize=8,
-        )  # fmt: skip
+        label = f"{row['name']}\n{row['train']} images, {row['group']}"
+        line[0].text(-0.1, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     figure.suptitle(f"{study.name}: images head to tail, imbalance {_factor(factor)}", fontsize=10)
     return figure
 
