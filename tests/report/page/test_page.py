@@ -209,10 +209,9 @@ def test_a_server_is_linked_to_and_a_file_says_how_to_open_it(found: Report) -> 
 
 def test_links_lead_to_web_pages_alone(cli: Callable[..., tuple[int, str, str]]) -> None:
     code, _, err = cli("report", "rows", "--ui", "javascript:alert(1)")
-    assert (code, err) == (
-        2,
-        "error: --ui javascript:alert(1): not an address of a web page; valid: one such as http://127.0.0.1:5000\n",
-    )
+    assert code == 2
+    assert err.startswith("error: --ui javascript:alert(1): ")
+    assert "valid: one such as http://127.0.0.1:5000" in err
 
 
 @pytest.mark.parametrize(
@@ -247,7 +246,10 @@ def test_every_figure_is_one_that_plotly_knows(
         store.client.log_batch(record.run_id, metrics=history)
         edges = {"largest": [0, 0.2, 0.2, 1], "smallest": [0, 0.5, 0.75, 1]}
         store.log_json(record.run_id, "norms.json", norms(edges).content())
-    figures = Page(page.html(collect.collect(store, "two"))).data["plots"]
+    parsed = Page(page.html(collect.collect(store, "two")))
+    figures = parsed.data["plots"]
+    labels = [label for block in figures.values() if len(block) > 1 for label in block]
+    assert [attributes["value"] for tag, attributes in parsed.tags if tag == "option"] == labels
     assert set(figures) == {"sizes", "trade", "learning", "search", "pareto", "norms"}
     assert list(figures["norms"]) == ["best", "softmax"]  # the searched row first
     assert [len(figures["norms"]["best"]), len(figures["search"]["ghm_cwap"])] == [3, 2]
