@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 from processes import answers, environment, free_ports, wait_until
 
 from tune_lt.cli import app
@@ -99,6 +100,27 @@ def test_training_that_fails_is_exit_code_1_with_the_reason(cli: Call, tmp_path:
     assert err.startswith("training failed: the training loss became")
 
 
+def test_a_file_that_cannot_be_written_is_exit_code_2_and_a_bug_has_a_traceback_without_passwords(
+    cli: Call, tmp_path: Path, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "images"
+    for name in ("cat", "dog"):
+        (images / name).mkdir(parents=True)
+        for index in range(4):
+            Image.new("RGB", (8, 8), (index, 0, 0)).save(images / name / f"{index}.png")
+    code, _, err = cli("init", str(images), "--output", "none/study.yaml", cwd=tmp_path)
+    assert (code, err) == (2, "error: none/study.yaml: No such file or directory\n")
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("of postgresql://ada:secret@db/mlflow")
+
+    monkeypatch.setattr("tune_lt.study.reader.read", fail)
+    code, _, err = cli("plan", str(study), cwd=tmp_path)
+    assert code == 1
+    assert err.startswith("Traceback")
+    assert err.endswith("RuntimeError: of postgresql://ada:***@db/mlflow\n")
+
+
 def test_questions_about_a_study_that_never_ran(cli: Call, tmp_path: Path, empty_store: Path, study: Path) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     for arguments in (("status", "nope"), ("report", "nope")):
@@ -130,10 +152,12 @@ def test_a_missing_study_names_the_bundled_ones() -> None:
     assert study_path("nope.yaml") == Path("nope.yaml")
 
 
-def test_every_command_has_a_line_of_help() -> None:
-    for command in app.registered_commands:
-        assert command.callback is not None
-        assert command.callback.__doc__
+def test_every_command_has_a_line_of_help_that_fits(cli: Call) -> None:
+    code, out, _ = cli("--help")
+    assert code == 0
+    lines = out.split("Commands:")[1].strip().splitlines()
+    assert len(lines) == len(app.registered_commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines), out
 
 
 @pytest.mark.smoke

@@ -1,4 +1,4 @@
-"""The command line. Importing this package loads none of torch, ray, mlflow: each command imports what it needs."""
+"""The command line. Importing this package loads none of torch, ray and mlflow: each command imports what it needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import traceback
 from typing import Annotated
 
 import typer
+from typer import Exit, Option
 
 from tune_lt import __version__
 from tune_lt.cli.elsewhere import cells, import_
@@ -17,7 +18,7 @@ from tune_lt.cli.upkeep import doctor, ui
 from tune_lt.errors import InputError, TrainingFailed, printable, redacted
 
 app = typer.Typer(
-    help="Hyper-parameter search for long-tailed image classification: GHM-CWAP and every baseline.",
+    help="Search, train and compare losses for long-tailed image classification.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,34 +30,31 @@ for command in commands:
 
 
 def main() -> None:
-    """The entry point: a mistake of the user is one message and exit code 2."""
+    """Run the command line. The exit code is 2 after a mistake of the user, 1 after a failed training or a bug."""
     try:
         app()
-    except InputError as error:
-        print(f"error: {printable(redacted(str(error)))}", file=sys.stderr)
-        sys.exit(2)
-    except TrainingFailed as error:
-        print(f"training failed: {printable(str(error))}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        if error.filename is None:
-            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-            sys.exit(1)
-        print(f"error: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
-    except Exception:  # a bug, whose traceback must not show a password either
-        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-        sys.exit(1)
+    except Exception as error:
+        code = 2
+        if isinstance(error, InputError):
+            text = f"error: {printable(redacted(str(error)))}\n"
+        elif isinstance(error, OSError) and error.filename is not None:
+            text = f"error: {printable(str(error.filename))}: {error.strerror}\n"
+        elif isinstance(error, TrainingFailed):
+            text, code = f"training failed: {printable(str(error))}\n", 1
+        else:  # a bug, whose traceback must not show a password either
+            text, code = redacted(traceback.format_exc()), 1
+        print(text, end="", file=sys.stderr)
+        sys.exit(code)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"tune-lt {__version__}")
-        raise typer.Exit
+        raise Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     pass

@@ -1,4 +1,4 @@
-"""``python -m tune_lt.cli``, where the command itself is not on the path."""
+"""``python -m tune_lt.cli`` does what the command ``tune-lt`` does, also where that is not on the path."""
 
 from tune_lt.cli import main
 

@@ -1,4 +1,4 @@
-"""The arguments that several commands share, and what is meant by them: which study, which store, which folder."""
+"""The arguments that several commands share, and how they are read: the study, the store, the folder for reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from tune_lt.errors import InputError
 
@@ -14,32 +14,33 @@ if TYPE_CHECKING:
     from tune_lt.store import Store
     from tune_lt.study import Study
 
-StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a bundled one (digits).")]
-SmallOption = Annotated[bool, typer.Option("--small", help="The study's small form, by the file's section `small`.")]
+StudyFile = Annotated[str, Argument(metavar="STUDY", help="A study file, or the name of a bundled one such as digits.")]
+SmallOption = Annotated[bool, Option("--small", help="Use the small form, which the file's section `small` defines.")]
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", metavar="URI", help="MLflow tracking URI; else MLFLOW_TRACKING_URI, else ./mlflow.db."),
+    Option("--store", metavar="URI", help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI, or else ./mlflow.db."),
 ]
-ReportsOption = Annotated[Path, typer.Option("--reports", help="Where the tables and figures go, in a folder a study.")]
+ReportsOption = Annotated[
+    Path, Option("--reports", help="The folder for reports; each study has its own folder in it.")
+]
 
 
 def study_path(study: str) -> Path:
-    """The study file meant: a path, or the name of one that comes with the package."""
+    """The file of a study, given by its path or by the name of a bundled one. Raises InputError for neither."""
     here = Path(study)
     package = Path(__file__).parents[1]
-    folders = (package / "search_spaces", package.parent / "search_spaces")  # wheel, checkout
-    bundled = {file.stem: file for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")}
-    if here.exists():
+    folders = (package, package.parent)  # of a wheel, of a checkout
+    bundled = {file.stem: file for folder in folders for file in folder.glob("search_spaces/*.yaml")}
+    name = study.removesuffix(".yaml")
+    if name in bundled and not here.exists():
+        return bundled[name]
+    if here.exists() or here.suffix in (".yaml", ".yml"):
         return here
-    if study.removesuffix(".yaml") in bundled:
-        return bundled[study.removesuffix(".yaml")]
-    if here.suffix in (".yaml", ".yml"):
-        return here
-    raise InputError(f"{study}: no such file, and no bundled study of that name; bundled: {', '.join(sorted(bundled))}")
+    raise InputError(f"{study}: no such file and no bundled study; bundled: {', '.join(sorted(bundled))}")
 
 
 def read_study(study: str, small: bool = False) -> Study:
-    """The study in a file or bundled, or its small form. Raises InputError for every mistake in it."""
+    """The study in a file, or a bundled one, or the small form of either. Raises InputError for a mistake in it."""
     path = study_path(study)
     from tune_lt.study import reader
 
@@ -47,23 +48,23 @@ def read_study(study: str, small: bool = False) -> Study:
 
 
 def study_name(study: str, small: bool = False) -> str:
-    """The name in the store of a study or of its small form, from the study's name or file."""
+    """The name under which the store has a study, or its small form, that is given by its name or file."""
     if study.endswith((".yaml", ".yml")):
         return read_study(study, small).name
     return f"{study}-small" if small else study
 
 
-def existing_store(store: str | None, remedy: str = "") -> Store:
-    """The store, which must be there: to look something up creates none. Raises InputError with the ``remedy``."""
+def existing_store(store: str | None) -> Store:
+    """The store of the option, for a command that only reads. Raises InputError where there is none."""
     from tune_lt.store import Store, exists, store_uri
 
     if not exists(store):
-        raise InputError(f"{store_uri(store)}: no store there yet" + (f"; {remedy}" if remedy else ""))
+        raise InputError(f"{store_uri(store)}: no store there yet; tune-lt run STUDY creates one")
     return Store(store)
 
 
 def check_reports(folder: Path) -> None:
-    """Fail now rather than after the training where the reports could not be written."""
+    """Raise InputError where reports could not be written, before anything is trained."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"--reports {folder}: {existing} is not a folder that can be written to")
+        raise InputError(f"--reports {folder}: {existing} is no folder that you can write to; valid: one that is")

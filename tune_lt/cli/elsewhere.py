@@ -1,29 +1,28 @@
-"""Commands for cells that are trained on a machine without Ray and MLflow: cells, import."""
+"""The commands cells and import, for trainings on another machine, which needs neither Ray nor MLflow."""
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from tune_lt.cli.arguments import SmallOption, StoreOption, StudyFile, existing_store, read_study
-from tune_lt.cli.output import print_ways
-from tune_lt.errors import InputError, redacted
+from tune_lt.cli.output import print_ways, store_option
+from tune_lt.errors import InputError
 
 
 def cells(
     study: StudyFile,
     small: SmallOption = False,
     store: StoreOption = None,
-    missing: Annotated[bool, typer.Option("--missing", help="Leave out what the store has already.")] = False,
+    missing: Annotated[bool, Option("--missing", help="Leave out trainings whose results the store has.")] = False,
 ) -> None:
-    """List a study's trainings as JSON, for a machine without Ray and MLflow: python -m tune_lt.training.cells.
+    """Print a study's trainings as JSON. `python -m tune_lt.training.cells` trains them on another machine.
 
-    The tables' cells and, for a grid, its search's, one seed of every row before the next. A row that takes what a
-    search finds is listed once that search has ended on the store.
+    That needs neither Ray nor MLflow. The list has the cells of a search over a grid, then the tables' cells, one seed
+    of every row before the next. A row that takes what a search finds is listed once the store has that search's end.
     """
     parsed = read_study(study, small)
     from tune_lt.run import elsewhere, rehearsal
@@ -41,10 +40,10 @@ def cells(
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What python -m tune_lt.training.cells wrote.")],
+    folder: Annotated[Path, Argument(metavar="DIR", help="The folder that python -m tune_lt.training.cells wrote.")],
     store: StoreOption = None,
 ) -> None:
-    """Record cells that were trained on another machine, each once."""
+    """Record in the store what was trained on another machine. What the store has is not recorded again."""
     from tune_lt.run import elsewhere
     from tune_lt.store import Store
 
@@ -52,6 +51,5 @@ def import_(
         raise InputError(f"{folder}: no such folder; valid: the one that python -m tune_lt.training.cells wrote to")
     listing, trained = elsewhere.read(folder)
     elsewhere.take_in(listing, trained, Store(store), print)
-    option = f" --store {shlex.quote(redacted(store))}" if store else ""
-    report = (f"tune-lt report {listing.study}{option}", "the tables of what there is")
-    print_ways([report, (f"tune-lt run STUDY{option}", "trains the rest, with the study's file")])
+    report = (f"tune-lt report {listing.study}{store_option(store)}", "the tables of what there is")
+    print_ways([report, (f"tune-lt run STUDY{store_option(store)}", "trains the rest, with the study's file")])

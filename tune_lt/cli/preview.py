@@ -1,4 +1,4 @@
-"""Commands before a study is run: init, plan, data."""
+"""The commands before a study is run: init, plan, data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from tune_lt.cli.arguments import ReportsOption, SmallOption, StoreOption, StudyFile, check_reports, read_study
 from tune_lt.cli.output import print_tables, print_ways
@@ -15,24 +15,19 @@ from tune_lt.errors import InputError
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that holds the class folders.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", help="The study file; else the folder's name, here.")
-    ] = None,
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="The folder that has a folder of images for each class.")],
+    output: Annotated[Path | None, Option(help="The study file to write. Default: named after FOLDER, here.")] = None,
 ) -> None:
-    """Write a first study file for a folder of images: which loss, among all with equal budgets, is best for them."""
+    """Write a first study file for a folder of images. It searches every loss with one budget and compares them."""
     from tune_lt.study import starter
 
     file = output or Path(f"{starter.name_of(folder)}.yaml")
     if file.exists():
-        raise InputError(f"{file}: is there already and is not overwritten; give another --output")
+        raise InputError(f"{file}: exists and is not overwritten; give another file with --output")
     seen = starter.look(folder)
     import torch
 
-    try:
-        file.write_text(starter.study(folder, seen, gpu=torch.cuda.is_available()), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be written: {error.strerror}") from None
+    file.write_text(starter.study(folder, seen, gpu=torch.cuda.is_available()), encoding="utf-8")
     print(f"{seen.images:,} training images of {len(seen.counts)} classes, imbalance {seen.imbalance:.0f}: {file}")
     ways = [("data", "the images, class by class"), ("plan", "what it will cost"), ("run", "search, train, compare")]
     print_ways([(f"tune-lt {command} {shlex.quote(str(file))}", purpose) for command, purpose in ways])
@@ -42,11 +37,12 @@ def plan(
     study: StudyFile,
     small: SmallOption = False,
     store: StoreOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object, for scripts.")] = False,
 ) -> None:
-    """Check a study file and show what it would train, what is done already and what the rest costs. Changes nothing.
+    """Check a study file; show what it trains and costs. Changes nothing.
 
-    The cost follows from past runs on the store, without any from some training steps that are timed here.
+    Shows every setting, the trials and cells, what is done already and what the rest costs. The cost is estimated from
+    past runs in the store or, if there are none, from some training steps that are timed here.
     """
     parsed = read_study(study, small)
     from tune_lt.plan import cost, show
@@ -64,9 +60,10 @@ def plan(
 
 
 def data(study: StudyFile, small: SmallOption = False, reports: ReportsOption = Path("reports")) -> None:
-    """Show the images before training: how many of each class and group, the long tail, the folds, some of them.
+    """Show the images that a study trains on.
 
-    The table is printed; all classes (CSV), a plot and sample images from head to tail go to a folder.
+    Prints how many there are of each group of classes and in each fold. Writes the counts of every class (CSV), a plot
+    of the long tail and sample images from head to tail.
     """
     parsed = read_study(study, small)
     check_reports(reports)

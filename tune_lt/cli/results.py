@@ -1,4 +1,4 @@
-"""Commands that show what a store has: status, report, best."""
+"""The commands that show what a store has: status, report, best."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from tune_lt.cli.arguments import (
     ReportsOption,
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from tune_lt.study import Space, Study
 
 
-def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOption = None) -> None:
-    """What the store has of one study, or of all: trials by outcome, cells of the tables done and missing."""
+def status(
+    study: Annotated[str | None, Argument(metavar="STUDY", help="A study's name or file. Default: all.")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Show how far each study is. Counts its trials by outcome, and the cells of its tables that are done."""
     opened = existing_store(store)
     names = [study_name(study)] if study else opened.studies()
     if not names:
@@ -40,9 +43,8 @@ def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOp
     for name in names:
         parent = opened.parent(name)
         if parent is None:
-            raise InputError(
-                f"no study {name!r} in {opened.shown}; studies there: {', '.join(opened.studies()) or 'none'}"
-            )
+            known = ", ".join(opened.studies()) or "none"
+            raise InputError(f"no study {name!r} in {opened.shown}; studies there: {known}")
         outcomes = Counter(trial.tags.get("outcome", "unfinished") for trial in opened.cells(name).trials())
         contents = opened.read(parent.info.run_id, CONTENTS, Contents.of)
         planned = {cell.fingerprint for cell in contents.cells} if contents else set()
@@ -53,25 +55,23 @@ def status(study: Annotated[str | None, typer.Argument()] = None, store: StoreOp
 
 
 def report(
-    study: Annotated[
-        str | None, typer.Argument(metavar="STUDY", help="A study's name, or its file; none for the paper's tables.")
-    ] = None,
+    study: Annotated[str | None, Argument(metavar="STUDY", help="A study's name or file.")] = None,
     small: SmallOption = False,
     store: StoreOption = None,
     reports: ReportsOption = Path("reports"),
     ui: Annotated[
         str | None,
-        typer.Option("--ui", metavar="URL", help="The MLflow UI that report.html links to; else that of `tune-lt ui`."),
+        Option(metavar="URL", help="The MLflow UI that report.html links to. Default: the one of `tune-lt ui`."),
     ] = None,
 ) -> None:
-    """Assemble a study's tables, figures and page from the store; print the tables and write it all to a folder.
+    """Write a study's tables, figures and HTML page. Prints the tables too. Trains nothing.
 
-    Without a study the paper's Tables 1 to 3, from all studies of the store that are parts of them.
+    Without STUDY: the paper's Tables 1 to 3, from all studies in the store that are parts of them.
     """
     from tune_lt.store import Store
 
     if ui is not None and not ui.startswith(("http://", "https://")):
-        raise InputError(f"--ui {ui}: not an address of a web page; valid: one such as http://127.0.0.1:5000")
+        raise InputError(f"--ui {ui}: not the address of a web page; valid: one such as http://127.0.0.1:5000")
     if study is None:
         _report_paper(Store(store), small, reports)
     else:
@@ -82,10 +82,10 @@ def best(
     study: StudyFile,
     small: SmallOption = False,
     store: StoreOption = None,
-    export: Annotated[Path | None, typer.Option(help="Write it as a study file for `tune-lt train`.")] = None,
-    loss: Annotated[str | None, typer.Option(help="The compared loss meant; else the study's own.")] = None,
+    export: Annotated[Path | None, Option(help="Write it to this file instead, for `tune-lt train`.")] = None,
+    loss: Annotated[str | None, Option(help="The loss whose search is meant. Default: the study's own.")] = None,
 ) -> None:
-    """The best configuration the search found, as a study file."""
+    """Print the best configuration found, as a study file."""
     parsed = read_study(study, small)
     import yaml
 
@@ -98,17 +98,17 @@ def best(
     if wanted not in parsed.searches:
         raise InputError(f"{study}: the study does not search {wanted or 'anything'}; {names(parsed.searches)}")
     space = parsed.searches[wanted]
-    first = command_line("run", study, small)
-    opened = existing_store(store, first)
+    opened = existing_store(store)
     parent = opened.parent(parsed.name)
     content_hash = rehearsal.load_data(parsed).content_hash
     concluded = parent and planner.Plan(parsed, content_hash).recorded(space, opened, parent.info.run_id)
     if not concluded:
-        raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as it stands; {first}")
+        run = command_line("run", study, small)
+        raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as the file is now; {run} runs it")
     seed = parsed.units(space)[0][0]
     text = f"# what the search of {parsed.name} found; its trial was trained with --seed {seed}\n"
     text += yaml.safe_dump(_as_file(parsed, space, concluded.best.found), sort_keys=False, allow_unicode=True)
-    reader.parse(text, parsed.folder)  # what we hand out must be readable
+    reader.parse(text, parsed.folder)  # fails here rather than in the hands of the user
     if export is None:
         print(text, end="")
     else:
@@ -117,7 +117,7 @@ def best(
 
 
 def report_study(name: str, store: Store, reports: Path, ui: str | None = None) -> Report:
-    """Write and record what there is to say of a study, and print its tables. ``ui``: as `page.html` has it."""
+    """Write a study's report below ``reports``, record it in MLflow, print its tables. `page.html` explains ``ui``."""
     from tune_lt.report import formats
     from tune_lt.report.collect import collect
     from tune_lt.report.write import write_report
@@ -126,17 +126,17 @@ def report_study(name: str, store: Store, reports: Path, ui: str | None = None) 
     collected = collect(store, name)
     files = write_report(collected, reports / name, ui)
     run_id = collected.recorded.run_id
-    recorded = " and to the study's run in MLflow"
+    also = " and to the study's run in MLflow"
     try:
         store.log_files(run_id, files, "report")
         store.describe(run_id, "\n".join(formats.markdown(table) for table in collected.tables))
     except Exception as error:
         if answered(error) != 403:
             raise
-        recorded = f"; not to MLflow, where {access_problem(403)}"
+        also = f"; not to MLflow, where {access_problem(403)}"
     print_tables(collected.tables)
-    print(f"\nwritten to {reports / name}/{recorded}")
-    print(f"all of it on one page, for a browser: {reports / name / 'report.html'}\n")
+    print(f"\nwritten to {reports / name}/{also}")
+    print(f"everything on one page, for a browser: {reports / name / 'report.html'}\n")
     return collected
 
 
@@ -156,7 +156,7 @@ def _report_paper(store: Store, small: bool, reports: Path) -> None:
 
 
 def _as_file(study: Study, space: Space, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that a search found, as a study file has it."""
+    """A study file, as a mapping, that trains the configuration which a search found."""
     from tune_lt.study.mappings import plain
 
     base = study.base() | {"loss": dict(space.loss), "model": dict(space.model)}

@@ -1,13 +1,12 @@
-"""Commands that train: run a study, here or on a cluster (submit), or train one configuration."""
+"""The commands that train: run (a study, here), submit (a study, to a cluster), train (one configuration)."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Exit, Option
 
 from tune_lt.cli.arguments import (
     ReportsOption,
@@ -18,9 +17,9 @@ from tune_lt.cli.arguments import (
     read_study,
     study_path,
 )
-from tune_lt.cli.output import print_ways
+from tune_lt.cli.output import print_ways, store_option
 from tune_lt.cli.results import report_study
-from tune_lt.errors import InputError, redacted
+from tune_lt.errors import InputError
 from tune_lt.study import command_line, smaller
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def run(
     store: StoreOption = None,
     reports: ReportsOption = Path("reports"),
 ) -> None:
-    """Search, train every row of the tables, record it all, print the tables. Finished work is never done again."""
+    """Run a study: search, train, record, report. What is finished is never done again."""
     from rich.console import Console
 
     from tune_lt.run.display import Display
@@ -53,38 +52,34 @@ def run(
             outcome = run_study(parsed, opened, display)
         except KeyboardInterrupt:
             again = command_line("run", study, small)
-            display.say(f"stopped; what is finished is kept, the same command goes on: {again}")
-            raise typer.Exit(130) from None
+            display.say(f"stopped; what is finished is kept, and the same command goes on from there: {again}")
+            raise Exit(130) from None
+    option = store_option(store)
+    follow = [(f"tune-lt ui{option}", "browse every run in the MLflow UI")]
     if parsed.rows or parsed.searches:
+        follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))
         report = report_study(parsed.name, opened, reports)
         if outcome.model:
             from tune_lt.report.model_card import export
 
             export(report, outcome.model, opened, reports / parsed.name / "model", print)
             print()
-    option = f" --store {shlex.quote(redacted(store))}" if store else ""
-    follow = [(f"tune-lt ui{option}", "browse every run in the MLflow UI")]
-    if parsed.rows or parsed.searches:
-        follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))
     if parsed.searches:
-        purpose = "the configuration found, as a file for tune-lt train"
-        follow.append((f"{command_line('best', study, small)}{option}", purpose))
+        follow.append((f"{command_line('best', study, small)}{option}", "the configuration found, for tune-lt train"))
     print_ways(follow)
     if not outcome.whole:
-        raise typer.Exit(1)  # cells of the tables failed; their reasons are above and in the store
+        raise Exit(1)  # cells of the tables failed; their reasons are above and in the store
 
 
 def train(
     study: StudyFile,
     small: SmallOption = False,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Data seed and init seed.")] = 0,
-    test: Annotated[
-        bool, typer.Option("--test", help="Train on the whole training split, score the sealed test.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    save: Annotated[Path | None, typer.Option(help="Save the state here every epoch, and go on from it.")] = None,
+    seed: Annotated[int, Option(min=0, max=2**32 - 1, help="Both the data seed and the init seed.")] = 0,
+    test: Annotated[bool, Option("--test", help="Train on all training images; score the sealed test.")] = False,
+    device: Annotated[str, Option(help="auto, cpu, mps, cuda, or one GPU such as cuda:1.")] = "auto",
+    save: Annotated[Path | None, Option(help="Save the state to this file every epoch, and resume from it.")] = None,
 ) -> None:
-    """Train one configuration without Ray or MLflow. Scores held-out images (of the first fold) unless --test."""
+    """Train one configuration, without Ray and MLflow. Scores held-out images (of the first fold) unless --test."""
     parsed = read_study(study, small)
     import torch
 
@@ -95,8 +90,8 @@ def train(
     if own:
         searched = ", ".join(path.replace("/", ".") for path in own.space)
         export = f"{command_line('best', study, small)} --export FILE"
-        raise InputError(f"{study}: {searched} has a range; {export} writes one configuration")
-    torch.set_num_threads(max(1, int(parsed.resources.cpus)))  # as a trial of the study would: the same rounding
+        raise InputError(f"{study}: {searched} has a range, but one configuration is trained; {export} writes one")
+    torch.set_num_threads(max(1, int(parsed.resources.cpus)))  # as in the study's trials, for the same rounding
     holdout, folds = parsed.validation.holdout, parsed.validation.folds
     fold = "full" if test else f"1/{folds}" if folds else "holdout"
     config = {**parsed.base(), "recipe": parsed.recipe}
@@ -115,20 +110,19 @@ def train(
 def submit(
     study: StudyFile,
     address: Annotated[
-        str,
-        typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="The Ray dashboard, http://head:8265."),
+        str, Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="The Ray dashboard, as in http://head:8265.")
     ],
     small: SmallOption = False,
     store: Annotated[
         str | None,
-        typer.Option(metavar="URI", help="An MLflow server that the cluster reaches; else MLFLOW_TRACKING_URI."),
+        Option(metavar="URI", help="An MLflow server that the cluster can reach. Default: MLFLOW_TRACKING_URI."),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Show the job's log; exit with 1 if it fails.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Run it even if it succeeded before.")] = False,
+    follow: Annotated[bool, Option("--follow", help="Print the job's log; exit with code 1 if it fails.")] = False,
+    again: Annotated[bool, Option("--again", help="Run the study even if its job succeeded before.")] = False,
 ) -> None:
-    """Run a study on a Ray cluster, through its Jobs API. Submitted twice, it still runs once.
+    """Run a study on a Ray cluster, through its Jobs API. A study that is submitted twice runs once.
 
-    The study file and its plugins are sent, images are not: data.root is a path on the cluster.
+    The study file and its plugins are sent to the cluster, images are not: data.root is a path on the cluster.
     """
     import time
 
@@ -138,9 +132,12 @@ def submit(
     client = jobs.connect(address)
     job = jobs.submit(handover, client, again=again)
     asked = f"{command_line('submit', study, small)} --address {address} --store {handover.store}"
-    tables = f"tune-lt report {handover.study} --store {handover.store}"
+    watch = (f"{asked} --follow", "prints its log until it ends")
+    tables = (f"tune-lt report {handover.study} --store {handover.store}", "prints its tables")
+    stop = (jobs.stop_command(client, job.id), "stops it; submitted again, it goes on")
     if job.outcome == "done":
-        print(f"job {job.id}: {job.state}; not run again ({asked} --again does)\nits tables: {tables}")
+        print(f"job {job.id}: {job.state}; not run again ({asked} --again does)")
+        print_ways([tables])
         return
     if job.outcome == "attached":
         minutes = max(0.0, time.time() - job.started) / 60
@@ -148,23 +145,19 @@ def submit(
     else:
         earlier = f"; {job.before}, what it finished is reused" if job.before else ""
         print(f"job {job.id}: submitted{earlier}", flush=True)
-    ways = [
-        (f"{asked} --follow", "its log, until it ends"),
-        (f"tune-lt status {handover.study} --store {handover.store}", "how far it is"),
-        (tables, "its tables"),
-        (jobs.stop_command(client, job.id), "stops it; submitted again, it goes on"),
-    ]
-    if follow:
-        try:
-            succeeded = jobs.follow(client, job.id)
-        except KeyboardInterrupt:
-            print(f"\nthe job {job.id} goes on without you")
-            print_ways([ways[0], ways[3]])
-            raise typer.Exit(130) from None
-        if not succeeded:
-            raise typer.Exit(1)
-        ways = [ways[2]]
-    print_ways(ways)
+    if not follow:
+        status = (f"tune-lt status {handover.study} --store {handover.store}", "shows how far it is")
+        print_ways([watch, status, tables, stop])
+        return
+    try:
+        succeeded = jobs.follow(client, job.id)
+    except KeyboardInterrupt:
+        print(f"\nthe job {job.id} goes on without you")
+        print_ways([watch, stop])
+        raise Exit(130) from None
+    if not succeeded:
+        raise Exit(1)
+    print_ways([tables])
 
 
 def _epoch_line(result: EpochResult) -> str:

@@ -1,4 +1,4 @@
-"""Commands for the installation and the store: ui, doctor."""
+"""The commands for the installation and the store: ui, doctor."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import sys
 import tempfile
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from tune_lt import __version__, provenance
 from tune_lt.cli.arguments import StoreOption, existing_store, study_name
 from tune_lt.errors import InputError
 
-ROOM_BYTES = 2**30  # that should be free on a disk
+ROOM_BYTES = 2**30  # with less free space on a disk, doctor reports a problem
 
 
 def ui(
     store: StoreOption = None,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=1, max=65535, help="The port to listen on.")] = 5000,
+    host: Annotated[str, Option(help="The address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Open the MLflow UI on the store (a server URI needs none: it is printed)."""
+    """Start the MLflow UI on the store. If the store is an MLflow server, print its address instead."""
     import socket
 
     from tune_lt.store import Store
@@ -30,43 +30,42 @@ def ui(
     opened = Store(store)
     uri = opened.uri
     if uri.startswith(("http://", "https://")):
-        print(f"the store is a server: open {opened.shown} in a browser")
+        print(f"the store is an MLflow server: open {opened.shown} in a browser")
         return
     with socket.socket() as probe:
         if probe.connect_ex((host, port)) == 0:
-            raise InputError(f"port {port} of {host} is taken; choose another with --port")
+            raise InputError(f"--port {port}: another program listens on port {port} of {host}; choose another port")
     print(f"MLflow UI: http://{host}:{port}   (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
-    without_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # processes that no run of ours needs
-    # The store goes into the environment: it may hold a password, and ps shows everybody the arguments.
+    without_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else MLflow starts processes that nobody uses
+    # The store is passed in the environment: it may have a password, and ps shows arguments to every user.
     os.execve(sys.executable, command, without_jobs | os.environ | {"MLFLOW_BACKEND_STORE_URI": uri})
 
 
 def doctor(
-    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Look at its record too: name or file.")] = None,
+    study: Annotated[str | None, Argument(metavar="STUDY", help="Check its records too: a name or a file.")] = None,
     store: StoreOption = None,
-    fix: Annotated[bool, typer.Option("--fix", help="Put the study's record right, and say what was done.")] = False,
+    fix: Annotated[bool, Option("--fix", help="Repair the study's records, and print what was done.")] = False,
 ) -> None:
-    """What is installed, which devices there are, whether the store can be used. Exit code 1 if something is wrong.
+    """Check the installation, the devices and the store. Exits with code 1 if there is a problem.
 
-    With a STUDY also what dead drivers left in its record: runs still RUNNING, cells without metrics, two runs of one
-    cell, records not sent. Nothing of a study that is being run is touched.
+    With STUDY also what drivers that died left in its records: runs that are still RUNNING, cells without metrics, two
+    runs of one cell, records that were not sent. Nothing of a study that is being run is changed.
     """
-
     if fix and study is None:
-        raise InputError("--fix: says which record is to be put right; tune-lt doctor STUDY --fix")
+        raise InputError("--fix: no study is given; valid: tune-lt doctor STUDY --fix")
     name = study_name(study) if study else None
     problems = examine(store)
-    if name is not None and not problems:
+    if name and not problems:
         problems = _examine_study(name, store, fix)
     for problem in problems:
         print(f"problem: {problem}")
-    print("problems: none" if not problems else f"problems: {len(problems)}")
-    raise typer.Exit(1 if problems else 0)
+    print(f"problems: {len(problems) or 'none'}")
+    raise Exit(1 if problems else 0)
 
 
 def _examine_study(name: str, store: str | None, fix: bool) -> list[str]:
-    """Examine a study's record, repair it if told to; the problems that remain."""
+    """Check a study's records and, with ``fix``, repair them; the problems that remain."""
     from tune_lt.store import repair
 
     opened = existing_store(store)
@@ -82,14 +81,18 @@ def _examine_study(name: str, store: str | None, fix: bool) -> list[str]:
 
 
 def examine(store: str | None) -> list[str]:
-    """Print what was found, line by line; the problems among it."""
+    """Print the versions, devices, store and disks that are found; return the problems among them."""
     print(f"tune-lt    {__version__} ({provenance.git_commit()[:12]})")
     versions = provenance.versions()
     for package, version in versions.items():
         print(f"{package:<12} {version}")
     problems = [f"{package} is not installed: pip install tune-lt" for package, v in versions.items() if v == "missing"]
-    problems += _devices() if versions["torch"] != "missing" else []
-    problems += _store(store) if versions["mlflow"] != "missing" else []
+    for package, look in (("torch", _devices), ("mlflow", lambda: _store(store))):
+        try:
+            if versions[package] != "missing":
+                look()
+        except InputError as error:
+            problems.append(str(error))
     for label, folder in (("working folder", os.getcwd()), ("Ray's folder", tempfile.gettempdir())):
         free = shutil.disk_usage(folder).free
         print(f"{label:<14} {folder}, {free / 2**30:.0f} GiB free")
@@ -100,7 +103,8 @@ def examine(store: str | None) -> list[str]:
     return problems
 
 
-def _devices() -> list[str]:
+def _devices() -> None:
+    """Print the devices. Raises InputError if torch cannot use the one that `auto` means."""
     import torch
 
     from tune_lt.training import pick_device
@@ -109,24 +113,15 @@ def _devices() -> list[str]:
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         print(f"cuda:{index}       {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-    try:
-        print(f"device: auto is {pick_device('auto')}")
-    except InputError as error:
-        return [str(error)]
-    return []
+    print(f"device: auto is {pick_device('auto')}")
 
 
-def _store(store: str | None) -> list[str]:
+def _store(store: str | None) -> None:
+    """Print the store and its studies. Raises InputError if it cannot be used."""
     from tune_lt.store import Store, exists, store_uri
 
-    uri = store_uri(store)
     if not exists(store):
-        print(f"store        {uri} (not there yet; the first run creates it)")
-        return []
-    try:
-        opened = Store(store)
-        studies = opened.studies()
-    except InputError as error:
-        return [str(error)]
-    print(f"store        {opened.shown}, studies: {', '.join(studies) or 'none'}")
-    return []
+        print(f"store        {store_uri(store)} (not there yet; the first run creates it)")
+        return
+    opened = Store(store)
+    print(f"store        {opened.shown}, studies: {', '.join(opened.studies()) or 'none'}")

@@ -209,10 +209,9 @@ def test_a_server_is_linked_to_and_a_file_says_how_to_open_it(found: Report) -> 
 
 def test_links_lead_to_web_pages_alone(cli: Callable[..., tuple[int, str, str]]) -> None:
     code, _, err = cli("report", "rows", "--ui", "javascript:alert(1)")
-    assert (code, err) == (
-        2,
-        "error: --ui javascript:alert(1): not an address of a web page; valid: one such as http://127.0.0.1:5000\n",
-    )
+    assert code == 2
+    assert err.startswith("error: --ui javascript:alert(1): ")
+    assert "valid: one such as http://127.0.0.1:5000" in err
 
 
 @pytest.mark.parametrize(
@@ -247,7 +246,10 @@ def test_every_figure_is_one_that_plotly_knows(
         store.client.log_batch(record.run_id, metrics=history)
         edges = {"largest": [0, 0.2, 0.2, 1], "smallest": [0, 0.5, 0.75, 1]}
         store.log_json(record.run_id, "norms.json", norms(edges).content())
-    figures = Page(page.html(collect.collect(store, "two"))).data["plots"]
+    parsed = Page(page.html(collect.collect(store, "two")))
+    figures = parsed.data["plots"]
+    labels = [label for block in figures.values() if len(block) > 1 for label in block]
+    assert [attributes["value"] for tag, attributes in parsed.tags if tag == "option"] == labels
     assert set(figures) == {"sizes", "trade", "learning", "search", "pareto", "norms"}
     assert list(figures["norms"]) == ["best", "softmax"]  # the searched row first
     assert [len(figures["norms"]["best"]), len(figures["search"]["ghm_cwap"])] == [3, 2]
@@ -307,16 +309,21 @@ def test_texts_and_lines_stand_out_on_both_pages(found: Report) -> None:
 
 @pytest.mark.parametrize("edges", [[0, 0.5, 1], [0, 0.013, 0.4999, 0.5, 0.77, 1], [0, 0.2, 0.2, 1]])
 def test_a_regions_density_against_a_plain_loop(edges: list[float]) -> None:
-    draw = random.Random(1)
-    counts = [draw.randrange(100) for _ in range(100)]
+    """A region without width has no density, and so no bar."""
+    content = norms({"largest": edges, "smallest": edges})
+    counts = content.counts["largest"]
+    bars = norm_plots.norms(content)[-1]["data"][1]
     expected = []
     for low, high in pairwise(edges):
         inside = 0.0
         for index, count in enumerate(counts):
             overlap = max(0.0, min(high, (index + 1) / 100) - max(low, index / 100))
             inside += count / sum(counts) * overlap * 100
-        expected.append(inside / (high - low) if high > low else math.nan)
-    assert norm_plots.averages(counts, edges).tolist() == pytest.approx(expected, nan_ok=True)
+        if high > low:
+            expected.append(inside / (high - low))
+    assert bars["type"] == "bar"
+    assert bars["y"] == pytest.approx(expected, rel=1e-4)
+    assert bars["width"] == pytest.approx([high - low for low, high in pairwise(edges) if high > low])
 
 
 def test_a_loss_without_regions_has_only_the_groups_densities() -> None:

@@ -1,4 +1,4 @@
-"""Figures of a study, made with matplotlib's objects alone: no global state, no window, any thread."""
+"""The figure of accuracy by class size. It uses matplotlib's objects, not pyplot, which keeps global state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tune_lt.report.points import Classes
 from tune_lt.report.tables.summary import runs_of
 
-# Okabe & Ito's palette: told apart by colour-blind readers, and by markers in black and white
+# Okabe & Ito's palette, which colour-blind readers can tell apart; the markers help in black and white
 _STYLES = (
     ("#0072B2", "o"),
     ("#D55E00", "s"),
@@ -22,18 +22,18 @@ _STYLES = (
     ("#56B4E9", "P"),
     ("#000000", "X"),
 )
-_TICKS = 12
-_SHORT = 10  # characters of a class name that fits below its tick
+_TICKS = 12  # at most
+_SHORT = 10  # characters of the longest class name that fits below a tick
 
 
 def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str) -> Figure:
-    """Accuracy over the classes from head to tail, a line for each of ``rows`` (four at most read well).
+    """Accuracy over the classes from head to tail, a line for each of ``rows``; more than four are hard to read.
 
-    ``frame`` has one line per run (`tables`). x: classes by falling training size, which is also drawn as bars on the
-    right, logarithmic axis; y: accuracy in percent, mean over the runs with a band of ± one standard deviation
-    (n - 1). With more than 30 classes a point is the mean over neighbouring classes, and the axis says so; the band is
-    then that of the neighbours' mean. Repeated runs count once, as in the tables; a row without runs is named in the
-    legend and has no line; a class without test images leaves a gap.
+    ``frame`` has one line per run, with the columns that `tune_lt.report.tables.summary` names. x: classes by falling
+    number of training images, which bars show on the right, logarithmic axis. y: accuracy in percent, mean over the
+    runs with a band of ± one standard deviation (n - 1). With more than 30 classes a point is the mean over
+    neighbouring classes, and the axis says so. Repeated runs count once. A row without runs is in the legend and has no
+    line; a class without test images leaves a gap. Raises ValueError if runs had different class sizes.
     """
     figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
@@ -47,7 +47,8 @@ def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str)
     classes = _common_classes(pd.concat(drawn))
     _draw_sizes(axes, classes)
     for index, (row, lines) in enumerate(runs.items()):
-        _draw_row(axes, f"{_plain(row)} ({_runs(len(lines))})", lines, classes, _STYLES[index % len(_STYLES)])
+        label = f"{_plain(row)} ({len(lines) or 'no'} run{'' if len(lines) == 1 else 's'})"
+        _draw_row(axes, label, lines, classes, _STYLES[index % len(_STYLES)])
     _label(axes, classes)
     one_line = sum(len(row) + 15 for row in rows) <= 120  # characters across the figure
     columns = len(rows) if one_line else (len(rows) + 1) // 2
@@ -74,7 +75,7 @@ def _draw_sizes(axes: Axes, classes: Classes) -> None:
     sizes = axes.twinx()
     sizes.bar(np.arange(len(classes.sizes)), classes.sizes, width=0.85, color="#E4E4E4")
     sizes.set_yscale("log")
-    # one decade of room below and above: the smallest class keeps a bar, the lines stay clear of the tallest
+    # room below and above: the smallest class has a visible bar, the tallest bar does not reach the lines
     sizes.set_ylim(max(classes.sizes.min(), 1) / 3, max(classes.sizes.max(), 1) * 3)
     sizes.set_ylabel("training images per class (bars, log)", color="#707070")
     sizes.tick_params(axis="y", which="both", colors="#707070")
@@ -109,8 +110,5 @@ def _means(classes: Classes) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # matplotlib reads $...$ as mathematics
-
-
-def _runs(n: int) -> str:
-    return "no runs" if n == 0 else "1 run" if n == 1 else f"{n} runs"
+    """A text, escaped for matplotlib, which reads $...$ as mathematics."""
+    return text.replace("$", r"\$")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Block:
     """One or more figures below a heading.
 
-    ``variants``: by the label to choose them by; ``of_rows``: a trace is a row's.
+    ``variants``: the figures by the label under which a reader chooses them. ``of_rows``: every trace is one row's, so
+    that a reader can hide rows.
     """
 
     id: str
@@ -31,112 +32,102 @@ class Block:
 
 
 def row_blocks(report: Report, styles: Mapping[str, Style]) -> list[Block]:
-    """The figures of rows, a variant for each imbalance factor."""
-    sizes: dict[str, list[Plot]] = {}
-    trades: dict[str, list[Plot]] = {}
-    lines: dict[str, list[Plot]] = {}
-    for factor, own in by_factor(report.frame):
-        prefix = "" if factor is None else f"imbalance {factor:g}, "
-        for label, by_images in (("by rank", False), ("by training images", True)):
-            sizes[prefix + label] = [plots.class_sizes(with_classes(own), styles, by_images=by_images)]
-        trade = plots.trade_off(own, styles)
-        if trade:
-            trades[prefix.removesuffix(", ")] = [trade]
-    several = len({factor for _, factor in report.recorded.curves}) > 1
-    for (metric, factor), curves in sorted(report.recorded.curves.items(), key=_hardest):
-        label = f"imbalance {factor:g}, {metric}" if several and factor is not None else metric
-        lines[label] = [plots.learning(curves, styles, metric)]
+    """The figures of rows, with variants for each imbalance factor; a block may be without any."""
+    curves = report.recorded.curves
+    sizes = {
+        variant(report, factor, name): [plots.class_sizes(with_classes(own), styles, by_images=by_images)]
+        for factor, own in by_factor(report.frame)
+        for name, by_images in (("by rank", False), ("by training images", True))
+    }
+    trades = {
+        variant(report, factor): [trade]
+        for factor, own in by_factor(report.frame)
+        if (trade := plots.trade_off(own, styles))
+    }
+    lines = {
+        variant(report, factor, metric): [plots.learning(curves[metric, factor], styles, metric)]
+        for metric, factor in sorted(curves, key=lambda key: (-(key[1] or 0), key[0]))
+    }
     left_out = report.recorded.left_out
     rest = f" {left_out} more histories are left out to keep the page small." if left_out else ""
     fewer = len(report.by_class) < len(report.frame)
-    some = " Of so many runs only the first of each row are drawn." if fewer else ""
-    found = [
+    some = " There are so many runs that only the first ones of each row are drawn." if fewer else ""
+    return [
         Block(
             "sizes",
             "Accuracy by class size",
-            "The classes from the most training images to the fewest (too many of them: neighbours averaged); mean "
-            f"over a row's runs, the band is ± one standard deviation.{some}",
+            "The classes from the most training images to the fewest; if there are too many, neighbours are averaged. "
+            f"Mean over a row's runs, the band is ± one standard deviation.{some}",
             sizes,
             True,
         ),
         Block(
             "trade",
             "Head against tail",
-            "Each row's mean on the largest classes and on the smallest, ± one standard deviation. Dotted: the rows "
-            "that no other beats in one without losing in the other.",
+            "Each row's mean on the largest classes and on the smallest, ± one standard deviation. The dotted line "
+            "joins the rows that no other beats in one without losing in the other.",
             trades,
             True,
         ),
         Block("learning", "Learning curves", f"The run of each row's first seed.{rest}", lines, True),
     ]
-    return [block for block in found if block.variants]
 
 
 def search_blocks(report: Report) -> list[Block]:
-    """The figures of the searches, a variant for each."""
-    curves = {one.name: search_plots.curves(one) for one in report.searches if one.dimensions()}
+    """The figures of the searches, with a variant for each; a block may be without any."""
     shares = {one.name: search_plots.importances(one) for one in report.searches}
     without = ", ".join(name for name, one in shares.items() if not one)
     few = f"fewer than {search_plots.FEWEST_TRIALS} trials are complete, or its values do not differ"
     reason = f" No importance of hyper-parameters for {without}: {few}." if without else ""
     metrics = ", ".join(dict.fromkeys(one.metric for one in report.searches))
-    fronts = {one.name: [search_plots.pareto(one)] for one in report.searches if len(one.objectives) > 1}
-    blocks = [
+    return [
         Block(
             "search",
             "What was searched",
             f"{metrics} on held-out training images, mean ± standard error over folds and seeds. Star: the best "
-            "mean, with the band of one standard error; diamond: the one-standard-error choice. Hollow: stopped, at "
-            "the mean so far, a triangle where that is below the axis; ticks: failed; crosses: breaks a "
-            f"constraint.{reason}",
-            curves,
+            "mean; the band below it is one standard error. Diamond: the one-standard-error choice. Hollow: a stopped "
+            "trial at its mean so far, or a triangle where that is below the axis. Tick: a failed trial. Cross: a "
+            f"trial that breaks a constraint.{reason}",
+            {one.name: search_plots.curves(one) for one in report.searches if one.dimensions()},
         ),
         Block(
             "pareto",
             "Two metrics of the search",
-            "Every complete trial, ± one standard error on the front: the trials that no other beats in one metric "
-            "without losing in the other.",
-            fronts,
+            "Every complete trial. The line joins the front, ± one standard error: the trials that no other beats in "
+            "one metric without losing in the other.",
+            {one.name: [search_plots.pareto(one)] for one in report.searches if len(one.objectives) > 1},
         ),
         Block(
             "importance",
             "Which hyper-parameters matter",
-            "Share of the metric's variance over the complete trials that each explains, by fANOVA (Hutter et al. "
+            "The share of the metric's variance over the complete trials that each explains, by fANOVA (Hutter et al. "
             "2014) in Optuna's implementation.",
-            {name: [search_plots.importance(dict(one))] for name, one in shares.items() if one},
+            {name: [search_plots.importance(one)] for name, one in shares.items() if one},
         ),
     ]
-    return [block for block in blocks if block.variants]
 
 
-def norm_blocks(report: Report) -> list[Block]:
-    """The paper's Figure 2, a variant for each row that recorded its gradient norms; the searched row first."""
-    variants: dict[str, list[Plot]] = {}
-    several = len(report.recorded.norms) > 1
-    first = report.shown[-1:]
-    for factor, rows in sorted(report.recorded.norms.items(), key=lambda item: -(item[0] or 0)):
-        for row in sorted(rows, key=lambda row: (row not in first, report.rows.index(row))):
-            label = f"{row}, imbalance {factor:g}" if several and factor is not None else row
-            variants[label] = norm_plots.norms(rows[row])
-    if not variants:
-        return []
+def norm_block(report: Report) -> Block:
+    """The paper's Figure 2, with a variant for each row that recorded its gradient norms; the searched row first."""
+    variants = {
+        variant(report, factor, row): norm_plots.norms(norms[row])
+        for factor, norms in sorted(report.recorded.norms.items(), key=lambda one: -(one[0] or 0))
+        for row in sorted(report.rows, key=lambda row: row not in report.shown[-1:])
+        if row in norms
+    }
     caption = (
         "How often a gradient norm g occurs on the training images after the last epoch (the paper's Figure 2), for "
         "the run of the row's first seed; outlined: the mean density over each unit region."
     )
-    return [Block("norms", "Gradient norms and unit regions", caption, variants)]
+    return Block("norms", "Gradient norms and unit regions", caption, variants)
 
 
-def _hardest(item: tuple[tuple[str, float | None], object]) -> tuple[float, str]:
-    metric, factor = item[0]
-    return -(factor or 0), metric
+def by_factor(frame: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
+    """The imbalance factors with the lines of each, the largest first."""
+    return [] if frame.empty else list(frame.groupby("imbalance", dropna=False))[::-1]
 
 
-def by_factor(frame: pd.DataFrame) -> list[tuple[float | None, pd.DataFrame]]:
-    """The frame's parts by imbalance factor, the hardest first; the factor is None where there is only one."""
-    if frame.empty:
-        return []
-    factors = sorted(set(frame["imbalance"].dropna()), reverse=True)
-    if len(factors) < 2:
-        return [(None, frame)]
-    return [(float(factor), frame[frame["imbalance"] == factor]) for factor in factors]
+def variant(report: Report, factor: float | None, *names: str) -> str:
+    """A label of the ``names``, which begins with the imbalance factor if the study has several."""
+    several = report.frame["imbalance"].nunique() > 1
+    return ", ".join([*([f"imbalance {factor:g}"] if several else []), *names])

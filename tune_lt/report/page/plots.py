@@ -1,7 +1,7 @@
 """The page's figures of rows, for plotly.js: plain dicts of its ``data`` and ``layout``.
 
-Colours are those of the light page; the page's script puts the dark ones in their place (`PALETTE`, `tint`). A trace of
-a row has the row's name in its ``meta``, by which the page shows and hides it everywhere at once.
+They have the colours of the light page; the page's script replaces them by those of the dark page (`shades`). A trace
+of a row has the row's name in its ``meta``: by that the script shows or hides the row in every figure at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tune_lt.report.tables.summary import runs_of, summarise
 from tune_lt.run.search import selection
 
 Plot = dict[str, Any]
-PALETTE = (  # light, dark: Okabe & Ito's hues, darkened or lightened to a contrast of 3 : 1 with the page
+PALETTE = (  # light page, dark page: Okabe & Ito's hues, darkened or lightened to a contrast of 3 : 1 with the page
     ("#0072b2", "#4aa8e0"),
     ("#c84e00", "#f0813f"),
     ("#00805e", "#2fc39a"),
@@ -32,48 +32,47 @@ PALETTE = (  # light, dark: Okabe & Ito's hues, darkened or lightened to a contr
     ("#4d4d4d", "#d0d0d0"),
 )
 INK, QUIET, GRID = ("#1f2328", "#e6e8eb"), ("#6a737d", "#9aa4ae"), ("#d8dde3", "#3a4149")
-BAND, BAR = 0.14, 0.5  # opacity of what lies behind a line, and of error bars
-MOST_POINTS = 4000  # of all rows' lines: beyond, neighbouring classes are averaged
-LINE_POINTS = (30, 200)  # of one line: as few at least, as many at most
-MOST_NAMED = 20  # classes whose names fit below the axis
+BAND, BAR = 0.14, 0.5  # the opacity of a band around a line, and of error bars
+MOST_POINTS = 4000  # in the lines of all rows together: with more, neighbouring classes are averaged
+LINE_POINTS = (30, 200)  # in one line: at least and at most
+MOST_NAMED = 20  # with more classes their names do not fit below the axis
 _MARKS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 _DASHES = ("solid", "dash", "dot", "dashdot")
-_HUES = len(PALETTE)
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a row is drawn in every figure: rows beyond the seventh share a colour and differ in marker and dashes."""
+    """How a row is drawn in every figure: a colour of `PALETTE`, by its index, a marker and the dashes of a line.
 
-    colour: str
+    From the eighth row on colours are used again, with other markers and dashes.
+    """
+
+    hue: int
     mark: str
     dash: str
 
     @property
-    def index(self) -> int:
-        return next(index for index, (light, _) in enumerate(PALETTE) if light == self.colour)
+    def colour(self) -> str:
+        return PALETTE[self.hue][0]
 
 
 def styles(rows: Sequence[str]) -> dict[str, Style]:
     """A style for each row, by its place in the study."""
-    return {
-        row: Style(
-            PALETTE[index % _HUES][0],
-            _MARKS[(index + index // _HUES) % len(_MARKS)],
-            _DASHES[index // _HUES % len(_DASHES)],
-        )
-        for index, row in enumerate(rows)
-    }
+    found = {}
+    for index, row in enumerate(rows):
+        turn, hue = divmod(index, len(PALETTE))
+        found[row] = Style(hue, _MARKS[(index + turn) % len(_MARKS)], _DASHES[turn % len(_DASHES)])
+    return found
 
 
 def tint(colour: str, opacity: float = BAND) -> str:
-    """A palette's colour as a band has it, or an error bar."""
+    """A colour "#rrggbb" with an opacity."""
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 
 
 def shades() -> dict[str, str]:
-    """Each colour that figures have on the light page -> the one on the dark page."""
+    """Each colour that figures have on the light page -> its counterpart on the dark page."""
     pairs = dict((*PALETTE, INK, QUIET, GRID))
     return pairs | {
         tint(light, opacity): tint(dark, opacity) for light, dark in pairs.items() for opacity in (BAND, BAR)
@@ -81,17 +80,17 @@ def shades() -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """A name as plotly should show it: it reads some HTML in its texts."""
+    """A name, escaped for plotly, which reads some HTML tags in its texts."""
     return html.escape(text, quote=False)
 
 
 def rounded(values: Iterable[float], digits: int = 3) -> list[float | None]:
-    """Numbers for JSON, which has no NaN: a gap in a line."""
+    """Numbers for JSON. It has no NaN: None makes a gap in a line."""
     return [round(float(value), digits) if math.isfinite(value) else None for value in values]
 
 
 def layout(x: str, y: str, **more: Any) -> Plot:
-    """What all figures share; ``more`` has precedence, within the axes too."""
+    """What the layouts of all figures share: the titles of the axes, no legend. ``more`` has precedence."""
     axes = {name: {"title": {"text": text}, **more.pop(name, {})} for name, text in (("xaxis", x), ("yaxis", y))}
     return {"hovermode": "closest", "showlegend": False, **axes, **more}
 
@@ -99,28 +98,24 @@ def layout(x: str, y: str, **more: Any) -> Plot:
 def class_sizes(frame: pd.DataFrame, drawn: Mapping[str, Style], *, by_images: bool) -> Plot:
     """Each row's accuracy over the classes, in percent, mean ± standard deviation over its runs.
 
-    x: the classes' ranks from head to tail, or their training images on a logarithmic axis. With more classes than
-    `LINE_POINTS` of a line, or than `MOST_POINTS` leave each row, a point is the mean over neighbours.
+    x: the classes' ranks from head to tail or, ``by_images``, their numbers of training images on a logarithmic axis.
+    With more classes than a line may have points (`LINE_POINTS`, `MOST_POINTS`), a point is the mean over neighbours.
     """
-    rows = frame["row"].nunique()
     least, most = LINE_POINTS
-    classes = Classes.of(frame.iloc[0], min(most, max(least, MOST_POINTS // rows)))
-    ranks = [
-        int(group[0]) for group in np.array_split(np.arange(sum(map(len, classes.groups))) + 1, len(classes.groups))
-    ]
+    classes = Classes.of(frame.iloc[0], min(most, max(least, MOST_POINTS // frame["row"].nunique())))
+    ranks = np.cumsum([1, *map(len, classes.groups[:-1])]).tolist()  # of each group's first class
     x = rounded(classes.sizes, 2) if by_images else ranks
-    several = [f" and {len(group) - 1} neighbours" if len(group) > 1 else "" for group in classes.groups]
-    names = [
-        f"{plain(name)}{more} · {size:g} training images"
-        for name, more, size in zip(classes.names, several, np.round(classes.sizes, 1), strict=True)
-    ]
+    names = []
+    for name, group, size in zip(classes.names, classes.groups, classes.sizes, strict=True):
+        neighbours = f" and {len(group) - 1} neighbours" if len(group) > 1 else ""
+        names.append(f"{plain(name)}{neighbours} · {round(size, 1):g} training images")
     traces = []
     for row, style in drawn.items():
         runs = runs_of(frame, row)
         if runs.empty:
             continue
         mean, spread = classes.mean_and_std(runs["per_class"])
-        traces += _band(row, style, x, mean, spread)
+        traces.append(_band(row, style, x, mean, spread))
         traces.append(
             _line(row, style, x, mean)
             | {
@@ -129,31 +124,33 @@ def class_sizes(frame: pd.DataFrame, drawn: Mapping[str, Style], *, by_images: b
                 "hovertemplate": f"<b>{plain(row)}</b> ({len(runs)} runs)<br>%{{text}}<extra></extra>",
             }
         )
-    axis: Plot = {"type": "log", "autorange": "reversed", "dtick": 1}
+    title = "classes from head to tail"
+    axis: Plot = {"range": [0.5, ranks[-1] + 0.5]}
     if by_images:
-        return _plot(traces, layout("training images of the class (log), head to tail", "accuracy (%)", xaxis=axis))
-    axis = {"range": [0.5, ranks[-1] + 0.5]}
-    if len(ranks) <= MOST_NAMED:
-        axis |= {"tickvals": ranks, "ticktext": [plain(name) for name in classes.names]}
-    return _plot(traces, layout("classes from head to tail", "accuracy (%)", xaxis=axis))
+        title = "training images of the class (log), head to tail"
+        axis = {"type": "log", "autorange": "reversed", "dtick": 1}
+    elif len(ranks) <= MOST_NAMED:
+        axis |= {"tickvals": ranks, "ticktext": list(map(plain, classes.names))}
+    return _plot(traces, layout(title, "accuracy (%)", xaxis=axis))
 
 
 def trade_off(frame: pd.DataFrame, drawn: Mapping[str, Style]) -> Plot | None:
-    """Each row's accuracy on Many classes against that on Rare ones, Few where none is rare: means ± std, in percent.
+    """Each row's accuracy on the Many classes against that on the Rare ones, mean ± standard deviation in percent.
 
-    The front are the rows that no other beats in one group without losing in the other. None without both groups.
+    Few takes the place of Rare where no class is rare. A dotted line joins the front: the rows that no other beats in
+    one group without losing in the other. None where there are no Many classes, or neither Rare nor Few ones.
     """
     tail = next((name for name in ("rare", "few") if frame[f"test/{name}"].notna().any()), None)
     if tail is None or not frame["test/many"].notna().any():
         return None
     traces: list[Plot] = []
-    places: dict[str, tuple[float, float]] = {}
+    places: list[tuple[float, float]] = []
     for row, style in drawn.items():
         runs = runs_of(frame, row)
-        many, rare = summarise(runs["test/many"]) if len(runs) else None, summarise(runs[f"test/{tail}"])
-        if many is None or math.isnan(many.mean) or math.isnan(rare.mean):
+        many, rare = summarise(runs["test/many"]), summarise(runs[f"test/{tail}"])
+        if math.isnan(many.mean) or math.isnan(rare.mean):
             continue
-        places[row] = (many.mean, rare.mean)
+        places.append((many.mean, rare.mean))
         error = {"thickness": 1, "width": 0, "color": tint(style.colour, BAR)}
         traces.append(
             _line(row, style, [many.mean], [rare.mean])
@@ -167,18 +164,18 @@ def trade_off(frame: pd.DataFrame, drawn: Mapping[str, Style]) -> Plot | None:
             }
         )
         traces[-1]["marker"]["size"] = 10
-    middle = (min(many for many, _ in places.values()) + max(many for many, _ in places.values())) / 2 if places else 0
-    for trace in traces:  # towards the middle there is room for a name
-        trace["textposition"] = "middle left" if trace["x"][0] > middle else "middle right"
-    best = sorted(selection.front(places.values()))
+    at = [x for x, _ in places]
+    for trace in traces:  # a name stands on the side of the middle, where there is room for it
+        trace["textposition"] = "middle left" if trace["x"][0] > (min(at) + max(at)) / 2 else "middle right"
+    best = sorted(selection.front(places))
     line = {"color": QUIET[0], "width": 1.2, "dash": "dot"}
-    x, y = [point[0] for point in best], [point[1] for point in best]
-    traces.insert(0, {"x": rounded(x), "y": rounded(y), "mode": "lines", "line": line, "hoverinfo": "skip"})
+    front = {"x": rounded(x for x, _ in best), "y": rounded(y for _, y in best)}
+    traces.insert(0, {**front, "mode": "lines", "line": line, "hoverinfo": "skip"})
     return _plot(traces, layout("accuracy on Many classes (%)", f"accuracy on {tail.capitalize()} classes (%)"))
 
 
 def learning(curves: Mapping[str, Curve], drawn: Mapping[str, Style], metric: str) -> Plot:
-    """A metric over the epochs of each row's first seed; accuracies in percent."""
+    """A metric over the epochs, a line for the run of each row's first seed; accuracies are in percent."""
     loss = metric.endswith("/loss")
     traces = []
     for row, style in drawn.items():
@@ -186,9 +183,8 @@ def learning(curves: Mapping[str, Curve], drawn: Mapping[str, Style], metric: st
             continue
         epochs, values = curves[row]
         y = [value if loss else 100 * value for value in values]
-        trace = _line(row, style, list(epochs), y) | {"mode": "lines"}
-        trace["hovertemplate"] = f"<b>{plain(row)}</b><br>epoch %{{x}}: %{{y:.4g}}<extra></extra>"
-        traces.append(trace)
+        hover = f"<b>{plain(row)}</b><br>epoch %{{x}}: %{{y:.4g}}<extra></extra>"
+        traces.append(_line(row, style, epochs, y) | {"mode": "lines", "hovertemplate": hover})
     return _plot(traces, layout("epoch", metric if loss else f"{metric} (%)"))
 
 
@@ -203,25 +199,20 @@ def _line(row: str, style: Style, x: Sequence[Any], y: Iterable[float]) -> Plot:
     }
 
 
-def _band(row: str, style: Style, x: Sequence[Any], mean: np.ndarray, spread: np.ndarray) -> list[Plot]:
-    """Mean ± spread as an area; none where there is no spread."""
-    known = np.isfinite(mean) & np.isfinite(spread)
-    if not known.any():
-        return []
-    at = [place for place, one in zip(x, known, strict=True) if one]
-    high, low = (mean + spread)[known], (mean - spread)[known]
-    return [
-        {
-            "meta": {"row": row},
-            "x": at + at[::-1],
-            "y": rounded([*high, *low[::-1]]),
-            "mode": "lines",
-            "fill": "toself",
-            "fillcolor": tint(style.colour),
-            "line": {"width": 0},
-            "hoverinfo": "skip",
-        }
-    ]
+def _band(row: str, style: Style, x: Sequence[Any], mean: np.ndarray, spread: np.ndarray) -> Plot:
+    """Mean ± spread as an area, over the points that have both."""
+    known = np.flatnonzero(np.isfinite(mean) & np.isfinite(spread)).tolist()
+    at, high, low = [x[point] for point in known], (mean + spread)[known], (mean - spread)[known]
+    return {
+        "meta": {"row": row},
+        "x": at + at[::-1],
+        "y": rounded([*high, *low[::-1]]),
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": tint(style.colour),
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+    }
 
 
 def _plot(traces: list[Plot], how: Plot) -> Plot:

@@ -8,31 +8,30 @@
     parent.append(element);
     return element;
   };
+  const listen = (selector, event, react) =>
+    all(selector).forEach((element) => element.addEventListener(event, () => react(element)));
 
-  // Tables: a column's cells by their number, by their text where it has none; what has no value stays last.
-  function sort(header) {
-    const table = header.closest("table"), body = table.tBodies[0];
-    const column = header.cellIndex, rows = [...body.rows];
+  // Tables are sorted by the numbers of a column, or by its texts if it has none; cells without a value stay last.
+  listen(".sort", "click", (button) => {
+    const header = button.closest("th"), table = header.closest("table"), body = table.tBodies[0];
     const number = header.classList.contains("number");
     const before = header.getAttribute("aria-sort");
     const rising = before ? before === "descending" : !number;
     const key = (row) => {
-      const cell = row.cells[column];
-      if (number) return cell.dataset.value === undefined ? null : Number(cell.dataset.value);
-      const text = cell.textContent.trim();
-      return text === "—" ? null : text;
+      const cell = row.cells[header.cellIndex];
+      const text = number ? cell.dataset.value : cell.textContent.trim();
+      return text === "—" ? undefined : text;
     };
     const compare = (a, b) => {
       const [x, y] = [key(a), key(b)];
-      if (x === null || y === null) return (x === null) - (y === null);
+      if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
       const order = number ? x - y : x.localeCompare(y, undefined, { numeric: true });
       return rising ? order : -order;
     };
-    rows.sort(compare).forEach((row) => body.append(row));
+    [...body.rows].sort(compare).forEach((row) => body.append(row));
     all("thead th", table).forEach((other) => other.removeAttribute("aria-sort"));
     header.setAttribute("aria-sort", rising ? "ascending" : "descending");
-  }
-  all(".sort").forEach((button) => button.addEventListener("click", () => sort(button.closest("th"))));
+  });
 
   // The runs behind a number.
   const dialog = document.getElementById("runs");
@@ -55,54 +54,49 @@
       link.rel = "noopener";
     }
   }
-  function open(button) {
+  listen(".cell", "click", (button) => {
     const cell = page.cells[button.dataset.cell];
     const place = button.closest("td");
-    const table = place.closest("table");
-    const column = table.tHead.rows[0].cells[place.cellIndex].textContent.trim();
+    const column = place.closest("table").tHead.rows[0].cells[place.cellIndex].textContent.trim();
     document.getElementById("runs-title").textContent = `${place.parentElement.cells[0].textContent.trim()} · ${column}`;
     const missing = cell.missing ? ` ${cell.missing} runs are missing; ${page.fill} trains them.` : "";
     document.getElementById("runs-text").textContent = button.textContent.trim() + "." + missing;
     list.textContent = "";
     if (cell.runs.length) listed(cell.against.length ? "This row" : "", cell.runs);
     if (cell.against.length) listed("The row it is compared with", cell.against);
-    const local = `Links lead to ${page.ui}, where tune-lt ui shows the store while it runs.`;
-    document.getElementById("runs-hint").textContent = !cell.runs.length ? "" : page.served ? "" : local;
-    if (dialog.showModal) dialog.showModal();
-    else dialog.setAttribute("open", "");
-  }
-  all(".cell").forEach((button) => button.addEventListener("click", () => open(button)));
-  // By hand: in a sandboxed frame, such as MLflow's, a form cannot close it.
-  document.querySelector(".close").addEventListener("click", () => dialog.close());
+    const local = `The links work while tune-lt ui runs, which shows the store at ${page.ui}.`;
+    document.getElementById("runs-hint").textContent = cell.runs.length && !page.served ? local : "";
+    dialog.showModal();
+  });
+  // The button is not in a form that closes the dialog: a sandboxed frame, such as MLflow's, sends no form.
+  listen(".close", "click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 
-  // Figures. Python gives them the light page's colours.
+  // Figures come with the colours of the light page.
   const darkness = window.matchMedia("(prefers-color-scheme: dark)");
   let dark = darkness.matches;
   const shown = new Set(page.shown);
-  const shaded = (value) => {
-    if (typeof value === "string") return dark && page.shades[value] ? page.shades[value] : value;
-    if (Array.isArray(value)) return value.map(shaded);
-    if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, shaded(v)]));
-    return value;
-  };
+  const shades = new Map(Object.entries(page.shades));
+  const shaded = (value) => (dark ? JSON.parse(JSON.stringify(value), (key, one) => shades.get(one) ?? one) : value);
   const [ink, quiet, grid] = ["#1f2328", "#6a737d", "#d8dde3"];
+  const axis = {
+    gridcolor: grid, linecolor: quiet, showline: true, zerolinecolor: grid, ticks: "outside", tickcolor: quiet,
+    automargin: true, title: { standoff: 8 },
+  };
+  const defaults = {
+    xaxis: { ...axis, showgrid: false, zeroline: false },
+    yaxis: axis,
+    title: { font: { size: 13 }, x: 0, xref: "paper" },
+  };
   function dressed(plot, label, narrow) {
-    const axis = (own = {}) => ({
-      gridcolor: grid, linecolor: quiet, zerolinecolor: grid, ticks: "outside", tickcolor: quiet, automargin: true,
-      ...own, title: { standoff: 8, ...own.title },
-    });
-    const own = plot.layout;
     const layout = {
-      ...own,
-      xaxis: axis({ showgrid: false, showline: true, zeroline: false, ...own.xaxis }),
-      yaxis: axis(own.yaxis),
+      ...plot.layout,
+      template: { layout: defaults },
       font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12, color: ink },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 48, r: 8, t: own.title ? 36 : 12, b: 44 },
+      margin: { l: 48, r: 8, t: plot.layout.title ? 36 : 12, b: 44 },
       legend: { orientation: "h", y: -0.22, yanchor: "top", x: 0, font: { size: 11 } },
-      title: { font: { size: 13 }, x: 0, xref: "paper", ...own.title },
       uirevision: label,
       modebar: { bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: ink },
       hoverlabel: { align: "left" },
@@ -110,7 +104,7 @@
     const data = plot.data.map((trace) => {
       const row = trace.meta && trace.meta.row;
       if (row === undefined) return trace;
-      // A row is a line, which is hidden, or a point among all rows, which steps back.
+      // A row that is not chosen: its line is hidden; its point among those of all rows is pale and has no name.
       if (trace.mode !== "markers+text") return { ...trace, visible: shown.has(row) };
       return shown.has(row) ? trace : { ...trace, mode: "markers", opacity: 0.4 };
     });
@@ -119,13 +113,12 @@
   function draw(id) {
     const box = document.querySelector(`[data-plots="${id}"]`);
     const select = document.querySelector(`select[data-block="${id}"]`);
-    const variants = Object.keys(page.plots[id]);
-    const label = select ? variants[select.selectedIndex] : variants[0];
+    const label = select ? select.value : Object.keys(page.plots[id])[0];
     const plots = page.plots[id][label];
     while (box.children.length < plots.length) make("div", "", box).className = "plot";
     const buttons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
     all(".plot", box).forEach((place, index) => {
-      place.hidden = index >= plots.length; // not removed: Plotly may still be at work on it
+      place.hidden = index >= plots.length; // not removed: Plotly may still be drawing there
       if (place.hidden) return;
       const [data, layout] = dressed(plots[index], label, place.clientWidth < 500);
       const parts = [page.study, id, label, ...(plots.length > 1 ? [index + 1] : [])];
@@ -136,26 +129,18 @@
   }
   const blocks = Object.keys(page.plots);
   const rowBlocks = blocks.filter((id) => document.getElementById(id).dataset.rows);
-  all("select[data-block]").forEach((select) => select.addEventListener("change", () => draw(select.dataset.block)));
+  listen("select[data-block]", "change", (select) => draw(select.dataset.block));
 
-  // The rows that the figures show, in all of them at once.
-  const chips = all(".chip[data-row]");
-  function press(chip, on) {
-    chip.setAttribute("aria-pressed", String(on));
-    shown[on ? "add" : "delete"](chip.dataset.row);
+  // A chip shows or hides a row in all figures of rows.
+  function show(chips, on) {
+    for (const chip of chips) {
+      chip.setAttribute("aria-pressed", String(on));
+      shown[on ? "add" : "delete"](chip.dataset.row);
+    }
+    rowBlocks.forEach(draw);
   }
-  chips.forEach((chip) =>
-    chip.addEventListener("click", () => {
-      press(chip, chip.getAttribute("aria-pressed") !== "true");
-      rowBlocks.forEach(draw);
-    }),
-  );
-  all(".chip[data-all]").forEach((button) =>
-    button.addEventListener("click", () => {
-      chips.forEach((chip) => press(chip, button.dataset.all === "true"));
-      rowBlocks.forEach(draw);
-    }),
-  );
+  listen(".chip[data-row]", "click", (chip) => show([chip], !shown.has(chip.dataset.row)));
+  listen(".chip[data-all]", "click", (button) => show(all(".chip[data-row]"), button.dataset.all === "true"));
 
   function recolour(to) {
     if (to === dark) return;
@@ -169,15 +154,12 @@
   });
   window.addEventListener("afterprint", () => recolour(darkness.matches));
 
-  // One after the other, so that the tables can be read at once.
-  const waiting = [...blocks];
-  (function next() {
-    const id = waiting.shift();
-    if (id === undefined) {
-      document.documentElement.dataset.ready = "true";
-      return;
+  // Between two figures the browser gets time, so that a reader can scroll and sort from the start.
+  (async () => {
+    for (const id of blocks) {
+      draw(id);
+      await new Promise((resolve) => setTimeout(resolve));
     }
-    draw(id);
-    setTimeout(next);
+    document.documentElement.dataset.ready = "true";
   })();
 })();
