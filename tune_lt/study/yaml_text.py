@@ -14,7 +14,7 @@ MOST_BYTES = 200_000  # of a file: about a hundred times the longest that comes 
 MOST_WRITTEN_OUT = 1_000_000  # characters and values, every alias in full: ten lines of aliases can make a billion
 DEEPEST, MOST_IN_KEY = 30, 200
 _SCALARS = ("!!str", "!!int", "!!float", "!!bool", "!!null")
-_TAGS = {"mapping": ("!!map",), "sequence": ("!!seq",), "scalar": _SCALARS}  # YAML's types that JSON has too
+_TAGS = {yaml.MappingNode: ("!!map",), yaml.SequenceNode: ("!!seq",), yaml.ScalarNode: _SCALARS}  # JSON has them too
 
 
 def load(text: str) -> Any:
@@ -51,7 +51,7 @@ class _Values:
             raise Problems(f"larger than {MOST_WRITTEN_OUT:,} characters with every alias (*name) written out")
         if depth > DEEPEST:
             raise Problems(f"nested more than {DEEPEST} deep, or an anchor refers to itself")
-        if tag not in _TAGS[node.id]:
+        if tag not in _TAGS[type(node)]:
             valid = "a string, number, true, false, null, list or mapping, without tags; write a date in quotes"
             raise Problems(f"{where}: found {_short(tag)}; valid: {valid}")
         if isinstance(node, yaml.MappingNode):
