@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tune_lt import data
-from tune_lt.config import CellConfig, determining, fingerprint
+from tune_lt.config import CellConfig, Recipe, determining, fingerprint
 from tune_lt.documents import Contents, Recommended, SearchResult, TableCell, search_file
 from tune_lt.run.search.planned import PlannedTrial, Record, Unit
 from tune_lt.store import TAG, Store
 from tune_lt.study import Space, Study, flattened, nested, overlay, ranges, reader
+from tune_lt.study.checks import section
 from tune_lt.study.rows import ONE_SE, REFERENCE
+from tune_lt.study.sections import with_defaults
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def trial_cells(study: Study, space: Space, found: Mapping[str, Any]) -> list[Ce
     """The cells of a search's trial, in the order they are trained."""
     changes = nested(space.complete(found))
     base = overlay(study.base() | {"loss": dict(space.loss), "model": dict(space.model)}, changes)
-    base["recipe"] = reader.from_dict(base).recipe
+    base["recipe"] = section(Recipe, "recipe", base["recipe"])
     return [
         reader.cell(base, data_seed=seed, init_seed=seed, fold=fold, holdout=study.validation.holdout)
         for seed, fold in study.units(space)
@@ -185,9 +187,9 @@ class Planner:
 
     def reference(self, space: Space) -> list[PlannedCell]:
         """The cells of plain cross-entropy on the images that the search's trials are judged on."""
-        softmax = reader.with_loss(self._study, REFERENCE)
+        softmax = with_defaults("loss", {"name": REFERENCE}, "loss")
         plain = dataclasses.replace(space, loss=softmax, model=self._study.model, space={}, plain={})
-        recipe = {path: ranges.recipe_default(path) for path in space.space if path.startswith("recipe/")}
+        recipe = {path: ranges.parameter(space.name, path)[1] for path in space.space if path.startswith("recipe/")}
         cells = trial_cells(self._study, plain, recipe)  # where the recipe is searched, the reference has the default
         return [
             PlannedCell(

@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tune_lt.study import MOST_TRIALS, Dimension, Search, Space, Validation, grid, nested, overlay, ranges
-from tune_lt.study.checks import Problems, dotted, known_fields, section
+from tune_lt.study.checks import Problems, dotted, section
 from tune_lt.study.sections import check_name, configuration
 
 TRIALS = 20  # of a search, unless the file says otherwise
 Compared = tuple[dict[str, Any], dict[str, Dimension]]  # a loss to compare with: what it changes, its ranges
 
 
-def comparison(raw: Any) -> list[Compared]:
-    """The losses of the section ``compare``, with what each changes. Raises Problems."""
-    known_fields("compare", raw, ("losses",))
-    entries = section(list[Any], "compare.losses", raw.get("losses", []))
+def comparison(entries: Sequence[Any]) -> list[Compared]:
+    """The losses that ``compare`` lists: what each changes of the study's configuration, and its ranges.
+
+    The ranges are those that the file gives the loss; if it gives none, those of the loss's signature. Raises Problems.
+    """
     compared = [_compared(entry, f"compare.losses[{index}]") for index, entry in enumerate(entries)]
     names = [changes["loss"]["name"] for changes, _ in compared]
     if len(set(names)) < len(names):
@@ -26,50 +27,9 @@ def comparison(raw: Any) -> list[Compared]:
     return compared
 
 
-def searches(
-    raw: Mapping[str, Any],
-    plain: Mapping[str, Any],
-    space: Mapping[str, Dimension],
-    validation: Validation,
-    compared: Sequence[Compared],
-) -> dict[str, Space]:
-    """Everything the study searches, by name, with one budget for all. Raises Problems."""
-    bases: dict[str, tuple[dict[str, Any], dict[str, Dimension], str]] = {}  # the last: where it stands in the file
-    if space:
-        bases[str(plain["loss"]["name"])] = ({}, dict(space), "")
-    shared = {path: dimension for path, dimension in space.items() if not path.startswith("loss/")}
-    for index, (changes, own) in enumerate(compared):
-        name = changes["loss"]["name"]
-        if name in bases:
-            raise Problems(f"compare.losses[{index}]: {name!r} is searched already")
-        if shared | own:  # else it is trained as it is, nothing in it can be searched
-            bases[name] = (changes, ranges.ordered(shared | own), f"compare.losses[{index}].")
-    searching = bool(bases)
-    if searching != ("search" in raw):
-        raise Problems(
-            f"search: missing, but {', '.join(dotted(path) for path in space) or 'compare'} has a range to search"
-            if searching
-            else "search: the file searches nothing; give a parameter a range such as loss.alpha: {uniform: [0.3, 1.0]}"
-        )
-    search = _search(raw.get("search", {}), validation)
-    found = {}
-    for name, (changes, own, where) in bases.items():
-        start = overlay(plain, changes) | ({"loss": changes["loss"]} if changes else {})
-        if "name" in changes.get("model", {}):
-            start["model"] = changes["model"]
-        for path, dimension in own.items():  # both ends of every range, and every choice, must be what the field takes
-            for value in dimension.values:
-                configuration(overlay(start, nested({path: value})), where)
-        config = configuration(overlay(start, nested({path: own[path].values[0] for path in own})), where)
-        defaults = ranges.defaults(name, own)
-        found[name] = Space(name, config["loss"], config["model"], own, _budget(search, own, len(bases)), defaults)
-    return found
-
-
 def _compared(entry: Any, field: str) -> Compared:
-    """What a loss to compare with changes of the study's configuration, and its ranges: the signature's, or its own."""
     where, entry = (field, {"loss": {"name": entry}}) if isinstance(entry, str) else (f"{field}.loss.name", entry)
-    known_fields(field, entry, ("loss", "model"))
+    section(dict[Literal["loss", "model"], Any], field, entry)
     name = check_name("loss", entry.get("loss"), where)
     section(dict[str, Any], f"{field}.model", entry.get("model", {}))
     changes, own = ranges.split(entry)
@@ -78,20 +38,58 @@ def _compared(entry: Any, field: str) -> Compared:
     return changes, own
 
 
-def _search(raw: Any, validation: Validation) -> Search:
+def searches(
+    search: Search | None,
+    plain: Mapping[str, Any],
+    space: Mapping[str, Dimension],
+    validation: Validation,
+    compared: Sequence[Compared],
+) -> dict[str, Space]:
+    """Everything the study searches, by the name of the loss, with one budget for all. Raises Problems.
+
+    ``plain`` is the study's configuration with the first value of each range in ``space``.
+    """
+    shared = {path: dimension for path, dimension in space.items() if path.startswith("recipe/")}
+    searched = [("", {"loss": plain["loss"]}, dict(space))] if space else []
+    for index, (changes, own) in enumerate(compared):
+        if space and changes["loss"]["name"] == plain["loss"]["name"]:
+            raise Problems(f"compare.losses[{index}]: {plain['loss']['name']!r} is searched already")
+        if shared | own:  # else it is trained as it is, nothing in it can be searched
+            searched.append((f"compare.losses[{index}].", changes, ranges.ordered(shared | own)))
+    if searched and search is None:
+        found = ", ".join(map(dotted, space)) or "compare"
+        raise Problems(f"search: missing, but {found} has a range to search")
+    if search is None:
+        return {}
+    if not searched:
+        raise Problems("search: the file searches nothing; give a parameter a range, loss.alpha: {uniform: [0.3, 1.0]}")
+    search = _search(search, validation)
+    spaces = {}
+    for where, changes, own in searched:
+        start = overlay(plain, changes) | {"loss": changes["loss"]}
+        if "name" in changes.get("model", {}):
+            start["model"] = changes["model"]
+        for path, dimension in own.items():  # both ends of every range, and every choice, must be what the field takes
+            for value in dimension.values:
+                configuration(overlay(start, nested({path: value})), where)
+        config = configuration(overlay(start, nested({path: own[path].values[0] for path in own})), where)
+        name = config["loss"]["name"]
+        budget, defaults = _budget(search, own, len(searched)), ranges.defaults(name, own)
+        spaces[name] = Space(name, config["loss"], config["model"], own, budget, defaults)
+    return spaces
+
+
+def _search(search: Search, validation: Validation) -> Search:
     """The section ``search`` with the scheduler that suits the validation where it names none."""
-    search: Search = section(Search, "search", raw)
     several = validation.folds is not None or len(validation.seeds or ()) > 1
     if len(search.objectives) != len(set(search.objectives)):
         raise Problems(f"search.metric: found {list(search.objectives)}; valid: one metric, or two different ones")
-    whole = search.sampler == "grid" or len(search.objectives) > 1 or bool(search.constraints)
+    by_one = len(search.objectives) == 1 and not search.constraints  # schedulers compare trials by a single metric
     if search.scheduler is None:
-        pruning: Literal["asha", "racing", "none"] = "none" if whole else "racing" if several else "asha"
-        return dataclasses.replace(search, scheduler=pruning)
-    if len(search.objectives) > 1 and search.scheduler != "none":
-        raise Problems(f"search.scheduler: found {search.scheduler} with two metrics; valid: none")
-    if search.constraints and search.scheduler != "none":  # it would stop what keeps them for what does not
-        raise Problems(f"search.scheduler: found {search.scheduler} with constraints; valid: none")
+        stop: Literal["asha", "racing"] = "racing" if several else "asha"
+        return dataclasses.replace(search, scheduler=stop if by_one and search.sampler != "grid" else "none")
+    if not by_one and search.scheduler != "none":
+        raise Problems(f"search.scheduler: found {search.scheduler} with two metrics or constraints; valid: none")
     if search.scheduler == "racing" and not several:
         raise Problems("search.scheduler: found racing without folds; valid: asha, none, or data.validation.folds")
     return search

@@ -45,19 +45,15 @@ def grid(space: Mapping[str, Dimension]) -> Iterator[dict[str, Any]]:
 
     A dimension whose ``when`` does not hold is left out of the point; those it speaks of stand before it.
     """
-
-    def below(found: dict[str, Any], left: Sequence[str]) -> Iterator[dict[str, Any]]:
-        if not left:
-            yield found
-            return
-        dimension = space[left[0]]
-        if not dimension.holds(found):
-            yield from below(found, left[1:])
-            return
-        for value in dimension.points() or ():
-            yield from below({**found, left[0]: value}, left[1:])
-
-    return below({}, list(space))
+    if not space:
+        yield {}
+        return
+    *before, (path, dimension) = space.items()
+    for point in grid(dict(before)):
+        if dimension.holds(point):
+            yield from ({**point, path: value} for value in dimension.points() or ())
+        else:
+            yield point
 
 
 @dataclass(frozen=True)
@@ -214,7 +210,7 @@ class Study:
 
     def own_search(self) -> Space | None:
         """The search over the study's own loss, if it has one."""
-        return next((space for space in self.searches.values() if space.loss["name"] == self.loss["name"]), None)
+        return self.searches.get(self.loss["name"])
 
     def label(self, space: Space) -> str:
         """What a search is called to the user."""
