@@ -10,7 +10,6 @@ import yaml
 
 from tune_lt.plan.cost import Estimate, Outlook
 from tune_lt.study import Space, Study, flattened, smaller
-from tune_lt.study.mappings import plain
 from tune_lt.texts import duration
 
 
@@ -91,10 +90,10 @@ def _ends(mean: float, factor: float) -> dict[str, float]:
 
 def _defaults(study: Study) -> dict[str, Any]:
     """The whole study with every default, as its file would say it."""
-    shown = {"name": study.name} | plain(study.base())
-    shown["data"]["validation"] = plain(dataclasses.asdict(study.validation))
+    shown = {"name": study.name} | study.base()
+    shown["data"]["validation"] = dataclasses.asdict(study.validation)
     shared = next(iter(study.searches.values()), None)
-    shown["search"] = plain(dataclasses.asdict(shared.search)) if shared else None
+    shown["search"] = dataclasses.asdict(shared.search) if shared else None
     return shown | {"seeds": _seeds(study), "resources": dataclasses.asdict(study.resources)}
 
 

@@ -20,7 +20,6 @@ from tune_lt.report.collect import Report
 from tune_lt.report.tables import recommendation
 from tune_lt.report.tables.sheet import Sheet
 from tune_lt.store import Store
-from tune_lt.study.mappings import plain
 from tune_lt.texts import first_line
 from tune_lt.training import classifier
 from tune_lt.training.classifier import Classifier
@@ -132,7 +131,7 @@ def _card(report: Report, model: Model, trained: Classifier, run: Mapping[Any, A
         "## Where it comes from",
         f"Run `{run.get('run_id', 'unknown')}` of the store, fingerprint `{model.cell.fingerprint}`; "
         f"commit {', '.join(recorded.origins.get('git commit', ['unknown']))}.",
-        f"```yaml\n{yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)}```",
+        f"```yaml\n{yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)}```",
     ]
     if dataset.skipped:
         parts.insert(-3, f"{len(dataset.skipped)} files could not be read and were left out.")

@@ -72,7 +72,6 @@ class Validation:
 
 
 MOST_TRIALS = 100_000
-Trials = Annotated[int, Ge(1), Le(MOST_TRIALS)]
 Metric = Literal["val/balanced", "val/top1", "val/many", "val/medium", "val/few", "val/rare"]
 
 
@@ -91,7 +90,7 @@ class Search:
 
     __pydantic_config__ = _STRICT
     sampler: Literal["tpe", "random", "grid"] = "tpe"
-    trials: Trials | None = None
+    trials: Annotated[int, Ge(1), Le(MOST_TRIALS)] | None = None
     seed: Seed = 0
     scheduler: Literal["asha", "racing", "none"] | None = None
     metric: Metric | tuple[Metric, Metric] = "val/balanced"
