@@ -57,8 +57,6 @@ def read(path: Path, small: bool = False) -> Study:
         with open(path, "rb") as file:
             content = file.read(yaml_text.MOST_BYTES + 1)  # never more: it may be no study file but a disk
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -103,7 +101,8 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
         except RuntimeError:
             raise Problems(f"data.root: found {root!r}; there is no such user's folder") from None
     base = configuration(plain)
-    compared = searches.comparison((file.compare or {}).get("losses", []))
+    entries = (file.compare or {}).get("losses", [])
+    compared = [searches.comparison(entry, f"compare.losses[{index}]") for index, entry in enumerate(entries)]
     spaces = searches.searches(file.search, plain, ranges.ordered(space), validation, compared)
     study = Study(
         name=name,

@@ -15,19 +15,11 @@ TRIALS = 20  # of a search, unless the file says otherwise
 Compared = tuple[dict[str, Any], dict[str, Dimension]]  # a loss to compare with: what it changes, its ranges
 
 
-def comparison(entries: Sequence[Any]) -> list[Compared]:
-    """The losses that ``compare`` lists: what each changes of the study's configuration, and its ranges.
+def comparison(entry: Any, field: str) -> Compared:
+    """A loss that ``compare`` lists, the file's ``field``: a name, or ``{loss: ..., model: ...}``. Raises Problems.
 
-    The ranges are those that the file gives the loss; if it gives none, those of the loss's signature. Raises Problems.
+    Its ranges are those that the file gives it; if it gives none, those of the loss's signature.
     """
-    compared = [_compared(entry, f"compare.losses[{index}]") for index, entry in enumerate(entries)]
-    names = [changes["loss"]["name"] for changes, _ in compared]
-    if len(set(names)) < len(names):
-        raise Problems(f"compare.losses: found {', '.join(names)}; valid: each loss once")
-    return compared
-
-
-def _compared(entry: Any, field: str) -> Compared:
     where, entry = (field, {"loss": {"name": entry}}) if isinstance(entry, str) else (f"{field}.loss.name", entry)
     section(dict[Literal["loss", "model"], Any], field, entry)
     name = check_name("loss", entry.get("loss"), where)
@@ -49,11 +41,16 @@ def searches(
 
     ``plain`` is the study's configuration with the first value of each range in ``space``.
     """
+    searched = [("", {"loss": plain["loss"]}, dict(space))] if space else []  # where it stands, changes, ranges
+    names = [changes["loss"]["name"] for changes, _ in compared] + [
+        changes["loss"]["name"] for _, changes, _ in searched
+    ]
+    if len(set(names)) < len(names):
+        raise Problems(
+            f"compare.losses: found {', '.join(names)}; valid: each loss once, not the study's own with ranges"
+        )
     shared = {path: dimension for path, dimension in space.items() if path.startswith("recipe/")}
-    searched = [("", {"loss": plain["loss"]}, dict(space))] if space else []
     for index, (changes, own) in enumerate(compared):
-        if space and changes["loss"]["name"] == plain["loss"]["name"]:
-            raise Problems(f"compare.losses[{index}]: {plain['loss']['name']!r} is searched already")
         if shared | own:  # else it is trained as it is, nothing in it can be searched
             searched.append((f"compare.losses[{index}].", changes, ranges.ordered(shared | own)))
     if searched and search is None:

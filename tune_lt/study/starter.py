@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,21 +44,13 @@ def look(root: Path) -> Look:
     """
     files = training_files(root)
     paths = [path for of_class in files.values() for path in of_class]
-    sides = _sides(paths[:: -(-len(paths) // LOOKED_AT)])
+    sides = []
+    for path in paths[:: -(-len(paths) // LOOKED_AT)]:
+        with contextlib.suppress(Unreadable), opened(path) as image:  # plan and run name those that cannot be read
+            sides.append(min(image.size))
     if not sides:
         raise InputError(f"{root}: none of the files looked at can be read as an image")
     return Look({name: len(of_class) for name, of_class in files.items()}, round(statistics.median(sides)))
-
-
-def _sides(paths: Sequence[Path]) -> list[int]:
-    sides = []
-    for path in paths:
-        try:
-            with opened(path) as image:
-                sides.append(min(image.size))
-        except Unreadable:
-            continue  # plan and run name it
-    return sides
 
 
 def study(root: Path, seen: Look, *, gpu: bool) -> str:

@@ -130,7 +130,7 @@ class Space:
 
     def complete(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """``found`` with the defaults of the dimensions that were not searched, since their ``when`` did not hold."""
-        return {path: value for path, value in self.plain.items() if path not in found} | dict(found)
+        return {**self.plain, **found}
 
 
 @dataclass(frozen=True)
