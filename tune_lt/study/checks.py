@@ -12,6 +12,7 @@ from annotated_types import Gt, MinLen
 from pydantic import TypeAdapter, ValidationError
 
 from tune_lt import registry
+from tune_lt.errors import InputError
 
 RENAMED = {  # fields of older versions -> what they are now
     "scales": "small: {…}",
@@ -26,8 +27,8 @@ RANGES: dict[str, Any] = {  # kinds of ranges -> what a study file says of each
 }
 
 
-class Problems(Exception):
-    """Mistakes in a study file, each "field: what is wrong"; `read` turns them into one InputError."""
+class Problems(InputError):
+    """Mistakes in a study file, each "field: what is wrong"; `reader.read` puts the file's name before each."""
 
 
 def section(annotation: Any, field: str, raw: Any) -> Any:

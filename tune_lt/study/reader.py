@@ -52,22 +52,22 @@ class File:
 
 
 def read(path: Path, small: bool = False) -> Study:
-    """The study in the YAML file ``path``, or its small form; raises InputError for every mistake found, by line."""
+    """The study in the YAML file ``path``, or its small form. Raises InputError with one line for each mistake."""
     try:
         with open(path, "rb") as file:
-            content = file.read(yaml_text.MOST_BYTES + 1)  # never more: it may be no study file but a disk
-        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+            whole = file.read(yaml_text.MOST_BYTES + 1)  # never more: it may be no study file but a disk
+        text = whole.decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = whole.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}: cannot be read: line {line} is not UTF-8; save it as UTF-8") from None
-    if len(content) > yaml_text.MOST_BYTES:
+    if len(whole) > yaml_text.MOST_BYTES:
         raise InputError(f"{path}: larger than {yaml_text.MOST_BYTES:,} bytes; valid: a study file")
     try:
         return parse(text, path.resolve().parent, small)
-    except Problems as problems:
-        lines = [f"{path}: {_one_line(problem)}" for problem in problems.args]
+    except InputError as error:
+        lines = [f"{path}: {_one_line(problem)}" for problem in error.args]
         raise InputError(some(lines, MOST_PROBLEMS, separator="\n")) from None
 
 
@@ -78,7 +78,10 @@ def _one_line(problem: str) -> str:
 
 
 def parse(text: str, folder: Path, small: bool = False) -> Study:
-    """The study written in ``text``, or its small form; plugins are looked for in ``folder`` first. Raises Problems."""
+    """The study written in ``text``, or its small form; plugins are looked for in ``folder`` first.
+
+    Raises Problems, and InputError for a plugin that cannot be imported.
+    """
     raw = yaml_text.load(text)
     if not isinstance(raw, dict):
         raise Problems(f"found {type(raw).__name__}; valid: a mapping with name, data, model, loss")
@@ -88,10 +91,7 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
     if not re.fullmatch(STUDY_NAME, name) or len(name.encode()) > NAME_BYTES:
         valid = f"1 to 100 letters, digits and . _ + -, no dot or dash first, up to {NAME_BYTES} bytes in UTF-8"
         raise Problems(f"name: found {name!r}; valid: {valid}")
-    try:
-        sources = load_plugins(file.plugins, folder)
-    except InputError as error:
-        raise Problems(str(error)) from None
+    sources = load_plugins(file.plugins, folder)
     check_name("data", file.data, "data.name")
     plain, space = ranges.split({key: getattr(file, key) for key in ("data", "model", "recipe", "loss")})
     validation = _validation(plain["data"].pop("validation", {}))

@@ -52,39 +52,42 @@ def written(raw: Any) -> dict[str, Row]:
 
 def designed(ablation: Ablation) -> dict[str, Row]:
     """The rows of an ablation, each called by its factors. Raises Problems."""
-    factors = {name: _levels(name, factor) for name, factor in ablation.factors.items()}
-    every = [list(levels) for levels in factors.values()]
+    full = ablation.design == "leave_one_out"
+    factors = [_levels(name, factor, full) for name, factor in ablation.factors.items()]
+    every = [list(levels) for levels in factors]
     if ablation.design == "factorial":
         if (size := math.prod(map(len, every))) > MOST_ROWS:
             raise Problems(f"ablation.factors: found {size:,} combinations; valid: up to {MOST_ROWS:,}")
         chosen = list(itertools.product(*every))
     else:
-        full = ablation.design == "leave_one_out"
-        switches = ["levels" not in factor for factor in ablation.factors.values()]
-        start = tuple(levels[-1 if full and switch else 0] for levels, switch in zip(every, switches, strict=True))
+        start = tuple(levels[0] for levels in every)
         chosen = [start]
         for index, levels in enumerate(every):
-            chosen += [(*start[:index], level, *start[index + 1 :]) for level in levels if level != start[index]]
+            chosen += [(*start[:index], level, *start[index + 1 :]) for level in levels[1:]]
     rows: dict[str, Row] = {}
     for combination in chosen:
         name = "+".join(part for part in combination if part not in ("", "none")) or BASE
         check_name("ablation.factors", name)
         if name in rows:
             raise Problems(f"ablation.factors: two rows are called {name!r}; name the levels differently")
-        changes = (levels[level] for levels, level in zip(factors.values(), combination, strict=True))
+        changes = (levels[level] for levels, level in zip(factors, combination, strict=True))
         rows[name] = functools.reduce(overlay, changes, {})
     return rows
 
 
-def _levels(name: str, factor: Mapping[Any, dict[str, Any]]) -> dict[str, Row]:
-    """A factor's levels, the base first, by the part that each gives to a row's name: "" is no part."""
+def _levels(name: str, factor: Mapping[Any, dict[str, Any]], full: bool) -> dict[str, Row]:
+    """What each level of a factor changes, by the part that the level gives to a row's name: "" gives none.
+
+    The first level is that of the row which a design starts from; ``full``: it starts from all factors, not from none.
+    """
     field = f"ablation.factors.{name}"
     if len(factor) != 1:
         raise Problems(f"{field}: found {', '.join(factor) or 'nothing'}; valid: one of with, without, levels")
     ((kind, content),) = factor.items()
     if kind != "levels":
         change = section(_ROW, f"{field}.{kind}", content)
-        return {"": {}, name: change} if kind == "with" else {"": change, name: {}}
+        absent, present = ({}, change) if kind == "with" else (change, {})
+        return {name: present, "": absent} if full else {"": absent, name: present}
     levels: dict[str, Row] = section(dict[str, _ROW], f"{field}.levels", content)
     if len(levels) < 2:
         raise Problems(f"{field}.levels: found {len(levels)}; valid: at least two")
