@@ -191,7 +191,7 @@ def test_a_dimension_can_wait_for_another(tmp_path: Path) -> None:
         ("aura: {choice: [true, false], when: {loss.gamma: 0}}, gamma: {uniform: [0, 1]}", "has a continuous range"),
         (
             "gamma: {uniform: [0, 1], when: {loss.aura: 1}}, aura: {choice: [true, false]}",
-            "found 1; valid: True, False",
+            "found 1; valid: choice [True, False]",
         ),
         (
             "regions: {choice: [9], when: {loss.aura: true}}, aura: {choice: [true, false], when: {loss.regions: 9}}",

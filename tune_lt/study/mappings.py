@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,11 +28,8 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """``{"loss/alpha": 0.9}`` as ``{"loss": {"alpha": 0.9}}``."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
+        branch = functools.reduce(lambda inner, key: {key: inner}, reversed(path.split("/")), value)
+        tree = overlay(tree, branch)
     return tree
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tune_lt import losses, registry
@@ -61,11 +61,11 @@ def ordered(space: Mapping[str, Dimension]) -> dict[str, Dimension]:
             if other not in space:
                 known = ", ".join(dotted(name) for name in space if name != path) or "none"
                 raise Problems(f"{field}: not searched; other parameters with a range: {known}")
-            possible = space[other].points()
-            if possible is None:
+            named = space[other]
+            if named.points() is None:
                 raise Problems(f"{field}: has a continuous range; valid: a parameter with choice or int")
-            if wrong := [value for value in values if not _among(value, possible)]:
-                raise Problems(f"{field}: found {wrong[0]!r}; valid: {_shown(possible)}")
+            if wrong := [value for value in values if not _among(value, named)]:
+                raise Problems(f"{field}: found {wrong[0]!r}; valid: {named.kind} {list(named.values)}")
     done: dict[str, Dimension] = {}
     while left := {path: dimension for path, dimension in space.items() if path not in done}:
         free = {path: dimension for path, dimension in left.items() if dimension.when.keys() <= done.keys()}
@@ -109,13 +109,7 @@ def _conditions(field: str, when: Any) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def _among(value: Any, possible: Sequence[Any]) -> bool:
-    if isinstance(possible, range):
-        return type(value) is int and value in possible
-    return any(value == other and type(value) is type(other) for other in possible)
-
-
-def _shown(possible: Sequence[Any]) -> str:
-    if isinstance(possible, range):
-        return f"{possible[0]} to {possible[-1]}"
-    return ", ".join(map(repr, possible))
+def _among(value: Any, dimension: Dimension) -> bool:
+    if dimension.kind == "int":
+        return type(value) is int and dimension.values[0] <= value <= dimension.values[1]
+    return any(value == other and type(value) is type(other) for other in dimension.values)  # 1 == True
