@@ -83,7 +83,10 @@ seeds: {data: [0, 1], init: [0, 1, 2]}
         ("ablation: {factors: {a: {levels: {x: {}}}}}", "ablation.factors.a.levels: found 1; valid: at least two"),
         ("ablation: {factors: {a: {without: {loss: {gama: 0}}}}}", "rows.base.loss.gama: unknown"),
         ("ablation: {design: latin, factors: {a: {with: {}}}}", 'ablation.design: found "latin"'),
-        ("ablation: {factors: {a: {with: {}}, a b: {with: {}}}}\nrows: {a: {}}", "a row 'a' is written in rows, too"),
+        (
+            "ablation: {factors: {a: {with: {}}, a b: {with: {}}}}\nrows: {a: {}}",
+            "found a row 'a' that is in rows, too",
+        ),
         ("cross: {imbalance: [10, 10]}", "cross.imbalance: found"),
         ("cross: {imbalance: []}", "cross.imbalance: found"),
         ("cross: {alpha: [1]}", "cross.alpha: unknown"),
@@ -158,7 +161,7 @@ def test_the_studys_own_loss_is_searched_beside_them_and_recipes_are_searched_fo
         ("compare: {losses: [{name: focal}]}\n" + SEARCH, "compare.losses[0].name: unknown; valid: loss, model"),
         ("compare: {losses: [{loss: focal}]}\n" + SEARCH, "compare.losses[0].loss.name: missing; valid: balanced"),
         ("compare: {losses: [{loss: {name: focal}, model: 3}]}\n" + SEARCH, "compare.losses[0].model: found 3"),
-        ("compare: {losses: [focal]}\nrows: {focal (searched): {}}\n" + SEARCH, "rows.focal (searched): is the name"),
+        ("compare: {losses: [focal]}\nrows: {focal (searched): {}}\n" + SEARCH, "rows.focal (searched): found a name"),
         ("rows: {a: {loss: {name: [x]}}}", "rows.a.loss.name: unknown loss ['x']"),
         ("compare: {losses: [focal], trials: 5}\n" + SEARCH, "compare.trials: unknown; write search.trials instead"),
         ("compare: {losses: [focal]}\nsearch: {sampler: grid}", "search.sampler: found grid, but loss.gamma"),
@@ -195,7 +198,7 @@ def test_a_dimension_can_wait_for_another(tmp_path: Path) -> None:
         ),
         (
             "regions: {choice: [9], when: {loss.aura: true}}, aura: {choice: [true, false], when: {loss.regions: 9}}",
-            "go round in a circle",
+            "form a circle",
         ),
     ],
 )
@@ -299,7 +302,7 @@ def test_the_norm_that_gradients_are_clipped_at_can_be_searched(tmp_path: Path) 
 
 
 def test_a_huge_range_costs_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(Problems, match="found grid over more points than the 100000"):
+    with pytest.raises(Problems, match="found a grid of more than 100000 points"):
         reader.parse(_searching("regions: {int: [10, 1000000000]}", "search: {sampler: grid}\n"), tmp_path)
     waits = "aura: {choice: [true, false], when: {loss.regions: 12}}, regions: {int: [10, 1000000000]}"
     assert "loss/aura" in reader.parse(_searching(waits), tmp_path).searches["ghm_cwap"].space

@@ -1,4 +1,4 @@
-"""Ranges in place of values: what a study file lets a search vary, and what a loss's signature suggests it should."""
+"""The ranges that a search varies: those in a study file, and those in the signature of a loss."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def split(raw: Any, path: str = "") -> tuple[Any, dict[str, Dimension]]:
 
 
 def knobs(loss: str) -> dict[str, Dimension]:
-    """What a search over a loss varies where the study file does not say: the ranges in the loss's signature."""
+    """The ranges in a loss's signature, which a search varies if the study file gives the loss no range."""
     return {
         f"loss/{name}": Dimension(knob.kind, knob.values)
         for name, (annotation, _) in registry.parameters(losses.LOSSES[loss]).items()
@@ -40,13 +40,13 @@ def knobs(loss: str) -> dict[str, Dimension]:
 
 
 def neutral(loss: str, path: str) -> float | None:
-    """The value of a searched parameter at which the loss does least, by its signature; None where none is known."""
+    """`Knob.neutral` of a searched parameter, the value at which the loss does least; None if it has none."""
     knob = registry.knob(parameter(loss, path)[0])
     return knob.neutral if knob else None
 
 
 def parameter(loss: str, path: str) -> tuple[Any, Any]:
-    """The annotation and the default of a searched parameter; the default is ``REQUIRED`` where there is none."""
+    """The annotation and the default of a searched parameter. The default is `registry.REQUIRED` if it has none."""
     if path.startswith("recipe/"):
         return Any, operator.attrgetter(path.removeprefix("recipe/").replace("/", "."))(Recipe())
     builder = losses.DRW if path.startswith("loss/drw/") else losses.LOSSES[loss]
@@ -70,17 +70,17 @@ def ordered(space: Mapping[str, Dimension]) -> dict[str, Dimension]:
     while left := {path: dimension for path, dimension in space.items() if path not in done}:
         free = {path: dimension for path, dimension in left.items() if dimension.when.keys() <= done.keys()}
         if not free:
-            raise Problems(f"{dotted(next(iter(left)))}.when: the conditions go round in a circle")
+            raise Problems(f"{dotted(next(iter(left)))}.when: the conditions form a circle; valid: none that does")
         done |= free
     return done
 
 
 def defaults(loss: str, space: Mapping[str, Dimension]) -> dict[str, Any]:
-    """The default of every dimension with a ``when``, for where it does not hold. Raises Problems if one has none."""
+    """The default of each dimension with a ``when``, for where it does not hold. Raises Problems if one has none."""
     values = {path: parameter(loss, path)[1] for path, dimension in space.items() if dimension.when}
     for path, value in values.items():
         if value is registry.REQUIRED:
-            raise Problems(f"{dotted(path)}.when: the parameter has no default to take where this does not hold")
+            raise Problems(f"{dotted(path)}.when: found a parameter without a default; valid: one that has a default")
     return values
 
 

@@ -22,9 +22,9 @@ from tune_lt.study.sections import check_name, configuration
 from tune_lt.texts import some
 
 __all__ = ["File", "Problems", "cell", "content", "load_plugins", "parse", "read", "row_config"]
-MOST_CELLS = 100_000  # as many as a search may have trials
+MOST_CELLS = 100_000  # of the tables: as many as a search may have trials
 MOST_PROBLEMS, LONGEST_PROBLEM = 20, 1000  # lines of a message, characters of one
-NAME_BYTES = 200  # folders are called by it, with a little more
+NAME_BYTES = 200  # of a study: folders are called by its name and a suffix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def read(path: Path, small: bool = False) -> Study:
     """The study in the YAML file ``path``, or its small form. Raises InputError with one line for each mistake."""
     try:
         with open(path, "rb") as file:
-            whole = file.read(yaml_text.MOST_BYTES + 1)  # never more: it may be no study file but a disk
+            whole = file.read(yaml_text.MOST_BYTES + 1)  # no more, since the path may be a device's
         text = whole.decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
@@ -72,7 +72,7 @@ def read(path: Path, small: bool = False) -> Study:
 
 
 def _one_line(problem: str) -> str:
-    """A problem as one printable line; what was found may be anything, and long."""
+    """A problem as one printable line, shortened, since it may quote anything from the file."""
     line = printable(problem).replace("\n", "\\n")
     return line if len(line) <= LONGEST_PROBLEM else f"{line[:300]} … {line[-300:]}"
 
@@ -122,12 +122,12 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
     )
     cells = len(study.rows) * len(study.columns) * len(study.seeds)
     if cells > MOST_CELLS:
-        raise Problems(f"rows: found {cells:,} cells, of rows, factors and seeds; valid: up to {MOST_CELLS:,}")
+        raise Problems(f"rows: found {cells:,} cells (rows x factors x seeds); valid: up to {MOST_CELLS:,}")
     storage = study.resources.storage
     if storage is not None and not Path(storage).is_absolute():
         raise Problems(f"resources.storage: found {storage!r}; valid: an absolute path, the same on every host")
     for row in study.rows:
-        row_config(study, row, {})  # a row's mistakes come out now, not after the search
+        row_config(study, row, {})  # raises Problems for a row's mistakes now, not after the search
     return study
 
 
@@ -147,7 +147,7 @@ def content(raw: Mapping[str, Any], small: bool) -> dict[str, Any]:
 
 
 def _replaces(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether a mapping is another thing than the old one, not a change of it."""
+    """Whether the small form's mapping takes the place of the file's, instead of being merged with it."""
     ranged = any(kind in one for kind in RANGES for one in (old, new))
     return key == "validation" or ranged or ("name" in new and new["name"] != old.get("name"))
 
@@ -162,14 +162,14 @@ def _validation(raw: Any) -> Validation:
 
 
 def _rows(file: File, searches: Mapping[str, Space], compared: list[dict[str, Any]]) -> dict[str, Row]:
-    """The rows written out, the ablation's, and one for each loss of a comparison that none of them has.
+    """The rows of the file, those of its ablation, and one for each search and compared loss that has no row yet.
 
-    ``compared``: what each loss to compare with changes.
+    ``compared``: what each compared loss changes in the study's configuration.
     """
     rows = written(file.rows)
     for name, row in (designed(file.ablation) if file.ablation else {}).items():
         if name in rows:
-            raise Problems(f"ablation.factors: a row {name!r} is written in rows, too")
+            raise Problems(f"ablation.factors: found a row {name!r} that is in rows, too; valid: different names")
         rows[name] = row
     own, losses = file.loss["name"], {changes["loss"]["name"]: changes for changes in compared}
     check_best(rows, own, searches)
@@ -180,13 +180,13 @@ def _rows(file: File, searches: Mapping[str, Space], compared: list[dict[str, An
             continue  # a row has it already
         label, row = (f"{name} (searched)", {"loss": {"best": best}}) if name in searches else (name, losses[name])
         if label in rows:
-            raise Problems(f"rows.{label}: is the name of a row that compare makes; rename yours")
+            raise Problems(f"rows.{label}: found a name that compare gives to a row of its own; valid: another name")
         rows[label] = row
     return rows
 
 
 def _seeds(raw: Any) -> tuple[tuple[int, int], ...]:
-    """Pairs of data seed and init seed: alike for a list, all combinations for a mapping."""
+    """Pairs of data seed and init seed: (s, s) for each s of a list, all combinations for a mapping."""
     if not isinstance(raw, dict):
         seeds: tuple[int, ...] = section(tuple[Seed, ...], "seeds", raw)
         return tuple((seed, seed) for seed in _different("seeds", seeds))

@@ -1,4 +1,4 @@
-"""The rows of the tables: as a study file writes them one by one, or as a design over factors; and their cells."""
+"""The rows of a study file, written one by one or as a design over factors; their configurations and cells."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE_SE = "one_standard_error"
 _ROW: Any = dict[Literal["loss", "model", "recipe"], dict[str, Any]]  # a `Row` as it is checked
 MOST_ROWS = 10_000
 BASE = "base"  # the row that has none of the factors
-REFERENCE = "softmax"  # plain cross-entropy, which everything is compared with: a loss, and the row that has it
+REFERENCE = "softmax"  # plain cross-entropy, which all losses are compared with: the loss, and the row that has it
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Ablation:
 
 
 def written(raw: Any) -> dict[str, Row]:
-    """The section ``rows``, checked as far as it can be alone. Raises Problems."""
+    """The rows of the section ``rows``. Their values are checked later, by `row_config`. Raises Problems."""
     rows: dict[str, Row] = section(dict[str, _ROW], "rows", raw)
     for name, row in rows.items():
         check_name("rows", name)
@@ -95,7 +95,7 @@ def _levels(name: str, factor: Mapping[Any, dict[str, Any]], full: bool) -> dict
 
 
 def plain_row(rows: Collection[str]) -> str | None:
-    """The row of plain cross-entropy, else the base of an ablation, if one of them is there."""
+    """The row of plain cross-entropy, else the base of an ablation, else None."""
     return next((name for name in (REFERENCE, BASE) if name in rows), None)
 
 
@@ -106,7 +106,7 @@ def check_name(field: str, name: str) -> None:
 
 
 def check_best(rows: Mapping[str, Row], own: str, searched: Collection[str]) -> None:
-    """Raise Problems for a row that takes the best of a search the study does not have.
+    """Raise Problems if a row's ``best`` names a search that the study does not have.
 
     ``own``: the study's own loss; ``searched``: all losses that are searched.
     """
@@ -154,7 +154,7 @@ def row_config(study: Study, row: str, found: Found) -> dict[str, Any]:
 def cell(
     config: Mapping[str, Any], *, data_seed: int, init_seed: int, fold: str | None = None, holdout: float | None = None
 ) -> CellConfig:
-    """The cell of a resolved configuration, trained on what ``fold`` leaves of the training split.
+    """The cell of a configuration that `row_config` or `sections.configuration` returned.
 
     ``fold`` is ``full``, ``holdout`` or ``k/K``; by default ``holdout`` where that is given, else ``full``.
     """

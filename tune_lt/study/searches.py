@@ -1,4 +1,4 @@
-"""What a study file searches: its own loss and those it is compared with, their ranges, scheduler and budget."""
+"""The searches of a study file: over its own loss and those that it is compared with; scheduler and trials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tune_lt.study.checks import Problems, dotted, section
 from tune_lt.study.sections import check_name, configuration
 
 TRIALS = 20  # of a search, unless the file says otherwise
-Compared = tuple[dict[str, Any], dict[str, Dimension]]  # a loss to compare with: what it changes, its ranges
+Compared = tuple[dict[str, Any], dict[str, Dimension]]  # what a compared loss changes in the study, and its ranges
 
 
 def comparison(entry: Any, field: str) -> Compared:
@@ -37,9 +37,9 @@ def searches(
     validation: Validation,
     compared: Sequence[Compared],
 ) -> dict[str, Space]:
-    """Everything the study searches, by the name of the loss, with one budget for all. Raises Problems.
+    """The searches by the name of their loss, all with the same number of trials. Raises Problems.
 
-    ``plain`` is the study's configuration with the first value of each range in ``space``.
+    ``plain``: the study's configuration with the first value of each range. ``space``: its ranges by path.
     """
     searched = [("", {"loss": plain["loss"]}, dict(space))] if space else []  # where it stands, changes, ranges
     names = [changes["loss"]["name"] for changes, _ in compared] + [
@@ -51,7 +51,7 @@ def searches(
         )
     shared = {path: dimension for path, dimension in space.items() if path.startswith("recipe/")}
     for index, (changes, own) in enumerate(compared):
-        if shared | own:  # else it is trained as it is, nothing in it can be searched
+        if shared | own:  # else nothing in it can be searched, and it is trained at its defaults
             searched.append((f"compare.losses[{index}].", changes, ranges.ordered(shared | own)))
     if searched and search is None:
         found = ", ".join(map(dotted, space)) or "compare"
@@ -66,7 +66,7 @@ def searches(
         start = overlay(plain, changes) | {"loss": changes["loss"]}
         if "name" in changes.get("model", {}):
             start["model"] = changes["model"]
-        for path, dimension in own.items():  # both ends of every range, and every choice, must be what the field takes
+        for path, dimension in own.items():  # both ends of every range and every choice must be valid
             for value in dimension.values:
                 configuration(overlay(start, nested({path: value})), where)
         config = configuration(overlay(start, nested({path: own[path].values[0] for path in own})), where)
@@ -77,7 +77,7 @@ def searches(
 
 
 def _search(search: Search, validation: Validation) -> Search:
-    """The section ``search`` with the scheduler that suits the validation where it names none."""
+    """The section ``search`` with its scheduler; by default, the one that suits the validation. Raises Problems."""
     several = validation.folds is not None or len(validation.seeds or ()) > 1
     if len(search.objectives) != len(set(search.objectives)):
         raise Problems(f"search.metric: found {list(search.objectives)}; valid: one metric, or two different ones")
@@ -93,17 +93,17 @@ def _search(search: Search, validation: Validation) -> Search:
 
 
 def _budget(search: Search, space: Mapping[str, Dimension], searches: int) -> Search:
-    """The search with its number of trials."""
+    """The search with its number of trials. Raises Problems. ``searches``: how many the study has."""
     if search.sampler != "grid":
         return dataclasses.replace(search, trials=search.trials or TRIALS)
     if searches > 1:
-        raise Problems("search.sampler: found grid with compare; valid: tpe, random, so that budgets are equal")
+        raise Problems("search.sampler: found grid with compare; valid: tpe, random, so that all have as many trials")
     endless = [dotted(path) for path, dimension in space.items() if dimension.points() is None]
     if endless:
-        raise Problems(f"search.sampler: found grid, but {endless[0]} is continuous; valid there: choice, int")
+        raise Problems(f"search.sampler: found grid, but {endless[0]} is continuous; valid: choice, int")
     size = sum(1 for _ in itertools.islice(grid(space), MOST_TRIALS + 1))
     if size > MOST_TRIALS:
-        raise Problems(f"search.sampler: found grid over more points than the {MOST_TRIALS} that are valid")
+        raise Problems(f"search.sampler: found a grid of more than {MOST_TRIALS} points; valid: a smaller one")
     if search.trials not in (None, size):
         raise Problems(f"search.trials: found {search.trials}, but the grid has {size} points; leave it out")
     return dataclasses.replace(search, trials=size)

@@ -1,4 +1,4 @@
-"""Data, model, loss and recipe of a study file, checked against the signatures of what they name."""
+"""Data, model, loss and recipe of a study file, checked against the signatures of the builders they name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _CONFIG = _STRICT | {"arbitrary_types_allowed": True}  # a plugin's parameter ma
 
 
 def configuration(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Data, model, loss and recipe checked against their signatures, every default filled in. Raises Problems."""
+    """``plain`` with its data, model, loss and recipe checked and every default filled in. Raises Problems.
+
+    ``prefix``: what stands before their names in the file, such as ``rows.base.``.
+    """
     recipe: Recipe = section(Recipe, f"{prefix}recipe", plain.get("recipe", {}))
     milestones, factors = list(recipe.schedule.milestones), list(recipe.schedule.factors)
     if len(milestones) != len(factors) or milestones != sorted(milestones):
@@ -43,7 +46,7 @@ def with_defaults(kind: str, raw: Any, field: str) -> dict[str, Any]:
 
 
 def check_name(kind: str, raw: Any, field: str) -> str:
-    """The name, the file's ``field``, in ``{name: ..., ...}`` of a loss, model or data set. Raises Problems."""
+    """The name in ``{name: ..., ...}`` of a loss, model or data set; ``field`` is its place. Raises Problems."""
     known = REGISTRIES[kind]
     if not isinstance(raw, dict) or "name" not in raw:
         raise Problems(f"{field}: missing; {registry.names(known)}")
@@ -55,7 +58,7 @@ def check_name(kind: str, raw: Any, field: str) -> str:
 
 @functools.cache
 def component(kind: str, name: str, builder: Callable[..., Any]) -> Any:
-    """The dataclass that a loss, model or data set in a file is checked against, made of its builder's signature."""
+    """A dataclass with the parameters of a builder, to check a loss, model or data set in a file against."""
     more = {"loss": {"drw": (_DRW | None, None)}, "data": LONG_TAIL}.get(kind, {})
     return _dataclass({"name": (Literal[name], registry.REQUIRED)} | more | registry.parameters(builder))
 

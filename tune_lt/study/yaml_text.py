@@ -1,4 +1,4 @@
-"""YAML text to the plain values that JSON has too. Its size and depth are bounded; nothing in it is ever run."""
+"""YAML text to values that JSON has too. Its size and depth are bounded, and none of it is ever run as code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from tune_lt.study.checks import Problems
 
 MOST_BYTES = 200_000  # of a file: about a hundred times the longest that comes with the package
-MOST_WRITTEN_OUT = 1_000_000  # characters and values, every alias in full: ten lines of aliases can make a billion
+MOST_WRITTEN_OUT = 1_000_000  # characters and values with every alias in full: ten lines can stand for a billion
 DEEPEST, MOST_IN_KEY = 30, 200
 _SCALARS = ("!!str", "!!int", "!!float", "!!bool", "!!null")
 _TAGS = {yaml.MappingNode: ("!!map",), yaml.SequenceNode: ("!!seq",), yaml.ScalarNode: _SCALARS}  # JSON has them too
@@ -27,10 +27,9 @@ def load(text: str) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise Problems(f"line {line}: not YAML: the character U+{error.character:04X} is not allowed") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise Problems(f"{where}not YAML: {getattr(error, 'problem', None) or error}") from None
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise Problems(f"{where}not YAML: {': '.join(filter(None, (error.context, error.problem)))}") from None
     except RecursionError:
         raise Problems(f"nested more than {DEEPEST} deep") from None
     return None if node is None else _Values().of(node)
