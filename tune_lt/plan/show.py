@@ -63,8 +63,8 @@ def content(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | 
         values["wall_seconds"] = cost.wall_seconds
         estimated = dataclasses.asdict(cost) | {name: _ends(value, cost.factor) for name, value in values.items()}
     search = {"searches": searches, "epochs_left": _epochs(seen, "search")} if searches else None
-    about_it = {"name": study.name, "scale": study.scale, "data": list(about)}
-    return about_it | {"search": search, "tables": tables, "estimate": estimated}
+    described = {"name": study.name, "scale": study.scale, "data": list(about)}
+    return described | {"search": search, "tables": tables, "estimate": estimated}
 
 
 def _search_line(study: Study, space: Space, seen: Outlook) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from annotated_types import Ge
 from tune_lt.config import _STRICT, STUDY_NAME, Seed
 from tune_lt.errors import InputError, printable
 from tune_lt.plugins import load_plugins
-from tune_lt.study import FULL, SMALL, Resources, Search, Seeds, Space, Study, Validation, ranges, searches, yaml_text
+from tune_lt.study import FULL, SMALL, Resources, Search, Space, Study, Validation, ranges, searches, yaml_text
 from tune_lt.study.checks import RANGES, Problems, section
 from tune_lt.study.mappings import overlay
 from tune_lt.study.rows import Ablation, Row, cell, check_best, designed, row_config, written
@@ -186,16 +187,18 @@ def _rows(file: File, searches: Mapping[str, Space], compared: list[dict[str, An
 
 
 def _seeds(raw: Any) -> tuple[tuple[int, int], ...]:
-    """Pairs of data seed and init seed: (s, s) for each s of a list, all combinations for a mapping."""
+    """Pairs of data seed (which images) and init seed (network, order, augmentation).
+
+    They are (s, s) for each s of a list, and all combinations of a mapping's ``data`` and ``init``, by default (0,).
+    """
     if not isinstance(raw, dict):
         seeds: tuple[int, ...] = section(tuple[Seed, ...], "seeds", raw)
         return tuple((seed, seed) for seed in _different("seeds", seeds))
-    crossed: Seeds = section(Seeds, "seeds", raw)
-    if len(crossed.data) * len(crossed.init) > MOST_CELLS:
-        raise Problems(f"seeds: found {len(crossed.data)} times {len(crossed.init)}; valid: up to {MOST_CELLS:,}")
-    _different("seeds.data", crossed.data)
-    _different("seeds.init", crossed.init)
-    return tuple((one, other) for one in crossed.data for other in crossed.init)
+    given = section(dict[Literal["data", "init"], tuple[Seed, ...]], "seeds", raw)
+    data, init = (_different(f"seeds.{kind}", given.get(kind, (0,))) for kind in ("data", "init"))
+    if len(data) * len(init) > MOST_CELLS:
+        raise Problems(f"seeds: found {len(data)} times {len(init)}; valid: up to {MOST_CELLS:,}")
+    return tuple(itertools.product(data, init))
 
 
 def _different(field: str, values: tuple[Any, ...]) -> tuple[Any, ...]:

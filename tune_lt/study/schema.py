@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from tune_lt.config import STUDY_NAME, Recipe
-from tune_lt.study import Seeds, Validation
+from tune_lt.study import Validation
 from tune_lt.study.checks import RANGES
 from tune_lt.study.ranges import SEARCHABLE
 from tune_lt.study.reader import File
@@ -41,7 +41,7 @@ def schema() -> dict[str, Any]:
         "loss": a_loss,
         "compare": _object({"losses": {"type": "array", "items": compared, "minItems": 1}}),
         "rows": rows,
-        "seeds": {"anyOf": [seeds, _plain(Seeds)]},
+        "seeds": {"anyOf": [seeds, _object({"data": seeds, "init": seeds})]},
     }
     ablation = study["properties"]["ablation"]["anyOf"][0]["properties"]
     ablation["factors"]["additionalProperties"] = {

@@ -162,15 +162,6 @@ class Resources:
         return max(1, int(self.cpus)) if self.loaders is None else self.loaders
 
 
-@dataclass(frozen=True)
-class Seeds:
-    """Every data seed (which images) is trained with every init seed (network, order, augmentation)."""
-
-    __pydantic_config__ = _STRICT
-    data: tuple[Seed, ...] = (0,)
-    init: tuple[Seed, ...] = (0,)
-
-
 FULL, SMALL = "full", "small"  # the scale of a study, and that of its small form
 
 
