@@ -60,7 +60,7 @@ def _describe(field: str, annotation: Any, item: Any) -> str:
             hint = get_type_hints(target)[part]
             target = next(one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one))
         known = [one.name for one in dataclasses.fields(target)]
-    elif item["type"] == "literal_error" and item["loc"][-1] == "[key]":
+    elif item["type"] == "literal_error" and item["loc"][-1:] == ("[key]",):
         known = re.findall("'(.+?)'", item["ctx"]["expected"])
     if known:
         valid = f"write {RENAMED[where]} instead" if where in RENAMED else registry.names(known, parts[-1])
