@@ -50,12 +50,12 @@ def _problem(text: str, folder: Path) -> str:
         ("leave_one_out", ["margin+cosine", "cosine", "margin", "margin+cosine+ura", "margin+cosine+aura"]),
     ],
 )
-def test_a_design_names_its_rows_by_the_factors_in_them(design: str, names: list[str]) -> None:
-    assert list(rows.designed({"design": design, "factors": FACTORS})) == names
+def test_a_design_names_its_rows_by_the_factors_in_them(design: Any, names: list[str]) -> None:
+    assert list(rows.designed(rows.Ablation(FACTORS, design))) == names
 
 
 def test_a_design_changes_what_its_factors_say() -> None:
-    made = rows.designed({"factors": FACTORS})
+    made = rows.designed(rows.Ablation(FACTORS))
     assert made["base"] == {"loss": {"gamma": 0.0, "weight": "none"}}
     assert made["margin+cosine+ura"] == {"model": {"head": "cosine"}, "loss": {"aura": False}}
 
@@ -78,12 +78,15 @@ seeds: {data: [0, 1], init: [0, 1, 2]}
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("ablation: {factors: {}}", "ablation.factors: missing"),
+        ("ablation: {factors: {}}", "ablation.factors: found {}; dictionary should have at least 1 item"),
         ("ablation: {factors: {a: {with: {}, without: {}}}}", "ablation.factors.a: found with, without; valid: one of"),
         ("ablation: {factors: {a: {levels: {x: {}}}}}", "ablation.factors.a.levels: found 1; valid: at least two"),
         ("ablation: {factors: {a: {without: {loss: {gama: 0}}}}}", "rows.base.loss.gama: unknown"),
         ("ablation: {design: latin, factors: {a: {with: {}}}}", 'ablation.design: found "latin"'),
-        ("ablation: {factors: {a: {with: {}}, a b: {with: {}}}}\nrows: {a: {}}", "a row 'a' is written in rows, too"),
+        (
+            "ablation: {factors: {a: {with: {}}, a b: {with: {}}}}\nrows: {a: {}}",
+            "found a row 'a' that is in rows, too",
+        ),
         ("cross: {imbalance: [10, 10]}", "cross.imbalance: found"),
         ("cross: {imbalance: []}", "cross.imbalance: found"),
         ("cross: {alpha: [1]}", "cross.alpha: unknown"),
@@ -158,9 +161,9 @@ def test_the_studys_own_loss_is_searched_beside_them_and_recipes_are_searched_fo
         ("compare: {losses: [{name: focal}]}\n" + SEARCH, "compare.losses[0].name: unknown; valid: loss, model"),
         ("compare: {losses: [{loss: focal}]}\n" + SEARCH, "compare.losses[0].loss.name: missing; valid: balanced"),
         ("compare: {losses: [{loss: {name: focal}, model: 3}]}\n" + SEARCH, "compare.losses[0].model: found 3"),
-        ("compare: {losses: [focal]}\nrows: {focal (searched): {}}\n" + SEARCH, "rows.focal (searched): is the name"),
+        ("compare: {losses: [focal]}\nrows: {focal (searched): {}}\n" + SEARCH, "rows.focal (searched): found a name"),
         ("rows: {a: {loss: {name: [x]}}}", "rows.a.loss.name: unknown loss ['x']"),
-        ("compare: {losses: [focal], trials: 5}\n" + SEARCH, "compare.trials: found 5; write search.trials instead"),
+        ("compare: {losses: [focal], trials: 5}\n" + SEARCH, "compare.trials: unknown; write search.trials instead"),
         ("compare: {losses: [focal]}\nsearch: {sampler: grid}", "search.sampler: found grid, but loss.gamma"),
         ("compare: {losses: [balanced_softmax]}\n" + SEARCH, "search: the file searches nothing"),
     ],
@@ -191,11 +194,11 @@ def test_a_dimension_can_wait_for_another(tmp_path: Path) -> None:
         ("aura: {choice: [true, false], when: {loss.gamma: 0}}, gamma: {uniform: [0, 1]}", "has a continuous range"),
         (
             "gamma: {uniform: [0, 1], when: {loss.aura: 1}}, aura: {choice: [true, false]}",
-            "found 1; valid: True, False",
+            "found 1; valid: choice [True, False]",
         ),
         (
             "regions: {choice: [9], when: {loss.aura: true}}, aura: {choice: [true, false], when: {loss.regions: 9}}",
-            "go round in a circle",
+            "form a circle",
         ),
     ],
 )
@@ -235,7 +238,11 @@ def test_the_scheduler_suits_the_validation(tmp_path: Path, search: str, validat
         ("{metric: test/top1}", "{folds: 3}", "search.metric"),
         ("{sampler: grid, trials: 3}", "{folds: 3}", "search.trials: found 3, but the grid has 2 points"),
         ("{constraints: {val/many: -1}}", "{folds: 3}", "search.constraints"),
-        ("{scheduler: racing, constraints: {val/many: 0.01}}", "{folds: 3}", "found racing with constraints"),
+        (
+            "{scheduler: racing, constraints: {val/many: 0.01}}",
+            "{folds: 3}",
+            "found racing with two metrics or constraints",
+        ),
         ("{trials: 1000000000}", "{folds: 3}", "search.trials"),
         ("{trials: 4}", "{folds: 3, holdout: 0.2}", "data.validation: found holdout and folds"),
         ("{trials: 4}", "{folds: 1}", "data.validation.folds"),
@@ -295,7 +302,7 @@ def test_the_norm_that_gradients_are_clipped_at_can_be_searched(tmp_path: Path) 
 
 
 def test_a_huge_range_costs_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(Problems, match="found grid over more points than the 100000"):
+    with pytest.raises(Problems, match="found a grid of more than 100000 points"):
         reader.parse(_searching("regions: {int: [10, 1000000000]}", "search: {sampler: grid}\n"), tmp_path)
     waits = "aura: {choice: [true, false], when: {loss.regions: 12}}, regions: {int: [10, 1000000000]}"
     assert "loss/aura" in reader.parse(_searching(waits), tmp_path).searches["ghm_cwap"].space

@@ -89,11 +89,11 @@ def test_only_the_full_form_is_not_called_smaller() -> None:
     ("text", "small", "found"),
     [
         ("", True, "small: missing"),
-        ("small: [seeds]\n", False, r"small: found \['seeds'\]; valid: a mapping with data"),
+        ("small: [seeds]\n", False, r'small: found \["seeds"\]; input should be a mapping'),
         ("small: {name: x}\n", False, r"small\.name: unknown; .*valid: compare, cross, data"),
         ("small: {small: {}}\n", False, r"small\.small: unknown"),
         ("small: {recipe: {epoch: 3}}\n", True, r"recipe\.epoch"),
-        ("small: {data: {head: 3}}\n", True, r"data\.head: found 3; write data\.largest instead"),
+        ("small: {data: {head: 3}}\n", True, r"data\.head: unknown; write data\.largest instead"),
     ],
 )
 def test_a_mistake_names_the_field(tiny_text: str, tmp_path: Path, text: str, small: bool, found: str) -> None:
@@ -109,11 +109,11 @@ def test_the_spelling_of_older_versions_is_refused_with_the_new_one(
     file.write_text(f"{tiny_text}scales:\n  small: {{seeds: [7]}}\n  smoke: {{seeds: [8]}}\n")
     with pytest.raises(InputError) as error:
         reader.read(file, small)
-    assert str(error.value) == f"{file}: scales: found ['small', 'smoke']; write small: {{…}} instead"
+    assert str(error.value) == f"{file}: scales: unknown; write small: {{…}} instead"
     file.write_text(tiny_text.replace("imbalance: 20", "imbalance: 20, head: 60", 1))
     with pytest.raises(InputError) as error:
         reader.read(file)
-    assert str(error.value) == f"{file}: data.head: found 60; write data.largest instead"
+    assert str(error.value) == f"{file}: data.head: unknown; write data.largest instead"
 
 
 def test_the_command_line_takes_the_small_form(tiny_text: str, tmp_path: Path, cli: Any) -> None:

@@ -156,13 +156,11 @@ def _report_paper(store: Store, small: bool, reports: Path) -> None:
 
 
 def _as_file(study: Study, space: Space, found: Mapping[str, Any]) -> dict[str, Any]:
-    """A study file, as a mapping, that trains the configuration which a search found."""
-    from tune_lt.study.mappings import plain
-
+    """The configuration that a search found, as a study file has it."""
     base = study.base() | {"loss": dict(space.loss), "model": dict(space.model)}
     config: dict[str, Any] = {"name": f"{study.name}-best"}
-    config |= plain(overlay(base, nested(space.complete(found))))
-    config["data"]["validation"] = plain(dataclasses.asdict(study.validation))
+    config |= overlay(base, nested(space.complete(found)))
+    config["data"]["validation"] = dataclasses.asdict(study.validation)
     config["resources"] = {"cpus": study.resources.cpus}  # its number of threads
     if study.plugins:
         config["plugins"] = list(study.plugins)

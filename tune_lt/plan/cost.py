@@ -1,8 +1,8 @@
-"""What a plan will cost: from comparable past runs of the store, else from a few timed training steps.
+"""What a study will cost: estimated from comparable past runs of the store, else from a few timed training steps.
 
-Everything is measured per training image, so that cells with and without a hold-out can be compared. Beside each
-estimate stands a factor: the true value should lie between the estimate over it and the estimate times it, 19 times
-out of 20. Nothing here writes to a store or a disk.
+Speed is measured in seconds per training image, so that cells with and without a hold-out can be compared. Every
+estimate x has a factor f: in 19 of 20 cases the true value should lie between x / f and x * f. Nothing here writes to
+a store or a disk.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from tune_lt.store import CellRecord, Cells, Store, own_tags
 from tune_lt.study import Resources, Study, flattened
 from tune_lt.training.results import peak_memory
 
-EVALUATION_SHARE = 1 / 3  # of a training step: scoring is the forward pass without the backward one, twice as much
-ONE_RUN_SPREAD = 0.2  # by how much, in logarithms, the pace of a single run may differ from what is to be expected
-PROBE_FACTOR = 1.3  # what few steps on an idle machine can be off by at least
+EVALUATION_SHARE = 1 / 3  # of a training step: scoring has the forward pass, not the backward one of twice its cost
+ONE_RUN_SPREAD = 0.2  # standard deviation of the logarithm of a single run's pace
+PROBE_FACTOR = 1.3  # the least factor of a pace that was measured in a few steps on an idle machine
 LATEST_RUNS = 50
-STARTUP_SECONDS = 15.0  # Ray, and the libraries in its workers: once a run, not a trial
-# what cells of one kind share, by the paths of their parameters; where the images lie costs nothing
+STARTUP_SECONDS = 15.0  # Ray, and the libraries in its workers: once for all trials
+# cells of one kind have the same values of the parameters below KIND, except for WHERE the images lie
 KIND, WHERE = ("data/", "model/", "recipe/batch_size", "recipe/precision"), ("data/root", "data/download")
 Kind = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast one kind of cell trains: the seconds an ``image`` takes, which may be off by ``factor``.
+    """How fast one kind of cell trains: the seconds that an ``image`` takes, with the ``factor`` of that estimate.
 
-    ``memory`` in bytes, None if not known. Measured on ``runs`` past runs, or on ``steps`` steps here.
+    ``memory``: the peak in bytes, None if not known. Measured on ``runs`` past runs, or on ``steps`` steps here.
     """
 
     image: float
@@ -53,9 +53,9 @@ class Pace:
 
 @dataclass(frozen=True)
 class Work:
-    """Cells of one kind that are to be trained: ``phase`` is search or tables, ``epochs`` those of all together.
+    """``cells`` cells of the same kind as ``cell`` that are to be trained; ``phase`` is search or tables.
 
-    The epochs may be off by ``factor``.
+    ``epochs`` is the sum over all of them, ``factor`` that of this estimate.
     """
 
     phase: str
@@ -67,11 +67,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The cost of what is to do. ``hours`` are those of trials; times ``cpus`` or ``gpus`` they are CPU- or GPU-hours.
+    """The cost of what is left to train.
 
-    ``factor``: what the hours and ``wall_seconds`` may be off by. Those are on this machine, with ``at_once`` trials at
-    a time. ``memory_bytes``: the peak of one trial's process: with past runs the largest among them, else that of this
-    process once it has trained and scored some of the cell's batches; it has the same images in it, and more libraries.
+    ``hours`` is the sum over all trials; times ``cpus`` or ``gpus``, those of one trial, it is CPU- or GPU-hours.
+    ``wall_seconds``: the time on this machine with ``at_once`` trials at a time. ``factor`` is that of both.
+    ``memory_bytes``: the peak of one trial's process. With past runs it is the largest among them; else it is the peak
+    of this process after it has trained and scored some batches, which holds the same images and more libraries.
+    ``source``: what the estimate is from, in words.
     """
 
     hours: float
@@ -86,10 +88,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is done of a study and what is not. ``found``: what its searches found, those missing that have not ended.
+    """What is done of a study and what is not.
 
-    ``cells`` are those of the tables (where nothing is found yet, with placeholders), ``cells_done`` how many of them
-    are trained; ``trials_done`` how many trials of each search have ended. ``records``: past runs to estimate from.
+    ``found``: the best values of each search that has ended. ``trials_done``: how many trials of each search have
+    ended. ``cells``: those of the tables, with the lowest values of the ranges where a search has not ended;
+    ``cells_done``: how many of them are trained. ``work``: what is left. ``records``: past runs to estimate from.
     """
 
     found: dict[str, dict[str, Any]]
@@ -101,10 +104,10 @@ class Outlook:
 
 
 def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
-    """Look up what ``store`` has of the study; None is a store that is not there yet."""
+    """Look up what ``store`` has of the study; None for a store that does not exist yet."""
     parent = store.parent(study.name) if store else None
     have, before = store.snapshot(study.name) if store else ({}, Cells())
-    hopeless = before.hopeless()
+    hopeless = before.hopeless()  # failed, and would fail again
     plan = planner.Plan(study, content_hash)
     found: dict[str, dict[str, Any]] = {}
     ended: dict[str, int] = {}
@@ -130,17 +133,14 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
             missing = [planned.cell for planned in reference if planned.fingerprint not in have]
             work += [Work("search", missing[0], len(missing), len(missing) * length)] if missing else []
     pairs = plan.cells_at_both_ends(found)
-    known = {cell.fingerprint for cell, other in pairs if cell.fingerprint == other.fingerprint}
-    settled = known & (have.keys() | hopeless.keys())
-    wanted = {(cell.fingerprint, other.fingerprint): cell.cell for cell, other in pairs}
+    wanted = {(low.fingerprint, high.fingerprint): low.cell for low, high in pairs}
     alike: dict[tuple[Kind, int], list[CellConfig]] = {}
-    for (fingerprint, _), cell in wanted.items():
-        if fingerprint not in settled:
+    for (low, high), cell in wanted.items():
+        if low != high or (low not in have and low not in hopeless):  # low != high: a search is yet to decide it
             alike.setdefault((_kind_of(cell), cell.recipe.epochs), []).append(cell)
     work += [Work("tables", group[0], len(group), epochs * len(group)) for (_, epochs), group in alike.items()]
-    cells = [cell for cell, _ in pairs]
-    done = sum(cell.fingerprint in known & have.keys() for cell in cells)
-    return Outlook(found, ended, cells, done, work, [*have.values()])
+    done = sum(low.fingerprint == high.fingerprint and low.fingerprint in have for low, high in pairs)
+    return Outlook(found, ended, [low for low, _ in pairs], done, work, [*have.values()])
 
 
 def trained_share(epochs: int, judged_at: Sequence[int]) -> float:
@@ -153,7 +153,7 @@ def trained_share(epochs: int, judged_at: Sequence[int]) -> float:
 
 
 def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | None:
-    """The cost of what is to do; None where it needs a GPU, no past run tells, and there is none here to try.
+    """The cost of what is left; None if it needs a GPU, there is none here, and no past run is comparable.
 
     Raises InputError for a cell that cannot be trained.
     """
@@ -179,11 +179,11 @@ def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | N
             passed += item.cells * EVALUATION_SHARE * (len(images.test_index) + trained)
         cost = pace.image * passed
         seconds += cost
-        # the doubts of pace and epochs are independent: their logarithms add as squares; those of items add in full
+        # pace and epochs are independent, so the squares of their factors' logarithms add; items share their pace
         high += cost * math.exp(math.hypot(math.log(pace.factor), math.log(item.factor)))
         wall += cost / min(at_once, sum(other.cells for other in seen.work if other.phase == item.phase))
     memory = [pace.memory for pace in paces.values() if pace.memory is not None]
-    runs, steps = (sum(getattr(pace, what) for pace in paces.values()) for what in ("runs", "steps"))
+    runs, steps = sum(pace.runs for pace in paces.values()), sum(pace.steps for pace in paces.values())
     sources = [f"{runs} past run{'s' if runs > 1 else ''} on this store"] * (runs > 0)
     sources += [f"a timed probe of {steps} steps on this machine"] * (steps > 0)
     return Estimate(
@@ -199,26 +199,27 @@ def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | N
 
 
 def slots(resources: Resources, gpus: float) -> int:
-    """How many trials run at once on this machine: as many as fit, at least one, at most what the study wants."""
+    """How many trials run at once on this machine: as many as fit, at least one, at most `Resources.concurrent`."""
     rooms = [(os.cpu_count() or 1) / resources.cpus] + ([torch.cuda.device_count() / gpus] if gpus else [])
     room = max(1, int(min(rooms) / resources.workers))
     return min(room, resources.concurrent or room)
 
 
 def doubt(paces: Sequence[float]) -> float:
-    """The factor that another run's pace may differ by from those of ``paces``: two standard deviations of logarithms.
+    """The factor by which another run's pace may differ from the mean of ``paces``.
 
-    What one run alone leaves open shrinks with the root of their number: a single one has exp(2 * 0.2) = 1.49.
+    It is the exponential of two standard deviations of the logarithm: the spread of ``paces``, and `ONE_RUN_SPREAD`
+    over the root of their number. A single pace has exp(2 * 0.2) = 1.49.
     """
     spread = statistics.stdev(map(math.log, paces)) if len(paces) > 1 else 0.0
     return math.exp(2 * math.hypot(spread, ONE_RUN_SPREAD / math.sqrt(len(paces))))
 
 
 def comparable(records: Iterable[CellRecord], cell: CellConfig, device: str) -> list[CellRecord]:
-    """The latest past runs that trained on the same images with the same network, batches and type of device.
+    """The latest past runs with the same data section, network, batch size, precision and type of device.
 
-    Losses and learning rates may differ: beside the network they cost little. Any kind of fold will do, but of a trial
-    of several units the time is not that of one cell.
+    Losses, learning rates and folds may differ: they change the time of an image little. Trials of several units are
+    left out, since their recorded time is not that of one cell.
     """
     kind = _kind_of(cell)
 
@@ -243,9 +244,9 @@ def _kind_of(cell: CellConfig) -> Kind:
 def from_runs(
     records: Sequence[CellRecord], cell: CellConfig, dataset: data.Dataset, holdout: float | None = None
 ) -> Pace:
-    """The pace of `comparable` runs, at least one. Their ``epoch_seconds`` are those of training, without scoring.
+    """The pace of `comparable` runs, at least one, by their ``epoch_seconds``: training without scoring.
 
-    ``holdout``: the part of the images that those of a hold-out did not train on.
+    ``holdout``: the fraction of the training images that runs with a hold-out did not train on.
     """
     sizes = {}
     for fold in {record.tags["fold"] for record in records}:
@@ -258,7 +259,7 @@ def from_runs(
 
 
 def probe(cell: CellConfig, dataset: data.Dataset, *, threads: int, device: str, loaders: int = 0) -> Pace:
-    """The pace of some steps that are trained here. Raises InputError where the cell cannot be trained."""
+    """The pace of some training steps on this machine. Raises InputError for a cell that cannot be trained."""
     steps = training.timed_steps(cell, dataset, device=device, threads=threads, loaders=loaders)
     factor = max(PROBE_FACTOR, doubt(steps))
     return Pace(statistics.fmean(steps), factor, peak_memory(), steps=len(steps))

@@ -10,23 +10,23 @@ import yaml
 
 from tune_lt.plan.cost import Estimate, Outlook
 from tune_lt.study import Space, Study, flattened, smaller
-from tune_lt.study.mappings import plain
+from tune_lt.study.checks import dotted
 from tune_lt.texts import duration
 
 
 def lines(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | None) -> list[str]:
-    """For people; ``about`` says what data the study is on."""
+    """What `plan` prints, line by line. ``about``: lines about the study's images."""
     shown = [yaml.safe_dump(_defaults(study), sort_keys=False, allow_unicode=True).rstrip()]
-    warning = smaller(study.scale)
-    shown += [f"# {warning}"] if warning else []
+    if warning := smaller(study.scale):
+        shown.append(f"# {warning}")
     for space in study.searches.values():
         of = f" of {space.name}" if len(study.searches) > 1 else ""
         for path, dimension in space.space.items():
-            when = "".join(f", where {other.replace('/', '.')} is in {list(v)}" for other, v in dimension.when.items())
-            shown.append(f"# searched{of}: {path.replace('/', '.')} {dimension.kind} {list(dimension.values)}{when}")
+            when = "".join(f", where {dotted(other)} is in {list(values)}" for other, values in dimension.when.items())
+            shown.append(f"# searched{of}: {dotted(path)} {dimension.kind} {list(dimension.values)}{when}")
     shown += ["", *about, *(_search_line(study, space, seen) for space in study.searches.values())]
-    by = [f"{len(study.rows)} rows", f"{len(study.columns)} imbalance factors", f"{len(study.seeds)} seeds"]
-    size = " x ".join(part for part in by if not part.startswith("1 imbalance"))
+    crossed = f" x {len(study.columns)} imbalance factors" if len(study.columns) > 1 else ""
+    size = f"{len(study.rows)} rows{crossed} x {len(study.seeds)} seeds"
     epochs = _epochs(seen, "tables")["mean"]
     left = f", {epochs:.0f} epochs left" if epochs else ""
     shown.append(f"tables: {size} = {len(seen.cells)} cells, {seen.cells_done} done{left}")
@@ -39,7 +39,7 @@ def lines(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | No
 
 
 def content(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | None) -> dict[str, Any]:
-    """For scripts: what `plan --json` prints; times in the units of their names, memory in bytes."""
+    """What `plan --json` prints, for scripts: times in the units that their names say, memory in bytes."""
     searches = {
         name: {
             "trials": space.search.budget,
@@ -63,8 +63,8 @@ def content(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | 
         values["wall_seconds"] = cost.wall_seconds
         estimated = dataclasses.asdict(cost) | {name: _ends(value, cost.factor) for name, value in values.items()}
     search = {"searches": searches, "epochs_left": _epochs(seen, "search")} if searches else None
-    about_it = {"name": study.name, "scale": study.scale, "data": list(about)}
-    return about_it | {"search": search, "tables": tables, "estimate": estimated}
+    described = {"name": study.name, "scale": study.scale, "data": list(about)}
+    return described | {"search": search, "tables": tables, "estimate": estimated}
 
 
 def _search_line(study: Study, space: Space, seen: Outlook) -> str:
@@ -78,7 +78,7 @@ def _search_line(study: Study, space: Space, seen: Outlook) -> str:
 
 
 def _epochs(seen: Outlook, phase: str) -> dict[str, float]:
-    """What is left to train in a phase."""
+    """The epochs that are left to train in a phase."""
     left = [work for work in seen.work if work.phase == phase]
     mean, high = sum(work.epochs for work in left), sum(work.epochs * work.factor for work in left)
     return _ends(mean, high / mean if mean else 1)
@@ -91,10 +91,10 @@ def _ends(mean: float, factor: float) -> dict[str, float]:
 
 def _defaults(study: Study) -> dict[str, Any]:
     """The whole study with every default, as its file would say it."""
-    shown = {"name": study.name} | plain(study.base())
-    shown["data"]["validation"] = plain(dataclasses.asdict(study.validation))
+    shown = {"name": study.name} | study.base()
+    shown["data"]["validation"] = dataclasses.asdict(study.validation)
     shared = next(iter(study.searches.values()), None)
-    shown["search"] = plain(dataclasses.asdict(shared.search)) if shared else None
+    shown["search"] = dataclasses.asdict(shared.search) if shared else None
     return shown | {"seeds": _seeds(study), "resources": dataclasses.asdict(study.resources)}
 
 

@@ -21,7 +21,6 @@ from tune_lt.report.collect import Report
 from tune_lt.report.tables import recommendation
 from tune_lt.report.tables.sheet import Sheet
 from tune_lt.store import Store
-from tune_lt.study.mappings import plain
 from tune_lt.texts import first_line
 from tune_lt.training import classifier
 from tune_lt.training.classifier import Classifier
@@ -112,7 +111,7 @@ def _card(report: Report, model: Model, trained: Classifier, run: Mapping[Any, A
         skipped=len(model.dataset.skipped),
         fingerprint=model.cell.fingerprint,
         commits=report.recorded.origins.get("git commit", ["unknown"]),
-        settings=yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True),
+        settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
     )
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tune_lt import data
-from tune_lt.config import CellConfig, determining, fingerprint
+from tune_lt.config import CellConfig, Recipe, determining, fingerprint
 from tune_lt.documents import Contents, Recommended, SearchResult, TableCell, search_file
 from tune_lt.run.search.planned import PlannedTrial, Record, Unit
 from tune_lt.store import TAG, Store
 from tune_lt.study import Space, Study, flattened, nested, overlay, ranges, reader
+from tune_lt.study.checks import section
 from tune_lt.study.rows import ONE_SE, REFERENCE
+from tune_lt.study.sections import with_defaults
 
 Found = Mapping[str, Mapping[str, Any]]  # search -> the values it found (path -> value), see `found_by`
 
@@ -82,7 +84,7 @@ class Plan:
         study = self.study
         changes = nested(space.complete(found))
         base = overlay(study.base() | {"loss": dict(space.loss), "model": dict(space.model)}, changes)
-        base["recipe"] = reader.from_dict(base).recipe
+        base["recipe"] = section(Recipe, "recipe", base["recipe"])
         return [
             self._planned(
                 row,
@@ -96,9 +98,9 @@ class Plan:
 
         Where the recipe is searched, the reference has the default recipe.
         """
-        softmax = reader.with_loss(self.study, REFERENCE)
+        softmax = with_defaults("loss", {"name": REFERENCE}, "loss")
         plain = dataclasses.replace(space, loss=softmax, model=self.study.model, space={}, plain={})
-        recipe = {path: ranges.recipe_default(path) for path in space.space if path.startswith("recipe/")}
+        recipe = {path: ranges.parameter(space.name, path)[1] for path in space.space if path.startswith("recipe/")}
         return self.units(plain, recipe, "reference")
 
     def cell_trial(self, planned: PlannedCell, *, keep: bool = False) -> PlannedTrial:

@@ -6,50 +6,41 @@ import dataclasses
 import functools
 import json
 import re
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
+from annotated_types import Gt, MinLen
 from pydantic import TypeAdapter, ValidationError
 
 from tune_lt import registry
+from tune_lt.errors import InputError
 
 RENAMED = {  # fields of older versions -> what they are now
     "scales": "small: {…}",
     "data.head": "data.largest",
     "compare.trials": "search.trials",
 }
-KINDS = ("uniform", "loguniform", "int", "choice")  # of a range
+RANGES: dict[str, Any] = {  # kinds of ranges -> what a study file says of each
+    "uniform": tuple[float, float],
+    "loguniform": tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]],
+    "int": tuple[int, int],
+    "choice": Annotated[tuple[Any, ...], MinLen(1)],
+}
 
 
-class Problems(Exception):
-    """Mistakes in a study file, each "field: what is wrong"; `read` turns them into one InputError."""
-
-
-def known_fields(field: str, raw: Any, known: Any) -> None:
-    """Raise Problems unless ``raw`` is a mapping whose keys are all ``known``."""
-    where = f"{field}." if field else ""
-    if not isinstance(raw, dict):
-        raise Problems(f"{field}: found {raw!r}; valid: a mapping with {', '.join(known) or 'nothing'}")
-    unknown = [
-        _unknown(f"{where}{key}", value, registry.names(known, key)) for key, value in raw.items() if key not in known
-    ]
-    if unknown:
-        raise Problems(*unknown)
-
-
-def _unknown(path: str, value: Any, valid: str) -> str:
-    if path not in RENAMED:
-        return f"{path}: unknown; {valid}"
-    return f"{path}: found {list(value) if isinstance(value, dict) else value!r}; write {RENAMED[path]} instead"
+class Problems(InputError):
+    """Mistakes in a study file, each "field: what is wrong"; `reader.read` puts the file's name before each."""
 
 
 def section(annotation: Any, field: str, raw: Any) -> Any:
-    """``raw`` checked against a type or dataclass with its bounds, without any conversion (1.0 for 1 apart)."""
-    if dataclasses.is_dataclass(annotation) and dataclasses.is_dataclass(raw):
-        return raw
+    """``raw``, the file's ``field``, as an instance of a type or dataclass; 1 is taken for 1.0, nothing else converted.
+
+    Raises Problems with one entry for each mistake.
+    """
     try:
         return _adapter(annotation).validate_json(json.dumps(raw), strict=True)
-    except ValidationError as error:
-        raise Problems(*(_describe(field, annotation, item) for item in error.errors(include_url=False))) from None
+    except ValidationError as error:  # what is missing comes last: an unknown field may be it, misspelt
+        items = sorted(error.errors(include_url=False), key=lambda item: item["type"] == "missing")
+        raise Problems(*(_describe(field, annotation, item) for item in items)) from None
 
 
 @functools.cache  # building one costs more than using it, and every trial's configuration is checked
@@ -58,26 +49,28 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def _describe(field: str, annotation: Any, item: Any) -> str:
-    inner = [
-        str(part)
-        for part in item["loc"]
-        if not (isinstance(part, str) and re.search(r"[\[\]]|^(int|float|str|none|bool)$", part))
-    ]
-    where = ".".join([field, *inner])
+    # beside fields, pydantic's path has the types that it tried, such as tuple[int,...], and [key] after a wrong key
+    parts = [str(part) for part in item["loc"] if part != "[key]"]
+    path = [part for part in parts if not re.fullmatch(r"int|float|str|none|bool|[a-z-]+\[.*\]", part)]
+    where = ".".join([field, *path] if field else path)
+    known: list[str] = []
     if item["type"] == "unexpected_keyword_argument":
         target = annotation
-        for part in inner[:-1]:
+        for part in path[:-1]:
             hint = get_type_hints(target)[part]
             target = next(one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one))
-        return _unknown(where, item["input"], registry.names([f.name for f in dataclasses.fields(target)], inner[-1]))
-    if item["type"] == "literal_error" and item["loc"][-1:] == ("[key]",):
+        known = [one.name for one in dataclasses.fields(target)]
+    elif item["type"] == "literal_error" and item["loc"][-1:] == ("[key]",):
         known = re.findall("'(.+?)'", item["ctx"]["expected"])
-        return f"{where}: unknown; {registry.names(known, inner[-1])}"
+    if known:
+        valid = f"write {RENAMED[where]} instead" if where in RENAMED else registry.names(known, parts[-1])
+        return f"{where}: unknown; {valid}"
     if item["type"] == "missing":
         return f"{where}: missing"
-    hint = f", or a range: one of {', '.join(KINDS)}" if isinstance(item["input"], dict) else ""
-    wrong = item["msg"][0].lower() + item["msg"][1:].replace("an object", "a mapping")
-    return f"{where}: found {json.dumps(item['input'])}; {wrong}{hint}"
+    ranged = isinstance(item["input"], dict) and re.search(r"\b(loss|recipe)\.", where)
+    hint = f", or a range: one of {', '.join(RANGES)}" if ranged else ""
+    wrong = item["msg"].replace("an object", "a mapping").removesuffix(" after validation, not 0")
+    return f"{where}: found {json.dumps(item['input'])}; {wrong[0].lower()}{wrong[1:]}{hint}"
 
 
 def dotted(path: str) -> str:

@@ -1,24 +1,18 @@
-"""Nested mappings, as a study file has them: laid over one another, flattened, and as plain lists and dicts."""
+"""Nested mappings, as a study file has them: laid over one another, and flattened."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
-
-
-def plain(config: Any) -> Any:
-    """Lists for tuples: YAML has no other."""
-    if isinstance(config, dict):
-        return {key: plain(value) for key, value in config.items()}
-    return [plain(value) for value in config] if isinstance(config, tuple | list) else config
 
 
 def overlay(
     base: Mapping[str, Any], changes: Mapping[str, Any], replaces: Callable[..., bool] = lambda *_: False
 ) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, mapping by mapping; neither is altered.
+    """``base`` with ``changes`` laid over it; mappings in both are merged. Neither argument is altered.
 
-    ``replaces``: whether of a key, its old and its new mapping the new one is taken as it is.
+    ``replaces(key, old, new)``: whether the new mapping takes the place of the old one instead.
     """
     merged = dict(base)
     for key, value in changes.items():
@@ -34,16 +28,13 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """``{"loss/alpha": 0.9}`` as ``{"loss": {"alpha": 0.9}}``."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
+        branch = functools.reduce(lambda inner, key: {key: inner}, reversed(path.split("/")), value)
+        tree = overlay(tree, branch)
     return tree
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The inverse of `nested`; an empty mapping stands as a value."""
+    """The inverse of `nested`; an empty mapping is kept as a value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"

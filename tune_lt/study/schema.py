@@ -11,15 +11,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from tune_lt.config import STUDY_NAME, Recipe
-from tune_lt.study import Resources, Search, Seeds, Validation
-from tune_lt.study.checks import KINDS
+from tune_lt.study import Validation
+from tune_lt.study.checks import RANGES
 from tune_lt.study.ranges import SEARCHABLE
-from tune_lt.study.reader import MAY_CHANGE
-from tune_lt.study.rows import DESIGNS
+from tune_lt.study.reader import File
 from tune_lt.study.sections import REGISTRIES, component
-
-WHEN = {"type": "object", "minProperties": 1}
-ENDS = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
 
 
 def schema() -> dict[str, Any]:
@@ -35,44 +31,35 @@ def schema() -> dict[str, Any]:
     rows = {"type": "object", "additionalProperties": a_row}
     compared = {"anyOf": [{"type": "string"}, _object({"loss": a_loss, "model": {"type": "object"}}, ["loss"])]}
     parts = {"with": a_row, "without": a_row, "levels": rows}
-    factor = {"anyOf": [_object({name: part}, [name]) for name, part in parts.items()]}
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
-    properties = {
+    study = _plain(File)
+    study["properties"] |= {
         "name": {"type": "string", "pattern": f"^{STUDY_NAME}$"},
-        "plugins": {"type": "array", "items": {"type": "string"}},
         "data": data,
         "model": model,
         "recipe": recipe,
         "loss": a_loss,
-        "search": _plain(Search),
         "compare": _object({"losses": {"type": "array", "items": compared, "minItems": 1}}),
         "rows": rows,
-        "ablation": _object(
-            {
-                "design": {"enum": list(DESIGNS)},
-                "factors": {"type": "object", "minProperties": 1, "additionalProperties": factor},
-            },
-            ["factors"],
-        ),
-        "cross": _object({"imbalance": {"type": "array", "items": {"type": "number", "minimum": 1}, "minItems": 1}}),
-        "seeds": {"anyOf": [seeds, _plain(Seeds)]},
-        "resources": _plain(Resources),
-        "table": {"enum": [1, 2, 3]},
-        "small": {"type": "object", "propertyNames": {"enum": [*MAY_CHANGE]}},
+        "seeds": {"anyOf": [seeds, _object({"data": seeds, "init": seeds})]},
     }
+    ablation = study["properties"]["ablation"]["anyOf"][0]["properties"]
+    ablation["factors"]["additionalProperties"] = {
+        "anyOf": [_object({name: one}, [name]) for name, one in parts.items()]
+    }
+    when = {"type": "object", "minProperties": 1}
+    ranges = [_object({kind: _plain(values), "when": when}, [kind]) for kind, values in RANGES.items()]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "tune_lt study",
-        **_object(properties, ["name", "data", "model", "loss"]),
-        "$defs": {"range": {"anyOf": [_range(kind) for kind in KINDS]}, "ends": ENDS, "loss": loss, "row": row},
+        **study,
+        "$defs": {"range": {"anyOf": ranges}, "loss": loss, "row": row},
     }
 
 
 def _component(kind: str) -> dict[str, Any]:
     """One alternative for each registered name, and an open one for a plugin's."""
-    known = [_plain(component(kind, builder)) for builder in REGISTRIES[kind].values()]
-    for name, one in zip(REGISTRIES[kind], known, strict=True):
-        one["properties"]["name"] = {"const": name}
+    known = [_plain(component(kind, name, builder)) for name, builder in REGISTRIES[kind].items()]
     plugin = {"type": "object", "required": ["name"], "properties": {"name": {"not": {"enum": list(REGISTRIES[kind])}}}}
     return {"anyOf": [*known, plugin]}
 
@@ -86,11 +73,6 @@ def _allow_ranges(node: dict[str, Any], path: str) -> None:
                 _allow_ranges(field, inner)
             elif SEARCHABLE.fullmatch(inner):
                 option["properties"][key] = {"anyOf": [field, {"$ref": "#/$defs/range"}]}
-
-
-def _range(kind: str) -> dict[str, Any]:
-    values = {"type": "array", "minItems": 1} if kind == "choice" else {"$ref": "#/$defs/ends"}
-    return _object({kind: values, "when": WHEN}, [kind])
 
 
 def _object(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:

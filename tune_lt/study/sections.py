@@ -1,4 +1,4 @@
-"""Data, model, loss and recipe of a study file, checked against the signatures of what they name."""
+"""Data, model, loss and recipe of a study file, checked against the signatures of the builders they name."""
 
 from __future__ import annotations
 
@@ -24,16 +24,29 @@ _CONFIG = _STRICT | {"arbitrary_types_allowed": True}  # a plugin's parameter ma
 
 
 def configuration(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Data, model, loss and recipe checked against their signatures, every default filled in. Raises Problems."""
-    recipe = section(Recipe, f"{prefix}recipe", plain.get("recipe", {}))
-    return {
-        **{kind: _component(kind, plain[kind], f"{prefix}{kind}") for kind in ("data", "model", "loss")},
-        "recipe": _check_recipe(recipe, f"{prefix}recipe"),
-    }
+    """``plain`` with its data, model, loss and recipe checked and every default filled in. Raises Problems.
+
+    ``prefix``: what stands before their names in the file, such as ``rows.base.``.
+    """
+    recipe: Recipe = section(Recipe, f"{prefix}recipe", plain.get("recipe", {}))
+    milestones, factors = list(recipe.schedule.milestones), list(recipe.schedule.factors)
+    if len(milestones) != len(factors) or milestones != sorted(milestones):
+        raise Problems(
+            f"{prefix}recipe.schedule: found milestones {milestones}, factors {factors}; "
+            "valid: rising milestones, one factor for each"
+        )
+    filled = {kind: with_defaults(kind, plain[kind], f"{prefix}{kind}") for kind in ("data", "model", "loss")}
+    return {**filled, "recipe": recipe}
+
+
+def with_defaults(kind: str, raw: Any, field: str) -> dict[str, Any]:
+    """``{name: ..., ...}`` of a loss, model or data set, the file's ``field``, with every default. Raises Problems."""
+    name = check_name(kind, raw, f"{field}.name")
+    return dataclasses.asdict(section(component(kind, name, REGISTRIES[kind][name]), field, raw))
 
 
 def check_name(kind: str, raw: Any, field: str) -> str:
-    """The name, the file's ``field``, in ``{name: ..., ...}`` of a loss, model or data set. Raises Problems."""
+    """The name in ``{name: ..., ...}`` of a loss, model or data set; ``field`` is its place. Raises Problems."""
     known = REGISTRIES[kind]
     if not isinstance(raw, dict) or "name" not in raw:
         raise Problems(f"{field}: missing; {registry.names(known)}")
@@ -44,10 +57,10 @@ def check_name(kind: str, raw: Any, field: str) -> str:
 
 
 @functools.cache
-def component(kind: str, builder: Callable[..., Any]) -> Any:
-    """The dataclass that a loss, model or data set in a file is checked against, made of its builder's signature."""
+def component(kind: str, name: str, builder: Callable[..., Any]) -> Any:
+    """A dataclass with the parameters of a builder, to check a loss, model or data set in a file against."""
     more = {"loss": {"drw": (_DRW | None, None)}, "data": LONG_TAIL}.get(kind, {})
-    return _dataclass({"name": (str, registry.REQUIRED)} | more | registry.parameters(builder))
+    return _dataclass({"name": (Literal[name], registry.REQUIRED)} | more | registry.parameters(builder))
 
 
 def _dataclass(parameters: Mapping[str, tuple[Any, Any]]) -> Any:
@@ -59,18 +72,3 @@ def _dataclass(parameters: Mapping[str, tuple[Any, Any]]) -> Any:
 
 
 _DRW = _dataclass(registry.parameters(losses.DRW))
-
-
-def _component(kind: str, raw: Any, field: str) -> dict[str, Any]:
-    builder = REGISTRIES[kind][check_name(kind, raw, f"{field}.name")]
-    return dataclasses.asdict(section(component(kind, builder), field, raw))
-
-
-def _check_recipe(recipe: Recipe, field: str) -> Recipe:
-    schedule = recipe.schedule
-    if len(schedule.milestones) != len(schedule.factors) or list(schedule.milestones) != sorted(schedule.milestones):
-        raise Problems(
-            f"{field}.schedule: found milestones {list(schedule.milestones)}, factors {list(schedule.factors)}; "
-            "valid: rising milestones, one factor for each"
-        )
-    return recipe

@@ -1,11 +1,11 @@
-"""A first study file for a folder of images: what fits its classes, its sizes and this machine."""
+"""A first study file for a folder of images, which suits its classes, the size of its images and this machine."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,10 @@ from tune_lt.data.decode import Unreadable, opened
 from tune_lt.data.sources.folder import training_files
 from tune_lt.errors import InputError
 
-LOOKED_AT = 400  # files whose size is read, evenly over the folder
+LOOKED_AT = 400  # files whose size is read, spread evenly over the folder
 STEPS_GPU, STEPS_CPU = 12_000, 800  # of one training: the CIFAR-LT recipe has 19,400 in its 200 epochs
 TRIALS_GPU, TRIALS_CPU = 12, 6
 SMALL, MEDIUM = 48, 112  # pixels of the shorter side up to which images are taken as 32 and as 64 pixels
-FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -38,34 +37,26 @@ class Look:
 
 
 def look(root: Path) -> Look:
-    """Count the images below ``root`` as `image_folder` would, and read the sizes of some.
+    """Count the images below ``root`` as `image_folder` would, and read the sizes of up to `LOOKED_AT` of them.
 
-    Raises InputError naming the folder that is no data set, or if none of those files is an image.
+    Raises InputError if the folder is no data set, or if none of these files is an image.
     """
     files = training_files(root)
     paths = [path for of_class in files.values() for path in of_class]
-    sides = _sides(paths[:: -(-len(paths) // LOOKED_AT)])
+    sides = []
+    for path in paths[:: -(-len(paths) // LOOKED_AT)]:
+        with contextlib.suppress(Unreadable), opened(path) as image:  # plan and run name those that cannot be read
+            sides.append(min(image.size))
     if not sides:
         raise InputError(f"{root}: none of the files looked at can be read as an image")
     return Look({name: len(of_class) for name, of_class in files.items()}, round(statistics.median(sides)))
 
 
-def _sides(paths: Sequence[Path]) -> list[int]:
-    sides = []
-    for path in paths:
-        try:
-            with opened(path) as image:
-                sides.append(min(image.size))
-        except Unreadable:
-            continue  # plan and run name it
-    return sides
-
-
 def study(root: Path, seen: Look, *, gpu: bool) -> str:
     """The text of a study file for what `look` saw, for a machine with or without a GPU.
 
-    A search for each loss with equal budgets on folds of the training images; then softmax and all of them with five
-    seeds, scored once on the sealed test.
+    The study searches each loss with the same number of trials on folds of the training images; then it trains
+    softmax and all of these losses with five seeds, and scores them once on the sealed test.
     """
     size = 32 if seen.side <= SMALL else 64 if seen.side <= MEDIUM or not gpu else 224
     large = size == 224
@@ -73,17 +64,15 @@ def study(root: Path, seen: Look, *, gpu: bool) -> str:
     steps = STEPS_GPU if gpu else STEPS_CPU
     epochs = max(10, min(200, round(steps * batch / seen.images)))
     largest, smallest = (pick(seen.counts, key=seen.counts.__getitem__) for pick in (max, min))
-    where = json.dumps(str(root.expanduser().resolve()), ensure_ascii=False)  # JSON's texts are YAML's
-    network = "{name: torchvision, architecture: resnet18, weights: IMAGENET1K_V1}" if large else (
-        "{name: resnet32}" if gpu else "{name: resnet8}"
-    )  # fmt: skip
-    aside = "weights: null trains from nothing; {name: timm, architecture: …} knows others" if large else (
-        "resnet32 is better, and six times slower" if not gpu else "resnet8 is faster"
-    )  # fmt: skip
-    optimizer = (
-        "{name: adamw, lr: 0.0003, weight_decay: 0.05}" if large else "{name: sgd, lr: 0.1, weight_decay: 5.0e-4}"
-    )
-    augment = "{scale: [0.3, 1.0]}" if large else f"{{crop: {size // 8}, flip: true}}"
+    where = json.dumps(str(root.expanduser().resolve()), ensure_ascii=False)  # a JSON string is a YAML string
+    if large:
+        network = "{name: torchvision, architecture: resnet18, weights: IMAGENET1K_V1}"
+        aside = "weights: null trains from nothing; {name: timm, architecture: …} knows others"
+        optimizer, augment = "{name: adamw, lr: 0.0003, weight_decay: 0.05}", "{scale: [0.3, 1.0]}"
+    else:
+        network = "{name: resnet32}" if gpu else "{name: resnet8}"
+        aside = "resnet8 is faster" if gpu else "resnet32 is better, and six times slower"
+        optimizer, augment = "{name: sgd, lr: 0.1, weight_decay: 5.0e-4}", f"{{crop: {size // 8}, flip: true}}"
     lines = [
         "# Which loss for these images? Written by tune-lt init; every line may be changed.",
         "#",
@@ -93,7 +82,7 @@ def study(root: Path, seen: Look, *, gpu: bool) -> str:
         "# command   tune-lt plan FILE says what it costs, tune-lt run FILE does it",
         f"name: {json.dumps(name_of(root))}",
         f"data: {{name: image_folder, root: {where}, size: {size}{', stream: true' if large else ''}, "
-        f"validation: {{folds: {FOLDS}}}}}",
+        "validation: {folds: 3}}",
         f"model: {network}   # {aside}",
         "recipe:",
         f"  epochs: {epochs}",

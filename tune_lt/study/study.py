@@ -1,6 +1,6 @@
-"""A study: what is trained, what is searched, which rows its tables have; its cells and their fingerprints.
+"""A study: what is trained, what is searched, which rows its tables have. Everything here is checked and immutable.
 
-Reading one from a file is `tune_lt.study.reader`'s work; here everything is already checked and immutable.
+`tune_lt.study.reader` makes a study of a file.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tune_lt.config import _STRICT, RESULT_VERSION, Recipe, Seed, determining, d
 
 @dataclass(frozen=True)
 class Dimension:
-    """One searched parameter: ``uniform`` and ``loguniform`` [low, high], ``int`` [low, high] inclusive, ``choice``.
+    """One searched parameter: its ``values`` are low and high, both included, or those of a ``choice``.
 
-    ``when``: searched only where these other parameters (by path) have one of these values; elsewhere it does not
-    matter and keeps its default.
+    ``when``: it is searched only where these other parameters (by path) have one of these values; elsewhere it does
+    not matter and keeps its default.
     """
 
     kind: Literal["uniform", "loguniform", "int", "choice"]
@@ -30,43 +30,39 @@ class Dimension:
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def points(self) -> Sequence[Any] | None:
-        """The values of a grid over it; None where there are infinitely many."""
+        """The values that a grid takes; None for a continuous range."""
         if self.kind == "int":
             return range(self.values[0], self.values[1] + 1)
         return self.values if self.kind == "choice" else None
 
     def holds(self, found: Mapping[str, Any]) -> bool:
-        """Whether it is searched where these values were found."""
+        """Whether it is searched where the other parameters have the values ``found``."""
         return all(other in found and found[other] in values for other, values in self.when.items())
 
 
 def grid(space: Mapping[str, Dimension]) -> Iterator[dict[str, Any]]:
-    """Every point of the grid over ``space`` once, in one order, the last dimension fastest.
+    """Every point of the grid over ``space``, the last dimension fastest.
 
-    A dimension whose ``when`` does not hold is left out of the point; those it speaks of stand before it.
+    A point leaves out a dimension whose ``when`` does not hold. The dimensions that a ``when`` names stand before it.
     """
-
-    def below(found: dict[str, Any], left: Sequence[str]) -> Iterator[dict[str, Any]]:
-        if not left:
-            yield found
-            return
-        dimension = space[left[0]]
-        if not dimension.holds(found):
-            yield from below(found, left[1:])
-            return
-        for value in dimension.points() or ():
-            yield from below({**found, left[0]: value}, left[1:])
-
-    return below({}, list(space))
+    if not space:
+        yield {}
+        return
+    *before, (path, dimension) = space.items()
+    for point in grid(dict(before)):
+        if dimension.holds(point):
+            yield from ({**point, path: value} for value in dimension.points() or ())
+        else:
+            yield point
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What hyper-parameters are chosen by: held-out images of the training split, never the test split.
+    """Which images hyper-parameters are chosen by: held out from the training split, never those of the test split.
 
-    ``holdout``: a stratified fraction of them (0.2 where nothing is said). ``folds``: stratified K-fold
-    cross-validation; a trial's value is the mean over its folds. ``seeds``: each is a data seed and an init seed that
-    every trial is trained with; the search's seed alone by default.
+    ``holdout``: a stratified fraction, 0.2 by default. ``folds``: stratified K-fold cross-validation instead.
+    ``seeds``: every trial is trained with each of them as data seed and init seed; by default with the search's seed
+    alone. A trial's value is the mean over folds and seeds.
     """
 
     __pydantic_config__ = _STRICT
@@ -76,7 +72,6 @@ class Validation:
 
 
 MOST_TRIALS = 100_000
-Trials = Annotated[int, Ge(1), Le(MOST_TRIALS)]
 Metric = Literal["val/balanced", "val/top1", "val/many", "val/medium", "val/few", "val/rare"]
 
 
@@ -84,18 +79,18 @@ Metric = Literal["val/balanced", "val/top1", "val/many", "val/medium", "val/few"
 class Search:
     """How the dimensions are searched.
 
-    ``sampler``: ``grid`` takes every point once. ``trials``: 20, or the whole grid, unless told otherwise.
+    ``sampler``: ``grid`` takes every point once. ``trials``: by default 20, or the whole grid. ``seed``: the sampler's.
     ``scheduler``: ``asha`` stops the worse half of the trials after a quarter and again after half of the (first
-    fold's) epochs; ``racing`` stops a trial between folds once it is worse than the best one with enough evidence;
-    unless told otherwise racing with folds, asha without, and none for a grid or for two metrics.
-    ``metric``: an accuracy on the held-out images, to be as high as can be; or two, for a Pareto front.
-    ``constraints``: how much (a fraction; 0.01 is a point) a metric may at
-    most fall below softmax's on the same images. ``seed`` is the sampler's.
+    fold's) epochs; ``racing`` stops a trial between folds once it is worse than the best one with enough evidence. By
+    default it is racing with folds or several seeds, asha without, and none for a grid, two metrics or constraints.
+    ``metric``: an accuracy on the held-out images that is maximised; or two, for a Pareto front.
+    ``constraints``: by how much a metric may at most fall below that of plain cross-entropy on the same images; 0.01
+    is one percentage point.
     """
 
     __pydantic_config__ = _STRICT
     sampler: Literal["tpe", "random", "grid"] = "tpe"
-    trials: Trials | None = None
+    trials: Annotated[int, Ge(1), Le(MOST_TRIALS)] | None = None
     seed: Seed = 0
     scheduler: Literal["asha", "racing", "none"] | None = None
     metric: Metric | tuple[Metric, Metric] = "val/balanced"
@@ -108,22 +103,22 @@ class Search:
 
     @property
     def watched(self) -> tuple[str, ...]:
-        """Every metric that decides anything, the first objective first."""
+        """The metrics that are optimised or constrained, the first objective first."""
         return tuple(dict.fromkeys([*self.objectives, *self.constraints]))
 
     @property
     def budget(self) -> int:
-        """The number of trials, once it is known."""
+        """The number of trials, which the reader has filled in."""
         assert self.trials is not None
         return self.trials
 
 
 @dataclass(frozen=True)
 class Space:
-    """One search of a study: the loss and network it starts from (checked, every default filled in), what varies.
+    """One search of a study: ``loss`` and ``model`` with every default, and the dimensions that are searched.
 
-    ``space``: path such as ``loss/alpha`` -> Dimension; ``loss`` holds a valid placeholder there. ``plain`` are the
-    defaults that take the place of a dimension whose ``when`` does not hold.
+    ``space``: path such as ``loss/alpha`` -> Dimension; ``loss`` has the first value of each. ``plain``: the defaults
+    of the dimensions with a ``when``, for where it does not hold.
     """
 
     name: str
@@ -134,22 +129,22 @@ class Space:
     plain: Mapping[str, Any] = field(default_factory=dict)
 
     def complete(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """``found`` with the defaults of the dimensions that were not searched, since their ``when`` did not hold."""
-        return {path: value for path, value in self.plain.items() if path not in found} | dict(found)
+        """``found`` with the defaults of the dimensions whose ``when`` did not hold."""
+        return {**self.plain, **found}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial takes, and how many run at once (None: as many as fit).
+    """What each trial takes, and how many trials run at once (``concurrent``; None: as many as fit).
 
-    ``cpus`` is also the number of threads a trial computes with, at least one; another number changes a result by its
-    rounding. ``gpus``: none by default where there is none, else one; 0 keeps trials on the CPU. ``workers``: processes
-    that train each trial together, each with so many ``cpus`` and ``gpus``; their result is one process's but for
-    rounding. A trial saves its state every ``checkpoint_seconds``: what it loses when its worker or the driver dies.
-    ``loaders``: processes that read images which stay on disk, for each worker: as many as it has ``cpus`` unless told
-    otherwise, 0 reads where it trains; no result depends on it.
-    ``storage``: the absolute path of a folder for those states, one that every host of a cluster mounts; else they lie
-    beside the store.
+    ``cpus``: also the number of threads of a trial, at least one; results differ by rounding between numbers of
+    threads. ``gpus``: by default one if there is any, else 0, which keeps trials on the CPU. ``workers``: processes
+    that train each trial together, each with ``cpus`` and ``gpus``; the result is that of one process up to rounding.
+    ``loaders``: processes for each worker that read images which stay on disk; by default as many as ``cpus``; with 0
+    the worker reads them itself. No result depends on it.
+    ``checkpoint_seconds``: how often a trial saves its state, and so the most that it loses if a process dies.
+    ``storage``: the absolute path of a folder for these states that every host of a cluster mounts; by default they
+    lie beside the store.
     """
 
     __pydantic_config__ = _STRICT
@@ -163,30 +158,21 @@ class Resources:
 
     @property
     def readers(self) -> int:
-        """``loaders``, once it is known."""
+        """``loaders``, or its default."""
         return max(1, int(self.cpus)) if self.loaders is None else self.loaders
 
 
-@dataclass(frozen=True)
-class Seeds:
-    """Every data seed (sub-sample) is trained with every init seed (network, order, augmentation)."""
-
-    __pydantic_config__ = _STRICT
-    data: tuple[Seed, ...] = (0,)
-    init: tuple[Seed, ...] = (0,)
-
-
-FULL, SMALL = "full", "small"  # the scale of a study as its file has it, and of its small form
+FULL, SMALL = "full", "small"  # the scale of a study, and that of its small form
 
 
 @dataclass(frozen=True)
 class Study:
     """One study file, checked: ``data``, ``model``, ``loss`` with every default filled in.
 
-    ``searches``: what is searched, by name: the study's own loss first (if it has a range), then the losses it is
-    compared with; all with the same budget. ``rows`` are the rows of the tables as written, by name; ``columns`` the
-    imbalance factors they are trained with, ``seeds`` the pairs of data seed and init seed. ``table``: the paper's
-    table it is a part of; ``scale``: `FULL`, or `SMALL` for the file's small form.
+    ``searches``: by the loss's name, the study's own loss first (if it has a range), then the losses that it is
+    compared with; all have the same number of trials. ``rows``: what each row changes, by the row's name. ``columns``:
+    the imbalance factors that rows are trained with. ``seeds``: pairs of data seed and init seed. ``text``: the file's
+    whole text. ``sources``: hashes of the plugins' code. ``table``: the paper's table that the study is a part of.
     """
 
     name: str
@@ -203,32 +189,36 @@ class Study:
     resources: Resources = field(default_factory=Resources)
     plugins: tuple[str, ...] = ()
     folder: Path = Path()
-    sources: Mapping[str, str] = field(default_factory=dict)  # plugin -> hash of its source
+    sources: Mapping[str, str] = field(default_factory=dict)
     table: Literal[1, 2, 3] | None = None
     scale: str = FULL
 
     def base(self) -> dict[str, Any]:
-        """The study's configuration as the nested mapping that rows and searched values are laid over."""
+        """The study's configuration as a nested mapping; rows and searched values are laid over it."""
         recipe = dataclasses.asdict(self.recipe)
         return {"data": dict(self.data), "model": dict(self.model), "loss": dict(self.loss), "recipe": recipe}
 
     def own_search(self) -> Space | None:
         """The search over the study's own loss, if it has one."""
-        return next((space for space in self.searches.values() if space.loss["name"] == self.loss["name"]), None)
+        return self.searches.get(self.loss["name"])
 
     def label(self, space: Space) -> str:
-        """What a search is called to the user."""
+        """What messages call a search."""
         return f"search {space.name}" if len(self.searches) > 1 else "search"
 
     def units(self, space: Space) -> list[tuple[int, str]]:
-        """What each trial of a search is trained on, in the order of training: (seed, fold)."""
+        """The (seed, fold) of each unit of a trial, in the order of training."""
         folds = self.validation.folds
         names = [f"{k}/{folds}" for k in range(1, folds + 1)] if folds else ["holdout"]
         return [(seed, name) for seed in self.validation.seeds or (space.search.seed,) for name in names]
 
     def search_signature(self, space: Space, content_hash: str) -> str:
-        """Hash of all that decides what each trial of the search is; with more trials the same search goes on."""
-        search = dataclasses.asdict(space.search) | {"trials": None, "mode": "max"}  # once a choice: signatures stay
+        """Hash of everything that determines the trials of a search, except for their number.
+
+        ``content_hash``: of the images.
+        """
+        # older versions let users choose the mode; without it, signatures would change
+        search = dataclasses.asdict(space.search) | {"trials": None, "mode": "max"}
         dimensions = {path: dataclasses.asdict(dimension) for path, dimension in space.space.items()}
         base = self.base() | {
             "loss": dict(space.loss),
@@ -240,12 +230,12 @@ class Study:
 
 
 def smaller(scale: str) -> str:
-    """What is said of a study at this scale, which older versions may have recorded by another name; "" at `FULL`."""
+    """The warning about a study at this scale; "" at `FULL`. Older versions recorded other names than `SMALL`."""
     if scale == FULL:
         return ""
     return f"scale {scale}: smaller than the study is meant to be; no number of it is the study's"
 
 
 def command_line(name: str, study: str, small: bool = False) -> str:
-    """What to type for a command on a study, by its name or file, or on its small form."""
+    """What a user types to run the command ``name`` on a study, given by its name or file."""
     return f"tune-lt {name} {shlex.quote(study)}{' --small' if small else ''}"
