@@ -84,7 +84,7 @@ def train(
     import torch
 
     from tune_lt import training
-    from tune_lt.study import reader
+    from tune_lt.study.cells import base_cell
 
     own = parsed.own_search()
     if own:
@@ -94,8 +94,7 @@ def train(
     torch.set_num_threads(max(1, int(parsed.resources.cpus)))  # as in the study's trials, for the same rounding
     holdout, folds = parsed.validation.holdout, parsed.validation.folds
     fold = "full" if test else f"1/{folds}" if folds else "holdout"
-    config = {**parsed.base(), "recipe": parsed.recipe}
-    cell = reader.cell(config, data_seed=seed, init_seed=seed, fold=fold, holdout=holdout)
+    cell = base_cell(parsed, data_seed=seed, init_seed=seed, fold=fold, holdout=holdout)
     for result in training.run_epochs(
         cell,
         device=device,

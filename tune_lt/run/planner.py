@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from tune_lt import data
-from tune_lt.config import CellConfig, Recipe, determining, fingerprint
+from tune_lt.config import CellConfig, determining, fingerprint
 from tune_lt.documents import Contents, Recommended, SearchResult, TableCell, search_file
 from tune_lt.run.search.planned import PlannedTrial, Record, Unit
 from tune_lt.store import TAG, Store
-from tune_lt.study import Space, Study, flattened, nested, overlay, ranges, reader
-from tune_lt.study.checks import section
-from tune_lt.study.rows import ONE_SE, REFERENCE
-from tune_lt.study.sections import with_defaults
-
-Found = Mapping[str, Mapping[str, Any]]  # search -> the values it found (path -> value), see `found_by`
+from tune_lt.study import Space, Study, flattened
+from tune_lt.study.cells import Found, reference_cells, row_cell, trial_cells
+from tune_lt.study.rows import ONE_SE
 
 
 @dataclass(frozen=True)
@@ -52,19 +48,12 @@ class Plan:
     def cells(self, found: Found) -> list[PlannedCell]:
         """Every cell of the tables, all rows of one seed before those of the next."""
         study = self.study
-        configs = {row: reader.row_config(study, row, found) for row in study.rows}
+        rows = {row: row_cell(study, row, found) for row in study.rows}
         return [
-            self._planned(
-                row,
-                reader.cell(
-                    config | {"data": config["data"] | {"imbalance": imbalance}},
-                    data_seed=data_seed,
-                    init_seed=init_seed,
-                ),
-            )
-            for data_seed, init_seed in study.seeds
+            self._planned(row, replace(one, data={**one.data, "imbalance": imbalance}, data_seed=data, init_seed=init))
+            for data, init in study.seeds
             for imbalance in study.columns
-            for row, config in configs.items()
+            for row, one in rows.items()
         ]
 
     def cells_at_both_ends(self, found: Found) -> list[tuple[PlannedCell, PlannedCell]]:
@@ -79,29 +68,13 @@ class Plan:
         highest = self.cells({**{name: at_end(space, -1) for name, space in spaces.items()}, **found})
         return list(zip(cells, highest, strict=True))
 
-    def units(self, space: Space, found: Mapping[str, Any], row: str = "fold") -> list[PlannedCell]:
+    def units(self, space: Space, found: Mapping[str, Any]) -> list[PlannedCell]:
         """The cells of a search's trial, in the order they are trained."""
-        study = self.study
-        changes = nested(space.complete(found))
-        base = overlay(study.base() | {"loss": dict(space.loss), "model": dict(space.model)}, changes)
-        base["recipe"] = section(Recipe, "recipe", base["recipe"])
-        return [
-            self._planned(
-                row,
-                reader.cell(base, data_seed=seed, init_seed=seed, fold=fold, holdout=study.validation.holdout),
-            )
-            for seed, fold in study.units(space)
-        ]
+        return [self._planned("fold", cell) for cell in trial_cells(self.study, space, found)]
 
     def reference(self, space: Space) -> list[PlannedCell]:
-        """The cells of plain cross-entropy on the images that the search's trials are judged on.
-
-        Where the recipe is searched, the reference has the default recipe.
-        """
-        softmax = with_defaults("loss", {"name": REFERENCE}, "loss")
-        plain = dataclasses.replace(space, loss=softmax, model=self.study.model, space={}, plain={})
-        recipe = {path: ranges.parameter(space.name, path)[1] for path in space.space if path.startswith("recipe/")}
-        return self.units(plain, recipe, "reference")
+        """The cells of plain cross-entropy that a search's constraints compare with."""
+        return [self._planned("reference", cell) for cell in reference_cells(self.study, space)]
 
     def cell_trial(self, planned: PlannedCell, *, keep: bool = False) -> PlannedTrial:
         """A trial of its own for one cell of a table. ``keep``: the state of its last epoch."""
@@ -128,13 +101,13 @@ class Plan:
         record = self.record(PlannedCell("search", cells[0].cell, name))
         tags = {**record.tags, "search": signature, "searched": space.name, "found": json.dumps(dict(found))}
         tags |= {"kind": "trial", "fold": "all"} if several else {}
-        record = dataclasses.replace(record, key=f"{name}.{signature}", tags=tags)
+        record = replace(record, key=f"{name}.{signature}", tags=tags)
         return PlannedTrial(units, name, record, watched, dict(found))
 
     def record(self, planned: PlannedCell) -> Record:
         """What is recorded of a cell at its start."""
         cell = planned.cell
-        content = dataclasses.asdict(cell)
+        content = asdict(cell)
         label = f"{planned.row} · seed {cell.init_seed}" + (f" · fold {cell.fold}" if "/" in cell.fold else "")
         tags = {
             **self._tags,

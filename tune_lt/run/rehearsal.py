@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from tune_lt import data, training
 from tune_lt.run.planner import Plan, at_end
-from tune_lt.study import Study, reader
+from tune_lt.study import Study
+from tune_lt.study.cells import base_cell
 from tune_lt.texts import some
 
 
 def load_data(study: Study) -> data.Dataset:
     """The study's data set; raises InputError naming what is missing or damaged."""
-    return training.load_dataset(reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0))
+    return training.load_dataset(base_cell(study))
 
 
 def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
@@ -23,7 +24,7 @@ def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
     for planned in {cell.row: cell for cell in plan.cells(lowest)}.values():
         training.rehearse(planned.cell, dataset)
     cells = [one.cell for name, space in study.searches.items() for one in plan.units(space, lowest[name])]
-    base = reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)
+    base = base_cell(study)
     split = training.rehearse(base, dataset)
     unvalidated = [
         training.rehearse(cell, dataset).unvalidated for cell in {cell.fold: cell for cell in cells}.values()

@@ -16,9 +16,10 @@ from tune_lt.config import _STRICT, STUDY_NAME, Seed
 from tune_lt.errors import InputError, printable
 from tune_lt.plugins import load_plugins
 from tune_lt.study import FULL, SMALL, Resources, Search, Space, Study, Validation, ranges, searches, yaml_text
+from tune_lt.study.cells import cell, row_config
 from tune_lt.study.checks import RANGES, Problems, section
 from tune_lt.study.mappings import overlay
-from tune_lt.study.rows import Ablation, Row, cell, check_best, designed, row_config, written
+from tune_lt.study.rows import Ablation, Row, check_best, designed, written
 from tune_lt.study.sections import check_name, configuration
 from tune_lt.texts import some
 

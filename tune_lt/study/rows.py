@@ -11,13 +11,11 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 
-from tune_lt.config import _STRICT, CellConfig
-from tune_lt.study import Study, nested, overlay
+from tune_lt.config import _STRICT
+from tune_lt.study import overlay
 from tune_lt.study.checks import Problems, section
-from tune_lt.study.sections import configuration
 
 Row = dict[str, dict[str, Any]]
-Found = Mapping[str, Mapping[str, Any]]  # search -> path -> value, see `row_config`
 ONE_SE = "one_standard_error"
 _ROW: Any = dict[Literal["loss", "model", "recipe"], dict[str, Any]]  # a `Row` as it is checked
 MOST_ROWS = 10_000
@@ -118,46 +116,3 @@ def check_best(rows: Mapping[str, Row], own: str, searched: Collection[str]) -> 
             raise Problems(
                 f"rows.{name}.loss.best: found {best!r}; valid: {shown or 'nothing, since there is no search'}"
             )
-
-
-def row_config(study: Study, row: str, found: Found) -> dict[str, Any]:
-    """A row's configuration ``{data, model, loss, recipe}``, checked, with every default filled in. Raises Problems.
-
-    A row whose ``loss`` has a name is trained with that loss at its defaults; otherwise with the loss that a search
-    found, the row's values laid over it. ``best`` says which search: ``true``, the default, the one over the study's
-    own loss; ``one_standard_error`` that one too, but the plainest configuration within a standard error of its best;
-    the name of a compared loss its search. ``model`` and ``recipe`` are laid over the study's.
-
-    ``found``: a search's name (or that and ``/one_standard_error``) -> flat values. A search that is not in it has
-    what stands in the file.
-    """
-    changes = {key: dict(value) for key, value in study.rows[row].items()}
-    loss = changes.pop("loss", {})
-    best = loss.pop("best", True)
-    name = best if isinstance(best, str) and best != ONE_SE else study.loss["name"]
-    base = study.base()
-    if name in study.searches:
-        space = study.searches[name]
-        base |= {"loss": dict(space.loss), "model": dict(space.model)}
-        plainest = found.get(f"{name}/{ONE_SE}") if best == ONE_SE else None
-        chosen = plainest or found.get(name)  # the best itself where nothing plainer is as good
-        values = space.complete(chosen) if chosen is not None else {}
-        if "name" in loss:  # another loss shares what was found of the recipe, not of the loss
-            values = {path: value for path, value in values.items() if not path.startswith("loss/")}
-        base = overlay(base, nested(values))
-    base["loss"] = loss if "name" in loss else overlay(base["loss"], loss)
-    if "name" in changes.get("model", {}):
-        base["model"] = {}  # another network does not inherit this one's parameters
-    return configuration(overlay(base, changes), f"rows.{row}.")
-
-
-def cell(
-    config: Mapping[str, Any], *, data_seed: int, init_seed: int, fold: str | None = None, holdout: float | None = None
-) -> CellConfig:
-    """The cell of a configuration that `row_config` or `sections.configuration` returned.
-
-    ``fold`` is ``full``, ``holdout`` or ``k/K``; by default ``holdout`` where that is given, else ``full``.
-    """
-    fold = fold or ("full" if holdout is None else "holdout")
-    aside = holdout if fold == "holdout" else None
-    return CellConfig(**config, data_seed=data_seed, init_seed=init_seed, fold=fold, holdout=aside)
