@@ -349,7 +349,7 @@ def test_records_that_were_not_sent_are_sent_before_anything_is_judged(store: St
 def test_checkpoints_that_nobody_goes_on_from_are_deleted_and_no_others(store: Store) -> None:
     _cell(store, "done")
     _cell(store, "elsewhere", study="other")
-    _cell(store, "hopeless", "failed", status="FAILED", metrics={}, artifact=None, retry="no")
+    _cell(store, "failing", "failed", status="FAILED", metrics={}, artifact=None, retry="no")
     _cell(store, "retry", "failed", status="FAILED", metrics={}, artifact=None, retry="yes")
     _cell(store, "open", "interrupted", status="KILLED", metrics={}, artifact=None)
     _trial(store, 0, "pruned", fingerprint="pruned", artifact=None)
@@ -359,7 +359,7 @@ def test_checkpoints_that_nobody_goes_on_from_are_deleted_and_no_others(store: S
     folder = store.state_folder("s") / "checkpoints"
     folder.mkdir(parents=True)
     kept = {"retry.pt", "open.pt", "again.pt", "broken.pt", "unknown.pt", "notes.txt"}
-    gone = {"done.pt", "elsewhere.pt", "hopeless.pt", "pruned.pt", ".open.pt.x1y2z3"}
+    gone = {"done.pt", "elsewhere.pt", "failing.pt", "pruned.pt", ".open.pt.x1y2z3"}
     for name in kept | gone:
         (folder / name).write_text("state")
     _fixed(store, "damaged", "checkpoint", "checkpoint", changed={broken})
