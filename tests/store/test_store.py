@@ -137,7 +137,7 @@ def test_a_snapshot_says_what_the_store_says_and_reads_each_run_once(
     assert finished["a"].ended == 2000
     assert cells == store.cells(study)
     if study == "s":
-        assert cells.known_failures() == {"t2": "nan"}
+        assert cells.failing() == {"t2": "nan"}
         assert [cell.tags["trial"] for cell in cells.trials("sig")] == ["0", "1", "2", "3", "4"]
 
 

@@ -104,7 +104,7 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     """Look up what ``store`` has of the study; None is a store that is not there yet."""
     parent = store.parent(study.name) if store else None
     have, before = store.snapshot(study.name) if store else ({}, Cells())
-    hopeless = before.known_failures()
+    hopeless = before.failing()
     found: dict[str, dict[str, Any]] = {}
     ended: dict[str, int] = {}
     work: list[Work] = []

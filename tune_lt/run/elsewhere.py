@@ -48,9 +48,7 @@ def listing(study: Study, content_hash: str, store: Store | None, *, missing: bo
             found |= found_by(concluded)
     tables, waiting = _of_tables(study, found, content_hash)
     cells += tables
-    have = (
-        store.finished_cells().keys() | store.cells(study.name).known_failures().keys() if store and missing else set()
-    )
+    have = store.finished_cells().keys() | store.cells(study.name).failing().keys() if store and missing else set()
     wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
     listed = tuple(_listed(planner, cell) for name, cell in reversed(wanted.items()) if name not in have)
     contents = table_of_contents(study, tables, found, None)
@@ -124,7 +122,7 @@ def take_in(listing: Listing, cells: Sequence[TrainedCell], store: Store, say: C
     try:
         opened = partial(Journal, store, study, parent, store.state_folder(study), say=say, beat=lease.renew)
         opened().close()  # what a driver that was killed had not sent yet
-        complete, failed = store.finished_cells().keys(), store.cells(study).known_failures().keys()
+        complete, failed = store.finished_cells().keys(), store.cells(study).failing().keys()
         known = {one.fingerprint for one in cells if one.fingerprint in complete | (failed if one.failed else set())}
         fresh = [one for one in cells if one.fingerprint not in known]
         _set_aside(store, study, {one.fingerprint for one in fresh})
@@ -158,5 +156,5 @@ def _describe(listing: Listing, store: Store, parent: str) -> None:
     store.log_json(parent, CONTENTS, listing.contents.content())
     wanted = {cell.fingerprint for cell in listing.contents.cells}
     left = wanted - store.finished_cells().keys()
-    ended = left <= store.cells(listing.study).known_failures().keys() and not listing.waiting
+    ended = left <= store.cells(listing.study).failing().keys() and not listing.waiting
     store.finish(parent, "KILLED" if not ended else "FAILED" if left else "FINISHED")  # as a driver would have

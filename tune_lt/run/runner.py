@@ -198,7 +198,7 @@ class Runner:
         if not cells:
             return True
         self.kept = chosen.fingerprint if chosen else None
-        have, hopeless = self.finished, self.before.known_failures()
+        have, hopeless = self.finished, self.before.failing()
         for cell in cells:
             if cell.fingerprint in have and cell.fingerprint != self.kept:  # kept when it was the one recommended
                 checkpoint_path(self.checkpoints, cell.fingerprint).unlink(missing_ok=True)

@@ -46,7 +46,7 @@ class Cells(tuple[CellRecord, ...]):
 
     __slots__ = ()
 
-    def known_failures(self) -> dict[str, str]:
+    def failing(self) -> dict[str, str]:
         """Fingerprint -> reason, for the cells that failed and would fail again."""
         failed = (c for c in self if c.tags.get("outcome") == "failed" and c.tags.get("retry") == "no")
         return {cell.fingerprint: cell.tags.get("reason", "") for cell in failed}

@@ -246,7 +246,7 @@ def _checkpoints(store: Store, study: str, cells: Cells, parents: list[Run], dam
         return []
     pruned = {cell.fingerprint for cell in cells if cell.tags.get("outcome") == "pruned"}
     wanted = {cell.fingerprint for cell in cells if cell.tags.get("outcome") in ("running", "interrupted", None)}
-    done = (store.finished_cells().keys() | cells.known_failures().keys() | (pruned - wanted)) - damaged
+    done = (store.finished_cells().keys() | cells.failing().keys() | (pruned - wanted)) - damaged
     groups = {
         "of cells that are done": [file for file in folder.glob("*.pt") if file.stem in done],
         "half written": list(folder.glob(".*.pt.*")),
