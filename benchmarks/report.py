@@ -44,11 +44,11 @@ def fill(folder: Path, runs: int) -> None:
     from tune_lt.documents import Norms
     from tune_lt.run.driver import _where
     from tune_lt.run.planner import Plan, parent_tags
-    from tune_lt.store import TAG, Store
+    from tune_lt.store import TAG, Store, sqlite
     from tune_lt.study import reader
 
     store = Store(f"sqlite:///{folder / 'mlflow.db'}")
-    store.write_ahead()
+    sqlite.write_ahead(store.engine)
     rows = ", ".join(f"row {k}: {{loss: {{alpha: {0.5 + 0.05 * k}}}}}" for k in range(1, ROWS))
     inits = max(1, runs // ROWS // 100)
     text = STUDY.format(
@@ -86,7 +86,7 @@ def fill(folder: Path, runs: int) -> None:
         store.put_json(run.info.artifact_uri, "norms.json", norms)
         store.client.set_terminated(run.info.run_id)
     store.finish(parent)
-    store.write_through()
+    sqlite.write_through(store.engine)
 
 
 def bare(folder: Path) -> tuple[float, int, int]:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 
 from tune_lt.errors import InputError
-from tune_lt.store import Store
+from tune_lt.store import Store, sqlite
 from tune_lt.store import journal as journal_module
 from tune_lt.store.journal import Journal
 
@@ -144,19 +145,19 @@ def test_a_short_cell_takes_three_calls(store: Store, tmp_path: Path, held: thre
 
 
 def test_more_than_one_call_takes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow's limits hold, no epoch is torn apart, and the tags that say how it ended come last."""
+    """MLflow's limits hold, the tags that say how it ended come last, and so does the training loss of an epoch."""
     monkeypatch.setattr(journal_module, "CHUNK", 10_000)
     sent: list[tuple[list[Any], list[Any], list[Any]]] = []
 
-    def log_batch(self: MlflowClient, run_id: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
+    def log_batch(self: SqlAlchemyStore, run_id: str, metrics: Any, params: Any, tags: Any) -> None:
         sent.append((list(metrics), list(params), list(tags)))
-        real(self, run_id, metrics=metrics, params=params, tags=tags)
+        real(self, run_id, metrics, params, tags)
 
-    real = MlflowClient.log_batch
-    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    real = SqlAlchemyStore.log_batch
+    monkeypatch.setattr(SqlAlchemyStore, "log_batch", log_batch)
     journal = _open(store, tmp_path / "j")
     journal.start("f", "name", {f"p{number}": number for number in range(250)}, {"kind": "cell", "fingerprint": "f"})
-    names = [f"m{number}" for number in range(7)]
+    names = ["train/loss", *(f"m{number}" for number in range(6))]
     for epoch in range(1, 431):  # 3,010 metrics
         journal.epoch("f", epoch, {"train/loss": float(epoch)} | dict.fromkeys(names[1:], 0.5))
     journal.end("f", "complete", {f"t{number}": "v" for number in range(140)})
@@ -165,7 +166,8 @@ def test_more_than_one_call_takes(store: Store, tmp_path: Path, monkeypatch: pyt
         assert len(metrics) <= 1000
         assert max(len(params), len(tags)) <= 100
         assert len(metrics) + len(params) + len(tags) <= 1000
-        assert len(metrics) % 7 == 0
+    order = [metric.key for metrics, _, _ in sent for metric in metrics]
+    assert order == [*names[1:], "train/loss"] * 430
     assert [bool(tags) for _, _, tags in sent] == sorted(bool(tags) for _, _, tags in sent)
     record = store.finished_cells()["f"]
     assert len(record.params) == 250
@@ -173,6 +175,39 @@ def test_more_than_one_call_takes(store: Store, tmp_path: Path, monkeypatch: pyt
     assert record.tags["outcome"] == "complete"
     assert _history(store, record.run_id) == [(epoch, float(epoch)) for epoch in range(1, 431)]
     assert len(store.client.get_metric_history(record.run_id, names[-1])) == 430
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_an_epoch_that_was_sent_in_part_is_sent_whole_by_the_next_driver(
+    store: Store, tmp_path: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """Of many epochs MLflow makes several calls, which may end in the middle of one."""
+    monkeypatch.setattr(journal_module, "CHUNK", 10_000)
+    names = ["train/loss", *(f"m{number}" for number in range(6))]
+    real, made = SqlAlchemyStore.log_batch, []
+
+    def log_batch(self: SqlAlchemyStore, *arguments: Any, **named: Any) -> None:
+        made.append(arguments)
+        if len(made) > calls:
+            raise MlflowException("connection refused")
+        real(self, *arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        told = threading.Event()
+        journal = _open(store, tmp_path / "j", say=lambda text: told.set())
+        _start(journal, "f1")
+        for epoch in range(1, 401):  # 2,800 metrics
+            journal.epoch("f1", epoch, dict.fromkeys(names, float(epoch)))
+        patch.setattr(SqlAlchemyStore, "log_batch", log_batch)
+        held.set()
+        assert told.wait(60)
+        with pytest.raises(InputError, match="could not be sent"):
+            journal.close(patience=0.1)
+    _open(store, tmp_path / "j").close()
+    (record,) = store.cells("s")
+    for name in names:
+        points = store.client.get_metric_history(record.run_id, name)
+        assert [point.step for point in points] == list(range(1, 401))
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 7])
@@ -213,9 +248,8 @@ def test_an_adopted_run_gets_its_artifact(store: Store, tmp_path: Path) -> None:
 
 
 def test_the_lease_is_kept_while_much_is_being_sent(
-    store: Store, tmp_path: Path, held: threading.Event, calls: Calls, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, held: threading.Event, calls: Calls
 ) -> None:
-    monkeypatch.setattr(journal_module, "BEAT_SECONDS", 0.0)
     journal = _open(store, tmp_path / "j", beat=lambda: calls.append(("beat", {})))
     for key in ("f1", "f2"):
         _cell(journal, key)
@@ -259,11 +293,13 @@ def test_a_sending_thread_that_dies_takes_nothing_with_it(
     assert list(store.finished_cells()) == ["f1"]
 
 
-def test_a_mark_beyond_the_journal_hides_no_later_record(store: Store, tmp_path: Path) -> None:
-    """A power failure took records that were sent; what is recorded next ends before the old mark."""
+@pytest.mark.parametrize("there", [True, False])
+def test_a_mark_beyond_the_journal_hides_no_later_record(store: Store, tmp_path: Path, there: bool) -> None:
+    """A power failure took records that were sent, or the file but not the mark; what comes next ends before it."""
     folder = tmp_path / "j"
     folder.mkdir()
-    (folder / "journal.jsonl").write_bytes(b"")
+    if there:
+        (folder / "journal.jsonl").write_bytes(b"")
     (folder / "journal.sent").write_text("100000")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Journal, "_work", lambda self: None)  # killed before it sends
@@ -278,12 +314,12 @@ def test_a_mark_beyond_the_journal_hides_no_later_record(store: Store, tmp_path:
 def test_the_store_is_on_disk_before_the_mark_says_so(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    marks: list[bool] = []
+    marks: list[str] = []
     journal = _open(store, tmp_path / "j")
-    monkeypatch.setattr(Store, "sync", lambda self: marks.append(journal._sent_path.exists()))
+    monkeypatch.setattr(sqlite, "sync", lambda engine: marks.append(journal._sent_path.read_text()))
     _cell(journal, "f1")
     journal.close()
-    assert marks[0] is False
+    assert marks[0] == "0"
 
 
 def _dies_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:

@@ -45,7 +45,7 @@ def test_a_living_driver_keeps_others_away_and_its_release_lets_them_in(store: S
         other.kill()
     mine = lease.Lease(store, parent)  # its process is gone
     mine.release()
-    assert lease.holder(store, parent) is None
+    assert lease.holder(store.client, parent) is None
     lease.Lease(store, parent)
 
 
@@ -69,9 +69,9 @@ def test_a_driver_notices_that_another_has_taken_over(store: Store, monkeypatch:
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.0)
     parent = store.ensure_parent("s")
     mine = lease.Lease(store, parent)
-    before = lease.holder(store, parent)
+    before = lease.holder(store.client, parent)
     mine.renew()
-    after = lease.holder(store, parent)
+    after = lease.holder(store.client, parent)
     assert before is not None
     assert after is not None
     assert after["at"] > before["at"]
@@ -80,14 +80,14 @@ def test_a_driver_notices_that_another_has_taken_over(store: Store, monkeypatch:
     mine.renew()
     assert mine.lost
     mine.release()
-    assert lease.holder(store, parent) == _held_by(store, parent) | {"at": pytest.approx(time.time(), abs=60)}
+    assert lease.holder(store.client, parent) == _held_by(store, parent) | {"at": pytest.approx(time.time(), abs=60)}
 
 
 def test_renewing_does_not_wait_for_a_store_that_is_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, at once: the thread that renews has records to send; the next beat tries again."""
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.0)
     mine = lease.Lease(store, store.ensure_parent("s"))
-    before = lease.holder(store, mine._run_id)
+    before = lease.holder(store.client, mine._run_id)
     tried: list[str] = []
 
     def away(self: MlflowClient, run_id: str, *rest: Any) -> None:
@@ -102,7 +102,7 @@ def test_renewing_does_not_wait_for_a_store_that_is_away(store: Store, monkeypat
     assert len(tried) == 1
     assert not mine.lost
     mine.renew()
-    after = lease.holder(store, mine._run_id)
+    after = lease.holder(store.client, mine._run_id)
     assert before is not None
     assert after is not None
     assert after["at"] > before["at"]

@@ -137,7 +137,7 @@ def test_a_snapshot_says_what_the_store_says_and_reads_each_run_once(
     assert finished["a"].ended == 2000
     assert cells == store.cells(study)
     if study == "s":
-        assert cells.hopeless() == {"t2": "nan"}
+        assert cells.failing() == {"t2": "nan"}
         assert [cell.tags["trial"] for cell in cells.trials("sig")] == ["0", "1", "2", "3", "4"]
 
 
@@ -225,7 +225,7 @@ def test_which_files_are_on_a_disk_of_this_machine(tmp_path: Path, file: str, lo
 
 def _modes(store: Store) -> tuple[str, int]:
     """Journal mode and level of syncing, as MLflow's own connections have them."""
-    engine = store._engine()
+    engine = store.engine
     assert engine is not None
     with engine.connect() as connection:
         mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
@@ -238,16 +238,16 @@ FULL, NORMAL = 2, 1
 def test_a_log_ahead_of_the_file_for_as_long_as_much_is_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "on_local_disk", lambda file: True)
     assert _modes(store) == ("delete", FULL)
-    store.sync()  # there is nothing to do
-    assert store.write_ahead()
+    sqlite.sync(store.engine)  # there is nothing to do
+    assert sqlite.write_ahead(store.engine)
     assert _modes(store) == ("wal", NORMAL)
-    assert store.write_ahead()
+    assert sqlite.write_ahead(store.engine)
     parent = store.ensure_parent("s")
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
-    store.sync()
+    sqlite.sync(store.engine)
     assert len(synced) == 1
-    store.write_through()
+    sqlite.write_through(store.engine)
     assert _modes(store) == ("delete", FULL)
     assert store.ensure_parent("s") == parent
     assert store.folder is not None
@@ -256,21 +256,21 @@ def test_a_log_ahead_of_the_file_for_as_long_as_much_is_written(store: Store, mo
 
 def test_no_such_log_where_the_disk_may_be_another_machines(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "on_local_disk", lambda file: False)
-    assert not store.write_ahead()
+    assert not sqlite.write_ahead(store.engine)
     assert _modes(store) == ("delete", FULL)
 
 
 def test_while_another_reads_the_file_the_log_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "on_local_disk", lambda file: True)
-    assert store.write_ahead()
+    assert sqlite.write_ahead(store.engine)
     parent = store.ensure_parent("s")
     assert store.folder is not None
     other = sqlite3.connect(store.folder / "mlflow.db")
     other.execute("SELECT count(*) FROM runs").fetchone()
-    store.write_through()
+    sqlite.write_through(store.engine)
     assert _modes(store) == ("wal", NORMAL)
     other.close()
-    store.write_through()
+    sqlite.write_through(store.engine)
     assert _modes(store) == ("delete", FULL)
     assert store.ensure_parent("s") == parent
 
@@ -281,23 +281,23 @@ import os
 from tune_lt.store import Store, sqlite
 sqlite.on_local_disk = lambda file: True
 store = Store({store.uri!r})
-assert store.write_ahead()
+assert sqlite.write_ahead(store.engine)
 store.ensure_parent("s")
 os.kill(os.getpid(), 9)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
     assert store.parent("s") is not None
-    store.write_through()
+    sqlite.write_through(store.engine)
     assert store.parent("s") is not None
 
 
 def test_a_server_decides_itself_how_it_writes(store: Store) -> None:
     elsewhere = object.__new__(Store)
     elsewhere.folder, elsewhere.client = None, store.client
-    assert not elsewhere.write_ahead()
-    elsewhere.sync()
-    elsewhere.write_through()
+    assert not sqlite.write_ahead(elsewhere.engine)
+    sqlite.sync(elsewhere.engine)
+    sqlite.write_through(elsewhere.engine)
     assert _modes(store) == ("delete", FULL)
 
 

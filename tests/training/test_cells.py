@@ -161,7 +161,7 @@ def test_what_is_imported_can_be_reported_at_once(imported: tuple[Store, str], c
 
 
 def test_a_cell_that_diverged_is_known_to_diverge(imported: tuple[Store, str]) -> None:
-    reasons = imported[0].cells("tiny").hopeless().values()
+    reasons = imported[0].cells("tiny").failing().values()
     assert len(reasons) == 2
     assert all("the training loss became nan in epoch 1" in reason for reason in reasons)
 

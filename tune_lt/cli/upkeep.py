@@ -71,13 +71,13 @@ def _examine_study(name: str, store: str | None, fix: bool) -> list[str]:
     opened = existing_store(store)
     findings = repair.examine_study(opened, name)
     if fix and any(finding.remedy for finding in findings):
-        for line in repair.fix(opened, findings):
-            print(f"fixed: {line}")
+        for line in repair.fix(opened, name, findings):
+            print(f"fixed: {name}: {line}")
         findings = repair.examine_study(opened, name)
     for finding in findings:
         if not finding.problem:
-            print(finding)
-    return [str(finding) for finding in findings if finding.problem]
+            print(f"{name}: {finding}")
+    return [f"{name}: {finding}" for finding in findings if finding.problem]
 
 
 def examine(store: str | None) -> list[str]:

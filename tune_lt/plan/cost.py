@@ -107,7 +107,7 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     """Look up what ``store`` has of the study; None for a store that does not exist yet."""
     parent = store.parent(study.name) if store else None
     have, before = store.snapshot(study.name) if store else ({}, Cells())
-    hopeless = before.hopeless()  # failed, and would fail again
+    hopeless = before.failing()  # failed, and would fail again
     plan = planner.Plan(study, content_hash)
     found: dict[str, dict[str, Any]] = {}
     ended: dict[str, int] = {}

@@ -39,7 +39,7 @@ def listing(study: Study, content_hash: str, store: Store | None, *, missing: bo
     waiting = dict.fromkeys(cell.row for cell, other in pairs if cell.fingerprint != other.fingerprint)
     tables = [cell for cell, other in pairs if cell.fingerprint == other.fingerprint]
     cells += tables
-    have = store.finished_cells().keys() | store.cells(study.name).hopeless().keys() if store and missing else set()
+    have = store.finished_cells().keys() | store.cells(study.name).failing().keys() if store and missing else set()
     wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
     listed = tuple(_listed(plan, cell) for name, cell in reversed(wanted.items()) if name not in have)
     contents = plan.contents(tables, found, None)
@@ -102,7 +102,7 @@ def take_in(listing: Listing, cells: Sequence[TrainedCell], store: Store, say: C
     try:
         opened = partial(Journal, store, study, parent, store.state_folder(study), say=say, beat=lease.renew)
         opened().close()  # send what a killed driver had not sent yet
-        complete, failed = store.finished_cells().keys(), store.cells(study).hopeless().keys()
+        complete, failed = store.finished_cells().keys(), store.cells(study).failing().keys()
         known = {one.fingerprint for one in cells if one.fingerprint in complete | (failed if one.failed else set())}
         fresh = [one for one in cells if one.fingerprint not in known]
         _set_aside(store, study, {one.fingerprint for one in fresh})
@@ -136,5 +136,5 @@ def _describe(listing: Listing, store: Store, parent: str) -> None:
     store.log_json(parent, CONTENTS, listing.contents.content())
     wanted = {cell.fingerprint for cell in listing.contents.cells}
     left = wanted - store.finished_cells().keys()
-    ended = left <= store.cells(listing.study).hopeless().keys() and not listing.waiting
+    ended = left <= store.cells(listing.study).failing().keys() and not listing.waiting
     store.finish(parent, "KILLED" if not ended else "FAILED" if left else "FINISHED")  # as a driver would have

@@ -1,13 +1,12 @@
-"""Handing a study to a Ray cluster through its Jobs API, so that handing it over twice runs it once.
+"""Submits a study to a Ray cluster through its Jobs API, so that a study that is submitted twice runs once.
 
-A job's id is made of the study's name and a hash of all that is handed over. Ray takes an id only once: whoever comes
-second finds the job and follows it. A job that failed or was stopped is followed by one with the next number, since
-`tune-lt run` goes on from what is finished.
+A job's id is made of the study's name and a hash of everything that is sent. Ray accepts each id only once: whoever
+submits the same study second finds the job and follows it. Where that job failed or was stopped, the next submission
+starts a job with the next number, in which `tune-lt run` goes on from what is finished.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -18,8 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,23 +31,23 @@ from tune_lt.config import RESULT_VERSION
 from tune_lt.errors import InputError
 from tune_lt.store import redacted
 from tune_lt.study import reader
+from tune_lt.texts import first_line
 
-RAY_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's client would take these instead of ours
 LOCAL = ("localhost", "127.0.0.1", "::1")
 STUDY_LABEL, STORE_LABEL = "tune_lt.study", "tune_lt.store"  # in a job's metadata
 ALIVE = ("PENDING", "RUNNING")
 SCRIPT = "tune_lt_job.sh"
 ANSWER_SECONDS = 10.0
-SILENCE_SECONDS = 30.0  # of a log, until the job is asked whether it still runs
+POLL_SECONDS = 2.0  # between two looks at a job's log
 LOST_SECONDS = 60.0
 SERVER = "mlflow server --host 0.0.0.0 --backend-store-uri sqlite:///mlflow.db starts one"
 
 
 @dataclass(frozen=True)
 class Handover:
-    """What a cluster gets to run a study: ``files`` maps paths in the job's folder to files here.
+    """What is sent to a cluster to run a study: ``files`` maps paths in the job's folder to files on this machine.
 
-    ``job`` is the id of its first job, ``store`` the URI of the MLflow server, ``script`` what the job's shell does.
+    ``job`` is the id of the study's first job, ``store`` the MLflow server's URI, ``script`` the job's shell script.
     """
 
     study: str
@@ -61,9 +59,9 @@ class Handover:
 
 @dataclass(frozen=True)
 class Job:
-    """A job of the cluster. ``outcome``: "submitted" now, "attached" to one alive, or "done" some time ago.
+    """A job of the cluster. ``outcome``: "submitted" just now, "attached" to one that runs, or "done" some time ago.
 
-    ``before`` tells why an earlier job was not enough, in words; empty where there was none.
+    ``started`` is in seconds since 1970. ``before`` says how the job before this one ended; "" where there was none.
     """
 
     id: str
@@ -74,7 +72,7 @@ class Job:
 
 
 def prepare(file: Path, store: str | None, address: str, small: bool = False) -> Handover:
-    """Read a study file and decide what is handed over. Raises InputError for what could not run on a cluster."""
+    """Read a study file and collect what the cluster needs. Raises InputError for what could not run on a cluster."""
     study = reader.read(file, small)
     uri = _check_store(store, address)
     root = reader.content(yaml.safe_load(study.text), small)["data"].get("root")
@@ -98,35 +96,35 @@ def prepare(file: Path, store: str | None, address: str, small: bool = False) ->
 
 
 def submit(handover: Handover, client: Any, *, again: bool = False) -> Job:
-    """The job that runs the study: found among the cluster's, or started. ``again``: even after one that succeeded.
+    """Find the job that runs the study, or start it. ``again``: start one even after one that succeeded.
 
     Raises InputError where an older version of the study is still running on the same store.
     """
+    numbered = re.compile(re.escape(handover.job) + r"(?:-(\d+))?")
     while True:
         jobs = _jobs(client)
-        latest = max((_number(handover.job, name) for name in jobs), default=0)
+        own = {int(found[1] or 1): jobs[name] for name in jobs if (found := numbered.fullmatch(name))}
+        latest = max(own, default=0)
         before = ""
         if latest:
-            job = jobs[_numbered(handover.job, latest)]
-            if job.status in ALIVE:
-                return _job(job, "attached")
-            if job.status == "SUCCEEDED" and not again:
-                return _job(job, "done")
-            before = f"{job.submission_id} {ended(job)}"
+            job = own[latest]
+            if job.status in ALIVE or (job.status == "SUCCEEDED" and not again):
+                outcome = "attached" if job.status in ALIVE else "done"
+                return Job(job.submission_id, outcome, str(job.status), (job.start_time or 0) / 1000)
+            before = f"{job.submission_id} {_ended(job)}"
+        labels = {STUDY_LABEL: handover.study, STORE_LABEL: handover.store}
         for other in jobs.values():
-            labels = other.metadata or {}
-            same = (labels.get(STUDY_LABEL), labels.get(STORE_LABEL)) == (handover.study, handover.store)
-            if same and other.status in ALIVE:
+            if other.status in ALIVE and labels.items() <= (other.metadata or {}).items():
                 raise InputError(
                     f"the study {handover.study!r} is {other.status} with another content as job "
                     f"{other.submission_id}; wait for it, or stop it: {stop_command(client, other.submission_id)}"
                 )
-        name = _numbered(handover.job, latest + 1)
+        name = f"{handover.job}-{latest + 1}" if latest else handover.job
         try:
-            _start(handover, client, name)
+            _start(handover, client, name, labels)
         except (requests.RequestException, RuntimeError) as error:
             if name in _jobs(client):
-                continue  # somebody was faster, or the answer was lost: attach
+                continue  # another submission came first, or the answer was lost: find the job in the next round
             raise InputError(f"the cluster did not take the job {name}: {_last_line(error)}") from None
         return Job(name, "submitted", "PENDING", time.time(), before)
 
@@ -134,117 +132,77 @@ def submit(handover: Handover, client: Any, *, again: bool = False) -> Job:
 def connect(address: str) -> Any:
     """A client of the cluster's Jobs API (`ray.job_submission.JobSubmissionClient`).
 
-    Raises InputError if there is none at ``address`` or it does not let us in.
+    RAY_ADDRESS and RAY_API_SERVER_ADDRESS are removed from this process's environment: Ray's client would prefer them
+    to ``address``. Raises InputError if no cluster answers at ``address``, or if it refuses our token.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(
             f"--address: found {address!r}; valid: the address of the Ray dashboard, such as http://head:8265"
         )
-    try:
-        answer = requests.get(f"{address.rstrip('/')}/api/version", timeout=ANSWER_SECONDS)
-    except requests.RequestException as error:
-        raise InputError(
-            f"--address {address}: nothing answers there ({_reason(error)}); it must be the dashboard of a running "
-            "cluster (port 8265 unless told otherwise), whose head has ray[default] installed"
-        ) from None
-    secured = answer.status_code in (401, 403)
-    if not secured and not (answer.ok and "ray_version" in answer.text):
-        raise InputError(
-            f"--address {address}: what answers there is no Ray dashboard (HTTP {answer.status_code}); "
-            "valid: its address, such as http://head:8265"
-        )
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     for noisy in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{noisy}").setLevel(logging.ERROR)
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        os.environ.pop(name, None)
     try:
-        with _without(RAY_ADDRESSES):
-            return JobSubmissionClient(address)
+        requests.get(f"{address.rstrip('/')}/api/version", timeout=ANSWER_SECONDS)  # Ray's client has no time limit
+        return JobSubmissionClient(address)
     except AuthenticationError as error:
-        refused = str(error).startswith("Authentication failed")
-        found = "refuses this token" if refused else "asks for a token" if secured else "could not be asked"
-        detail = "" if secured and os.environ.get("RAY_AUTH_MODE") != "token" else f" ({_first_sentence(error)})"
         raise InputError(
-            f"--address {address}: the cluster {found}{detail}; valid: RAY_AUTH_MODE=token and the cluster's token in "
-            "RAY_AUTH_TOKEN or in the file RAY_AUTH_TOKEN_PATH"
+            f"--address {address}: the cluster refuses access ({_first_sentence(error)}); valid: RAY_AUTH_MODE=token "
+            "and the cluster's token in RAY_AUTH_TOKEN or in the file RAY_AUTH_TOKEN_PATH"
         ) from None
-    except (requests.RequestException, RuntimeError, OSError) as error:
-        raise InputError(f"--address {address}: the cluster's Jobs API cannot be used: {_last_line(error)}") from None
+    except (requests.RequestException, RuntimeError, OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"--address {address}: found no Ray dashboard there ({_reason(error)}); valid: the dashboard of a running "
+            "cluster, such as http://head:8265, whose head has ray[default] installed"
+        ) from None
 
 
 def follow(client: Any, job: str) -> bool:
-    """Print the job's log until it ends; whether it succeeded. A lost connection is taken up where it broke.
+    """Print the job's log until the job ends, and return whether it succeeded.
 
-    Raises InputError after a minute without any answer.
+    Raises InputError when the cluster has not answered for a minute.
     """
-    log = _Log()
+    printed, heard = 0, time.monotonic()
     while True:
-        trouble: Exception | None = None
         try:
-            asyncio.run(log.show(client, job))
-            info = client.get_job_info(job)
-            log.heard = time.monotonic()
+            info = client.get_job_info(job)  # before the log, so that the log of a job that has ended is complete
+            log = client.get_job_logs(job)
+        except Exception as error:  # of requests or of Ray's client, which raises RuntimeError, among others
+            if time.monotonic() - heard > LOST_SECONDS:
+                raise InputError(
+                    f"{client.get_address()}: no answer for {LOST_SECONDS:.0f} s ({_reason(error)}); the job {job} may "
+                    "still run, the same command follows it again"
+                ) from None
+        else:
+            print(log[printed:], end="", flush=True)
+            printed, heard = len(log), time.monotonic()
             if info.status.is_terminal():
-                print(f"job {job}: {ended(info)}", flush=True)
+                print(f"job {job}: {_ended(info)}", flush=True)
                 return bool(info.status == "SUCCEEDED")
-        except Exception as error:  # of requests or aiohttp, or a RuntimeError of Ray's client
-            trouble = error
-        if time.monotonic() - log.heard > LOST_SECONDS:
-            raise InputError(
-                f"{client.get_address()}: no contact for {LOST_SECONDS:.0f} s ({_reason(trouble)}); the job {job} may "
-                "go on, the same command follows it again"
-            )
-        time.sleep(1)
+        time.sleep(POLL_SECONDS)
 
 
 def stop_command(client: Any, job: str) -> str:
-    """What to type to stop a job."""
+    """The command that stops a job."""
     return f"ray job stop --address {client.get_address()} {job}"
 
 
-def ended(info: Any) -> str:
-    """How a job ended, in words: its state and, if it failed, the reason in one line."""
+def _ended(info: Any) -> str:
+    """A job's final state and, if it failed, the reason in one line."""
     reason = (info.message or "").split("\n")[0].split(", last available logs")[0]
     return f"{info.status} ({reason})" if reason and info.status == "FAILED" else str(info.status)
 
 
-class _Log:
-    """A job's log as far as it was printed; a second reading, which begins anew, repeats nothing.
-
-    ``heard`` is when the cluster last answered.
-    """
-
-    def __init__(self) -> None:
-        self._printed = 0
-        self.heard = time.monotonic()
-
-    async def show(self, client: Any, job: str) -> None:
-        """Print what comes until the server ends the log; raise where it fails."""
-        position = 0
-        chunks = client.tail_job_logs(job)
-        while True:
-            coming = asyncio.ensure_future(anext(chunks, None))
-            while not (await asyncio.wait({coming}, timeout=SILENCE_SECONDS))[0]:
-                await asyncio.to_thread(client.get_job_info, job)  # a host that vanished does not close its connections
-                self.heard = time.monotonic()
-            text = coming.result()
-            if text is None:
-                return
-            self.heard = time.monotonic()
-            new = text[max(0, self._printed - position) :]
-            position += len(text)
-            if new:
-                print(new, end="", flush=True)
-                self._printed = position
-
-
 def _script(file: str, small: bool, folder: str, store: str) -> str:
-    """The job, for the head node's shell. Journal, checkpoints and reports go where they outlive the job's folder.
+    """The shell script that the head node runs. It works in a folder that outlives the job's own folder.
 
-    A driver that a signal ends (which is 128 and its number, to a shell) begins once more; to be stopped is no reason,
-    since that signal goes to the shell too.
+    A shell's exit code for a program that a signal killed is 128 plus the signal's number. The script starts such a
+    driver once more, except after Ctrl-C (130). `ray job stop` ends the shell as well as the driver.
     """
     return f"""\
 found=$(python -m tune_lt.cli --version 2>/dev/null) || {{
@@ -263,7 +221,7 @@ run() {{
 run
 code=$?
 if [ $code -gt 128 ] && [ $code -ne 130 ]; then
-  echo "warning: the study's driver died of signal $((code - 128)); it begins once more, and goes on"
+  echo "warning: signal $((code - 128)) killed the study's driver; it is started once more and goes on"
   run
   code=$?
 fi
@@ -296,12 +254,12 @@ def _check_store(store: str | None, address: str) -> str:
 
 
 def _own_modules(sources: Mapping[str, str], folder: Path) -> list[Path]:
-    """The files of the plugins, and of what they import, that lie in the study's folder."""
+    """The files in the study's folder that hold the plugins and what they import."""
     files = [getattr(sys.modules.get(name), "__file__", None) for name in sources]
     return sorted(Path(file) for file in files if file and Path(file).is_relative_to(folder))
 
 
-def _start(handover: Handover, client: Any, name: str) -> None:
+def _start(handover: Handover, client: Any, name: str, labels: dict[str, str]) -> None:
     """Send the files and start the job. Raises RuntimeError if the cluster does not take it."""
     with tempfile.TemporaryDirectory(prefix="tune_lt_") as folder:
         for path, file in handover.files.items():
@@ -312,8 +270,8 @@ def _start(handover: Handover, client: Any, name: str) -> None:
         client.submit_job(
             entrypoint=f"sh {SCRIPT}",
             submission_id=name,
-            runtime_env={"working_dir": folder},  # no password: whoever sees the dashboard would see it
-            metadata={STUDY_LABEL: handover.study, STORE_LABEL: handover.store},
+            runtime_env={"working_dir": folder},  # without passwords: the dashboard shows it to everybody
+            metadata=labels,
         )
 
 
@@ -325,45 +283,21 @@ def _jobs(client: Any) -> dict[str, Any]:
         raise InputError(f"{client.get_address()}: the cluster does not list its jobs: {_last_line(error)}") from None
 
 
-def _numbered(job: str, number: int) -> str:
-    return job if number == 1 else f"{job}-{number}"
-
-
-def _number(job: str, name: str) -> int:
-    """Which of the jobs begun with the id ``job`` this one is, from 1; 0 for any other job."""
-    found = re.fullmatch(re.escape(job) + r"(?:-(\d+))?", name)
-    return int(found[1] or 1) if found else 0
-
-
-def _job(info: Any, outcome: str) -> Job:
-    return Job(info.submission_id, outcome, str(info.status), (info.start_time or 0) / 1000)
-
-
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-@contextmanager
-def _without(names: tuple[str, ...]) -> Iterator[None]:
-    """The environment without some variables, for as long as the block runs."""
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
-
-
-def _reason(error: Exception | None) -> str:
-    """Why something could not be reached, from an error that quotes the operating system somewhere inside."""
+def _reason(error: Exception) -> str:
+    """Why a cluster could not be asked: the operating system's words, where the error quotes them somewhere inside."""
     if isinstance(error, requests.Timeout):
         return f"no answer within {ANSWER_SECONDS:.0f} s"
     quoted = re.search(r"\[Errno -?\d+\] ([^'\")\]]+)", str(error))
-    return quoted[1] if quoted else type(error).__name__ if error else "the log ends, the job does not"
+    return quoted[1] if quoted else _first_sentence(error)
+
+
+def _first_sentence(error: Exception) -> str:
+    return redacted(first_line(error)).split(". ")[0]
 
 
 def _last_line(error: Exception) -> str:
     return redacted(str(error)).strip(" .\n").split("\n")[-1]
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).split("\n")[0].split(". ")[0]

@@ -14,10 +14,10 @@ from tune_lt.texts import first_line
 
 @contextmanager
 def kills_fail_trials() -> Iterator[None]:
-    """While Tune runs in the block, such a kill fails the trial concerned, which is tried again as after any death.
+    """While Tune runs in this block, a kill fails only its trial, which is tried again as after any other death.
 
-    Ray 2.60's actor manager knows errors of actors and of their tasks; its own OutOfMemoryError is neither, and there
-    ends the whole search.
+    Ray 2.60's actor manager handles errors of actors and of their tasks. Its OutOfMemoryError is neither of them and
+    would end the whole search.
     """
     manager: Any = RayActorManager
     before = manager._actor_task_failed

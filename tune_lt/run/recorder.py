@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from tune_lt.documents import Trial
 from tune_lt.errors import InputError
-from tune_lt.run.display import Display, Progress
+from tune_lt.run.display import Display
 from tune_lt.run.search.planned import PlannedTrial, Record, averages_in
 from tune_lt.store import TAG_CHARACTERS
 from tune_lt.store.journal import Journal
@@ -254,7 +254,7 @@ class Recorder(tune.Callback):
         if self._best and self._metric:
             best = f"{self._metric} {self._best.value(self._metric):.3f} ({found_values(self._best.found)})"
         shares = [flight.share for flight in self._flights.values()]
-        self._display.update(Progress(len(self.ended), shares, self._total, self._epochs, counts, best))
+        self._display.update(len(self.ended), shares, self._total, self._epochs, counts, best)
 
 
 def _strip(trial: TuneTrial) -> None:

@@ -168,7 +168,7 @@ class Runner:
         if not cells:
             return True
         self.kept = contents.recommended.fingerprint if contents.recommended else None
-        have, hopeless = self.finished, self.before.hopeless()
+        have, hopeless = self.finished, self.before.failing()
         for cell in cells:
             if cell.fingerprint in have and cell.fingerprint != self.kept:  # an earlier run may have recommended it
                 checkpoint_path(self.checkpoints, cell.fingerprint).unlink(missing_ok=True)

@@ -1,8 +1,9 @@
-"""One cell on several Ray Train workers: the same epoch results as one process gives, as they come.
+"""Trains one cell on several Ray Train workers and yields the epoch results that one process would yield.
 
-The trial itself is then a thin driver: it asks Tune for `DRIVER` and no more, while Ray Train reserves what its workers
-need by itself. Tune knows nothing of that, so as many trials may run at once as the cluster has room for groups
-(`groups_at_once`): with more, groups of which each has some of its workers would wait for each other.
+The trial's own process then does nothing but wait: it asks Tune only for `DRIVER`, and Ray Train reserves what its
+workers need. Tune does not know of that, so the number of trials that run at once must be at most the number of groups
+of workers that the cluster has room for (`groups_at_once`). With more trials, groups that each got only some of their
+workers would wait for each other.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from tune_lt.config import CellConfig
 from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.study import reader
 
-# For tune.with_resources: the driver does nothing but wait, on the head, and must not keep a CPU from its workers.
+# For tune.with_resources: a trial's own process waits on the head node and must not take a CPU from its workers.
 DRIVER = {"cpu": 0, "node:__internal_head__": 0.001}
 PARTING_SECONDS = 60.0  # for Ray Train to notice that its workers are gone
-OUTSIDE: Any = None  # the placement group of an actor that is to be in none, not even that of its creator
+OUTSIDE: Any = None  # puts an actor into no placement group, not even into that of its creator
 
 
 def epochs_on_workers(
@@ -42,23 +43,20 @@ def epochs_on_workers(
     cpus: float,
     gpus: float,
     save_to: Path,
-    save_seconds: float = 0.0,
     plugins: Sequence[str] = (),
     folder: str | Path = ".",
-    identity: str = "",
-    score_test: bool = False,
-    loaders: int = 0,
+    **options: Any,
 ) -> Iterator[training.EpochResult]:
     """`training.run_epochs` on ``workers`` processes with ``cpus`` and ``gpus`` each; yields rank 0's results.
 
-    ``dataset_ref`` is the data set in Ray's object store (``ray.put``). ``plugins`` are loaded from ``folder`` in every
-    worker; the rest is `training.run_epochs`'s. As there, the state is saved once the caller has taken a result, and
-    never twice the same epoch is yielded. The folder of ``save_to`` must be one that every node sees: a group that
-    starts again may find rank 0 elsewhere. Closing the generator ends the workers, in the middle of an epoch too.
+    ``dataset_ref`` is the data set in Ray's object store (``ray.put``). Every worker loads ``plugins`` from ``folder``.
+    ``save_to`` and ``options`` go to `training.run_epochs`. As there, an epoch's state is saved once the caller has
+    taken its result. No epoch is yielded twice. Every node must see the folder of ``save_to``, since rank 0 may be on
+    another node after a restart. Closing the generator ends the workers, even in the middle of an epoch.
 
     Raises InputError for a configuration or data that cannot be trained, or a part of a GPU for each of several
-    workers; TrainingFailed when the loss is no longer finite; any other exception if a worker dies: to be tried again,
-    from the last state.
+    workers; TrainingFailed when the loss is no longer finite; any other exception if a worker dies: the caller should
+    try again, which continues from the last state.
     """
     check_resources(workers, gpus)
     save_to.parent.mkdir(parents=True, exist_ok=True)
@@ -68,13 +66,7 @@ def epochs_on_workers(
         "threads": max(1, int(cpus)),
         "plugins": tuple(plugins),
         "folder": str(folder),
-        "options": {
-            "score_test": score_test,
-            "save_to": save_to,
-            "save_seconds": save_seconds,
-            "identity": identity,
-            "loaders": loaders,
-        },
+        "options": {**options, "save_to": save_to},
     }
     group = _start(task, workers, cpus, gpus)
     try:
@@ -83,19 +75,19 @@ def epochs_on_workers(
             found = ray.get(group.get.remote())
             if isinstance(found, BaseException):
                 raise found
-            if found.epoch > epoch:  # not one that a group which Ray Train started again repeats
+            if found.epoch > epoch:  # Ray Train may have started the group again, which then repeats an epoch
                 epoch = found.epoch
                 yield found
             ray.get(group.taken.remote())
-        ray.get(group.ended.remote())  # the last state is being saved
+        ray.get(group.ended.remote())  # the workers still save the last state
     finally:
-        with contextlib.suppress(ray.exceptions.RayError):  # it may be gone already, or need longer: it goes by itself
+        with contextlib.suppress(ray.exceptions.RayError):  # it is gone already, or ends itself later
             ray.get(group.close.remote(), timeout=PARTING_SECONDS)
             ray.kill(group)
 
 
 def check_resources(workers: int, gpus: float) -> None:
-    """Raise InputError for what cannot be given to each of ``workers``."""
+    """Raise InputError for several workers with a part of a GPU each."""
     if workers > 1 and gpus != int(gpus):
         raise InputError(
             f"resources: {workers} workers with gpus: {gpus:g} each; several workers cannot share a GPU, so it must be "
@@ -104,7 +96,7 @@ def check_resources(workers: int, gpus: float) -> None:
 
 
 def groups_at_once(nodes: Sequence[Mapping[str, float]], *, workers: int, cpus: float, gpus: float) -> int:
-    """How many groups of ``workers`` have room at the same time.
+    """How many groups of ``workers`` can run at the same time.
 
     ``nodes``: the ``Resources`` of each of ``ray.nodes()`` that is ``Alive``. A worker needs ``cpus`` and ``gpus`` on
     one node; the workers of a group may be on several.
@@ -118,47 +110,42 @@ def groups_at_once(nodes: Sequence[Mapping[str, float]], *, workers: int, cpus: 
 
 
 def _start(task: dict[str, Any], workers: int, cpus: float, gpus: float) -> Any:
-    """The actor that has ``workers`` carry out ``task``."""
+    """Start the actor that starts the workers."""
     inside = ray.get_runtime_context().get_actor_id() is not None
     options: dict[str, Any] = {"num_cpus": 0}
     if inside:
-        # It outlives a trial that Tune ends, outside of the trial's placement group, for as long as tidying up takes.
+        # Tune may end the trial, with its placement group: the actor must live until it has ended the workers.
         options |= {"lifetime": "detached", "scheduling_strategy": PlacementGroupSchedulingStrategy(OUTSIDE)}
     group: Any = ray.remote(**options)(_Group).remote()
     caller = ray.get_runtime_context().current_actor if inside else None
-    ray.get(group.start.remote(group, caller, task, workers, cpus, gpus))
+    ray.get(group.start.remote(caller, task, workers, cpus, gpus))
     return group
 
 
 class _Group:
-    """Runs Ray Train, hands its results over one by one, and takes the workers down with whoever asked for them.
+    """Runs Ray Train, passes its results on one by one, and ends the workers when the caller ends.
 
-    In a process of its own because Ray Train's controller dies with the process that started it, and then leaves its
-    placement group behind, and an actor that is to remove it but needs Ray's dashboard for that.
+    It is an actor because Ray Train's controller dies with the process that started it. It would then leave its
+    placement group behind, as well as an actor that should remove that group but needs Ray's dashboard to do so.
     """
 
     def __init__(self) -> None:
         self._items: asyncio.Queue[Any] = asyncio.Queue()
         self._workers: list[Any] = []
         self._closed = False
-        self._fitting: asyncio.Future[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
 
-    async def start(
-        self, itself: Any, caller: Any, task: dict[str, Any], workers: int, cpus: float, gpus: float
-    ) -> None:
-        """Start the workers, for as long as the actor ``caller`` lives (None: until `close`)."""
-        self._fitting = asyncio.get_running_loop().run_in_executor(
-            None, self._fit, {**task, "group": itself}, workers, cpus, gpus
-        )
+    async def start(self, caller: Any, task: dict[str, Any], workers: int, cpus: float, gpus: float) -> None:
+        """Start the workers. They are ended when the actor ``caller`` ends (None: only by `close`)."""
+        task = {**task, "group": ray.get_runtime_context().current_actor}
+        self._fitting = asyncio.create_task(self._fit(task, workers, cpus, gpus))
         if caller is not None:
             self._watching = asyncio.create_task(self._watch(caller))
 
-    def _fit(self, task: dict[str, Any], workers: int, cpus: float, gpus: float) -> None:
+    async def _fit(self, task: dict[str, Any], workers: int, cpus: float, gpus: float) -> None:
         storage: Path = task["options"]["save_to"].parent.absolute()
-        name = f"workers-{uuid.uuid4().hex}"  # Ray Train must not take another run's state for its own
-        outcome: Exception = RuntimeError("the workers ended before the last epoch")
-        try:
+        name = f"workers-{uuid.uuid4().hex}"  # unique, since Ray Train would restore the state of a run with its name
+
+        def fit() -> None:
             TorchTrainer(
                 _work,
                 train_loop_config=task,
@@ -167,15 +154,19 @@ class _Group:
                     use_gpu=gpus > 0,
                     resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
                 ),
-                # A dead worker is Tune's to count: it tries the trial again, which goes on from the saved state.
+                # Tune counts the attempts of a trial and tries it again; the trial then continues from the saved state.
                 run_config=RunConfig(
                     name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=0)
                 ),
             ).fit()
+
+        outcome: Exception = RuntimeError("the workers ended before the last epoch")
+        try:
+            await asyncio.to_thread(fit)
         except Exception as error:
             outcome = error
         shutil.rmtree(storage / name, ignore_errors=True)
-        ray.get(task["group"].tell.remote(outcome))  # who waits for a result must not wait for ever
+        await self._items.put(outcome)  # for a caller that still waits for a result
 
     async def _watch(self, caller: Any) -> None:
         with contextlib.suppress(ray.exceptions.RayError):
@@ -183,37 +174,32 @@ class _Group:
                 await caller.__ray_ready__.remote()
                 await asyncio.sleep(1)
         await self.close()
-        os._exit(0)  # nobody is left to end this actor
+        os._exit(0)  # nothing else would end this actor
 
     async def enter(self, worker: Any) -> bool:
-        """A worker says that it is there; whether it is still wanted."""
+        """Register a worker that has started; False if it should end at once."""
         self._workers.append(worker)
         return not self._closed
 
     async def put(self, item: Any) -> None:
-        """Hand over a result or an error, and wait until the generator's caller is done with it."""
+        """Pass on a result or an error, and wait until the caller of the generator has processed it."""
         await self._items.put(item)
         await self._items.join()
-
-    async def tell(self, item: Any) -> None:
-        """Hand over without waiting."""
-        await self._items.put(item)
 
     async def get(self) -> Any:
         """The next result, or the error that ended the group."""
         return await self._items.get()
 
     async def taken(self) -> None:
-        """The caller is done with what `get` gave."""
+        """Let `put` return: the caller has processed the result."""
         self._items.task_done()
 
     async def ended(self) -> None:
         """Wait until all workers have ended by themselves."""
-        assert self._fitting is not None
         await asyncio.wait([self._fitting])
 
     async def close(self) -> None:
-        """End the workers, those too that are only starting, and wait for Ray Train to give back what they had."""
+        """End the workers, including those that are starting, and wait until Ray Train has released their resources."""
         self._closed = True
         for worker in self._workers:
             ray.kill(worker)
@@ -221,7 +207,7 @@ class _Group:
 
 
 def _work(task: dict[str, Any]) -> None:
-    """What each worker does; its process group is Ray Train's."""
+    """The training loop of each worker. Ray Train has set up the process group."""
     group = task["group"]
     if not ray.get(group.enter.remote(ray.get_runtime_context().current_actor)):
         return
@@ -235,4 +221,4 @@ def _work(task: dict[str, Any]) -> None:
             if distributed.rank() == 0:
                 ray.get(group.put.remote(result))
     except (TrainingFailed, InputError) as error:
-        ray.get(group.put.remote(error))  # any rank's: the others may be waiting for this one
+        ray.get(group.put.remote(error))  # of any rank, since the other ranks may wait for it

@@ -1,17 +1,17 @@
-"""The only place that knows MLflow: where a study is recorded, and how it is read back.
+"""Records studies in MLflow and reads them back. No other package of tune_lt uses MLflow.
 
-One experiment per study; one parent run, which holds the study file, the tables and the figures; one nested run per
-cell. Our tags begin with ``tune_lt.``. Cells are written by `tune_lt.store.journal`.
+A study is one experiment. Its parent run holds the study file, the tables and the figures; each cell is a nested run,
+which `tune_lt.store.journal` writes. Our tags begin with ``tune_lt.``.
 """
 
 import os
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import; nothing leaves the machine unasked
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we try again ourselves, and say so
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # set before MLflow is imported
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # we try again ourselves and tell the user
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")  # we may not reach the server's own S3
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines and a request for each run's end
+os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")  # the server's S3 may be out of our reach
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it costs a request at each run's end
 
 from tune_lt.errors import redacted
 from tune_lt.store.client import answered, refused

@@ -1,4 +1,4 @@
-"""MLflow's client, whose calls are tried again while the store does not answer."""
+"""MLflow's client with calls that are repeated while the store does not answer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mlflow.tracking import MlflowClient
 
 
 def answered(error: Exception) -> int:
-    """The HTTP status of a server's answer that raised ``error``, 0 where there was none."""
-    if isinstance(error, requests.HTTPError) and error.response is not None:  # of the files' own interface
+    """The HTTP status of the server's answer that led to ``error``, 0 if there was no answer."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:  # from MLflow's requests for artifacts
         return error.response.status_code
     return error.get_http_status_code() if isinstance(error, MlflowException) else 0
 
 
 def refused(error: Exception) -> bool:
-    """Whether the store answered that it will never take this, so that trying again is of no use."""
+    """Whether the store refused a call in such a way that repeating it is useless."""
     if not isinstance(error, MlflowException):
         return isinstance(error, KeyError | TypeError | ValueError)
     status = error.get_http_status_code()
@@ -26,7 +26,10 @@ def refused(error: Exception) -> bool:
 
 
 class PatientClient:
-    """An MlflowClient whose calls are tried again for ``patience`` seconds while the store does not answer."""
+    """An MlflowClient that repeats a call for up to ``patience`` seconds while the store does not answer.
+
+    ``raw`` is the MlflowClient itself, which calls once.
+    """
 
     def __init__(self, client: MlflowClient) -> None:
         self.raw, self.patience = client, 0.0

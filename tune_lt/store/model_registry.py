@@ -1,4 +1,4 @@
-"""A trained network among MLflow's registered models: a version of it, made once however often it is asked for."""
+"""Registers a trained network in MLflow's model registry, as one version however often it is registered."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tune_lt.store.records import TAG
 from tune_lt.store.store import Store
 
 FOLDER, ALIAS = "model", "recommended"
-CHARACTERS = 5000  # of a version's description, in a server's database
+CHARACTERS = 5000  # a server's limit for the description of a version
 
 
 def as_model(file: Path, folder: Path, shape: Sequence[int], classes: int) -> None:
-    """Lay MLflow's description of the ONNX ``file`` and a copy of it into ``folder``, which must not exist yet.
+    """Save the ONNX ``file`` as an MLflow model in ``folder``, which must not exist yet.
 
     Input uint8 (batch, *shape), output float32 (batch, classes).
     """
@@ -40,9 +40,10 @@ def as_model(file: Path, folder: Path, shape: Sequence[int], classes: int) -> No
 
 
 def register(store: Store, run_id: str, name: str, folder: Path, fingerprint: str, card: str) -> str:
-    """Record ``folder`` with a run and register it as the recommended version of the model ``name``; its version.
+    """Register ``folder`` as the recommended version of the model ``name``, and return the version's number.
 
-    A version of the same ``fingerprint`` is not made twice, and each has files of its own.
+    The files are kept with the run ``run_id``. If a version with this ``fingerprint`` exists, it becomes the
+    recommended one again, with ``card`` as its description.
     """
     client, card = store.client, card[:CHARACTERS]
     for version in client.search_model_versions(f"name = '{name}'"):

@@ -1,4 +1,4 @@
-"""Runs as they are read back, and what follows from them: which cells are done, hopeless, to be carried on with."""
+"""Runs as the store returns them, and what follows from them: which cells are finished, and which would fail again."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from mlflow.entities import Run
 
 TAG = "tune_lt."
-DAMAGED, DUPLICATE = "damaged", "duplicate"  # outcomes that `tune-lt doctor --fix` gives: such runs count no longer
+DAMAGED, DUPLICATE = "damaged", "duplicate"  # outcomes that `tune-lt doctor --fix` sets; such runs do not count
 
 
 @dataclass(frozen=True)
 class CellRecord:
-    """A cell as the store has it. Scores are fractions; ``params`` and ``tags`` (no prefix) are MLflow's strings.
+    """A cell's run. Scores are fractions; ``params`` and ``tags`` (without our prefix) are MLflow's strings.
 
-    ``started`` and ``ended`` are in milliseconds since 1970, ``ended`` is 0 while it runs; ``parent`` is the id of the
-    run it hangs on, or ""; ``experiment`` is the id of the one it was recorded in.
+    ``started`` and ``ended`` are in milliseconds since 1970; ``ended`` is 0 while the cell runs. ``parent`` is the id
+    of its parent run, or ""; ``experiment`` is the id of its experiment.
     """
 
     run_id: str
@@ -33,7 +33,7 @@ class CellRecord:
 
 
 def finished(complete: Iterable[CellRecord]) -> dict[str, CellRecord]:
-    """The cells among complete runs, by fingerprint; of two, the one finished first."""
+    """The cells among complete runs, by fingerprint; of two with the same one, the cell that ended first."""
     cells: dict[str, CellRecord] = {}
     for record in sorted(complete, key=lambda record: record.ended):
         if record.tags.get("kind") == "cell":
@@ -42,19 +42,19 @@ def finished(complete: Iterable[CellRecord]) -> dict[str, CellRecord]:
 
 
 class Cells(tuple[CellRecord, ...]):
-    """Every run of a study but its own, finished or not, the oldest first; those of trials with several cells too."""
+    """All runs of a study except its parent run, the oldest first: cells, and trials of several cells."""
 
     __slots__ = ()
 
-    def hopeless(self) -> dict[str, str]:
-        """Fingerprint -> reason of the cells that failed and would only fail again."""
+    def failing(self) -> dict[str, str]:
+        """Fingerprint -> reason, for the cells that failed and would fail again."""
         failed = (c for c in self if c.tags.get("outcome") == "failed" and c.tags.get("retry") == "no")
         return {cell.fingerprint: cell.tags.get("reason", "") for cell in failed}
 
     def trials(self, search: str | None = None) -> list[CellRecord]:
-        """The trials (of the search with this signature, if given), whatever became of them.
+        """The trials with any outcome; only those of the search with this signature, if it is given.
 
-        Duplicates are left out, and damaged ones that have been trained again since.
+        Duplicates are left out, and so are damaged trials that have been trained again.
         """
         every = (c for c in self if c.tags.get("row") == "search" and search in (None, c.tags.get("search")))
         records = [record for record in every if record.tags.get("outcome") != DUPLICATE]
@@ -62,7 +62,7 @@ class Cells(tuple[CellRecord, ...]):
         return [r for r in records if r.tags.get("outcome") != DAMAGED or r.tags.get("key") not in whole]
 
     def runs_by_key(self) -> dict[str, str]:
-        """Key of a cell -> id of its run; of two, the older. None that is damaged or a duplicate."""
+        """Key of a cell -> id of its run; the older one, if there are two. Damaged runs and duplicates are left out."""
         keys: dict[str, str] = {}
         for record in self:
             if record.tags.get("outcome") not in (DAMAGED, DUPLICATE):
@@ -71,12 +71,12 @@ class Cells(tuple[CellRecord, ...]):
 
 
 def own_tags(run: Run) -> dict[str, str]:
-    """The tags of a run that are ours, without their prefix."""
+    """The tags of a run that begin with our prefix, without it."""
     return {key.removeprefix(TAG): value for key, value in run.data.tags.items() if key.startswith(TAG)}
 
 
 def record_of(run: Run) -> CellRecord:
-    """A cell's run as the rest of the package sees it."""
+    """The record of a cell's run."""
     tags = own_tags(run)
     return CellRecord(
         run.info.run_id,
@@ -93,10 +93,10 @@ def record_of(run: Run) -> CellRecord:
 
 
 def _shared(texts: Mapping[str, str]) -> dict[str, str]:
-    """A copy that shares its texts with other records': nearly all of them are the same in thousands of runs."""
+    """A copy with interned strings, which saves memory: nearly all of them are the same in thousands of runs."""
     return {sys.intern(key): sys.intern(value) for key, value in texts.items()}
 
 
 def reused_tag(signature: str, number: int | str) -> str:
-    """The tag of the study's run that remembers a trial which needed no training: its cells were known already."""
+    """The tag of the study's run that records a trial which needed no training, since its cells were finished."""
     return f"reused.{signature}.{number}"

@@ -1,173 +1,198 @@
-"""What a driver that died, a crashed disk or a race left behind in a study's record, and how it is put right.
+"""Finds and repairs what a driver that died, a crashed disk or a race left behind in a study's record.
 
-`examine_study` only looks. `fix` takes the study's lease first, so that no driver works on it meanwhile, and looks
-again before it changes anything: what it does twice changes nothing.
+`examine_study` changes nothing. `fix` first takes the study's lease, so that no driver works on the study meanwhile,
+and examines it again. A second `fix` has no effect.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 from mlflow.entities import Run
 
 from tune_lt.errors import InputError
 from tune_lt.store import DAMAGED, DUPLICATE, TAG, CellRecord, Cells, Store
-from tune_lt.store.journal import Journal
-from tune_lt.store.lease import Lease, alive, holder
+from tune_lt.store.journal import JOURNAL, Journal, unsent
+from tune_lt.store.lease import Lease, alive, described, holder
 from tune_lt.store.records import reused_tag
 from tune_lt.texts import some
 
-Kind = Literal["held", "journal", "orphan", "running", "damaged", "duplicate", "parent", "checkpoint", "lease", "moved"]
-SHOWN = 4  # runs named in a line
-PLACE = f"{TAG}checkpoints"  # where a driver said that the states are
-MEANS = {
-    "orphan": "put there",
-    "running": "marked as interrupted, the next run goes on with what is still wanted",
-    "damaged": "marked as damaged, the next run trains anew what is still wanted",
-    "duplicate": "marked as duplicate, the run that finished first stays",
-}
+SHOWN = 4  # runs that a line names
+OUTCOME = f"{TAG}outcome"
+CHECKPOINTS = f"{TAG}checkpoints"  # the tag in which a driver records the folder of the checkpoints
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: ``found`` says what, ``remedy`` what `fix` does about it (nothing, if empty).
+    """One thing that was found. ``found`` and ``remedy`` say in words what it is and what `fix` does, "" if nothing.
 
-    ``runs`` are the MLflow runs concerned, ``kept`` those that stand in for them (of duplicates); ``files`` likewise.
+    ``kind``: held, journal, moved, orphan, running, damaged, duplicate, parent, checkpoint or lease. `fix` sets
+    ``tags`` on ``runs``, ends them as KILLED where ``killed`` is true, and deletes ``files``. Where ``runs`` are
+    duplicates, ``kept`` are the runs that stay in their place.
     """
 
-    kind: Kind
-    study: str
+    kind: str
     found: str
     remedy: str = ""
-    runs: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()
+    runs: Sequence[str] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    killed: bool = False
+    files: Sequence[Path] = ()
+    kept: Sequence[str] = ()
 
     @property
     def problem(self) -> bool:
-        """A study that is being run is not one: nothing can be said of it until it is done."""
+        """False for a study that a driver runs: its record cannot be judged before the driver ends."""
         return self.kind != "held"
 
     def __str__(self) -> str:
-        return f"{self.study}: {self.found}" + (f" (--fix: {self.remedy})" if self.remedy else "")
+        return self.found + (f" (--fix: {self.remedy})" if self.remedy else "")
 
 
 def examine_study(store: Store, study: str) -> list[Finding]:
-    """What is wrong with the study's record, in the order in which `fix` puts it right. Changes nothing.
+    """What is wrong with the study's record, in the order in which `fix` repairs it. Changes nothing.
 
-    While a driver runs the study that is the only finding. Raises InputError if the store has no such study.
+    While a driver runs the study, that is the only finding. Raises InputError if the store has no such study.
     """
     parent = store.parent(study)
-    held = holder(store, parent.info.run_id) if parent else None
+    held = holder(store.client, parent.info.run_id) if parent else None
     if held and alive(held):
-        since = time.time() - held["at"]
-        who = f"being run by process {held['pid']} on {held['host']} (last sign of life {since:.0f} s ago)"
-        return [Finding("held", study, f"{who}; look again when it is done")]
+        return [Finding("held", f"being run by {described(held)}; look again when it is done")]
     findings = _examine(store, study)
     if parent is None and not findings:
         known = ", ".join(store.studies()) or "none"
         raise InputError(f"no study {study!r} in {store.shown}; studies there: {known}")
     if held:
-        who = f"process {held['pid']} on {held['host']}"
-        findings.append(Finding("lease", study, f"the lease of {who}, which is dead, is left", "it is given up"))
+        findings.append(Finding("lease", f"its lease is still that of {described(held)}, which is dead", "given up"))
     return findings
 
 
-def fix(store: Store, findings: Sequence[Finding]) -> list[str]:
-    """Put right what `examine_study` found, as far as it can be; what was done, in lines.
+def fix(store: Store, study: str, findings: Sequence[Finding]) -> list[str]:
+    """Repair what `examine_study` found, as far as possible; return what was done, in lines.
 
-    A study that is being run is left alone. Raises InputError if a driver takes it at this moment, or if the store
-    does not take the records that were not sent yet.
+    Raises InputError if a driver runs the study by now, or if the store does not take the records that were not sent.
     """
-    said: list[str] = []
-    for study in dict.fromkeys(finding.study for finding in findings if finding.remedy):
-        said += _fix_study(store, study, [finding for finding in findings if finding.study == study])
-    return said
-
-
-def _fix_study(store: Store, study: str, findings: list[Finding]) -> list[str]:
-    new = store.parent(study) is None
+    is_new = store.parent(study) is None
     parent = store.ensure_parent(study)
     lease = Lease(store, parent)
-    said: list[str] = []
     try:
         if any(finding.kind == "journal" for finding in findings):
             Journal(store, study, parent, store.state_folder(study), beat=lease.renew).close()
-        if new:
+        if is_new:
             store.finish(parent, "KILLED")
-        done = [finding for finding in findings if finding.kind in ("journal", "lease")]  # the lease is ours by now
+        done = [finding for finding in findings if finding.kind in ("journal", "lease")]  # taking the lease ended it
         for finding in _examine(store, study):
             lease.renew()
             if lease.lost:
                 raise InputError(f"another driver has taken over the study {study!r}; repair stops")
             if finding.remedy:
-                _REMEDIES[finding.kind](store, parent, finding)
+                _apply(store, parent, finding)
                 done.append(finding)
-        said += [f"{finding.study}: {finding.found}: {finding.remedy}" for finding in done]
+        return [f"{finding.found}: {finding.remedy}" for finding in done]
     finally:
         lease.release()
-    return said
+
+
+def _apply(store: Store, parent: str, finding: Finding) -> None:
+    for run_id, kept in zip(finding.runs, finding.kept, strict=False):
+        _note_reuse(store, parent, run_id, kept)
+    for run_id in finding.runs:
+        if finding.tags:
+            store.tag(run_id, finding.tags)
+        if finding.killed:
+            store.finish(run_id, "KILLED")
+    for file in finding.files:
+        file.unlink(missing_ok=True)
+
+
+def _note_reuse(store: Store, parent: str, run_id: str, kept_id: str) -> None:
+    """Let the search of a trial that is a duplicate know it as one that was trained already, under the kept run."""
+    own, kept = (store.client.get_run(one).data.tags for one in (run_id, kept_id))
+    search, number, found, fingerprint = (own.get(f"{TAG}{tag}") for tag in ("search", "trial", "found", "fingerprint"))
+    if search is None or number is None or found is None or kept.get(OUTCOME) != "complete":
+        return
+    if (search, number) != (kept.get(f"{TAG}search"), kept.get(f"{TAG}trial")):
+        content = json.dumps({"found": json.loads(found), "fingerprint": fingerprint})
+        store.tag(parent, {TAG + reused_tag(search, number): content})
 
 
 def _examine(store: Store, study: str) -> list[Finding]:
-    """Everything but the lease."""
+    """Every finding that does not concern the lease."""
     cells, parents = store.cells(study), store.parents(study)
+    own = parents[0].info.run_id if parents else ""
     counted = [cell for cell in cells if cell.tags.get("outcome") not in (DAMAGED, DUPLICATE)]
     moved = _moved(store, study, counted)
     damaged = {cell.run_id: cell for cell in counted if _is_damaged(store, cell, artifacts=not moved)}
-    doubles = _duplicates([cell for cell in counted if cell.run_id not in damaged])
-    own = parents[0].info.run_id if parents else ""
-    named = (
-        ("orphan", "{} not below the study's run", [cell for cell in cells if cell.parent != own]),
-        ("running", "{} RUNNING, but no driver is alive", [cell for cell in cells if cell.status == "RUNNING"]),
-        ("damaged", "{} without metrics or per_class.json", list(damaged.values())),
-        ("duplicate", "{} of a cell that has another run", [double for double, _ in doubles]),
-    )
-    kept = {double.run_id: stays.run_id for double, stays in doubles}
-    found = _journal(store, study) + moved
-    found += [_of_runs(kind, study, text, runs, kept) for kind, text, runs in named if runs]
-    return (
-        found
-        + _parents(study, parents)
-        + _checkpoints(store, study, cells, {cell.fingerprint for cell in damaged.values()})
-    )
+    pairs = _duplicates([cell for cell in counted if cell.run_id not in damaged])
+    return [
+        *_journal(store, study),
+        *moved,
+        *_of_runs(
+            "orphan",
+            "{} not below the study's run",
+            "put there",
+            [cell for cell in cells if cell.parent != own],
+            tags={"mlflow.parentRunId": own},
+        ),
+        *_of_runs(
+            "running",
+            "{} RUNNING, but no driver is alive",
+            "marked as interrupted, the next run of the study goes on with what it still needs",
+            [cell for cell in cells if cell.status == "RUNNING"],
+            tags={OUTCOME: "interrupted"},
+            killed=True,
+        ),
+        *_of_runs(
+            "damaged",
+            "{} without metrics or per_class.json",
+            "marked as damaged, the next run of the study trains again what it still needs",
+            list(damaged.values()),
+            tags={OUTCOME: DAMAGED},
+        ),
+        *_of_runs(
+            "duplicate",
+            "{} of a cell that has another run",
+            "marked as duplicate, the run that finished first stays",
+            [cell for cell, _ in pairs],
+            tags={OUTCOME: DUPLICATE},
+            kept=[kept.run_id for _, kept in pairs],
+        ),
+        *_parents(parents),
+        *_checkpoints(store, study, cells, parents, {cell.fingerprint for cell in damaged.values()}),
+    ]
 
 
 def _journal(store: Store, study: str) -> list[Finding]:
     folder = store.state_folder(study)
-    file, sent = folder / "journal.jsonl", folder / "journal.sent"
-    if not file.exists():
-        return []
-    position = int(sent.read_text() or 0) if sent.exists() else 0
-    count = file.read_bytes()[position:].count(b"\n")  # a last line that was cut short is no record
-    text = f"{_count(count, 'record')} in {file} not sent to the store"
-    return [Finding("journal", study, text, "sent, in order")] if count else []
+    count = unsent(folder)[0].count(b"\n")
+    text = f"{_count(count, 'record')} in {folder / JOURNAL} not sent to the store"
+    return [Finding("journal", text, "sent, in order")] if count else []
 
 
 def _moved(store: Store, study: str, cells: Sequence[CellRecord]) -> list[Finding]:
-    """Artifacts of the whole study gone: most likely the folder was moved, and no reason to train it all again."""
+    """Whether the folder of all artifacts is gone. Then it was probably moved, and no cell must be trained again."""
     experiment = store.client.get_experiment_by_name(study)
     place = urlparse(experiment.artifact_location if experiment else "")
+    folder = unquote(place.path)
     complete = any(cell.tags.get("outcome") == "complete" for cell in cells)
-    if place.scheme != "file" or not complete or Path(unquote(place.path)).is_dir():
+    if place.scheme != "file" or not complete or Path(folder).is_dir():
         return []
-    text = f"the artifacts' folder {unquote(place.path)} is not there; if the store was moved, move or link it back"
-    return [Finding("moved", study, text)]
+    text = f"the artifacts' folder {folder} is not there; if the store was moved, move it back or make a link to it"
+    return [Finding("moved", text)]
 
 
 def _is_damaged(store: Store, cell: CellRecord, *, artifacts: bool) -> bool:
-    """Whether a cell that counts as trained lacks its numbers."""
+    """Whether a cell that counts as trained lacks metrics or, if ``artifacts`` are looked at, per_class.json."""
     outcome, fold = cell.tags.get("outcome"), cell.tags.get("fold")
     if outcome not in ("complete", "pruned") or cell.status != "FINISHED":
         return False
     if cell.tags.get("kind") == "trial":
-        return "train/loss" not in cell.metrics  # the means of its cells, which have the rest
+        return "train/loss" not in cell.metrics  # its other metrics are means of its cells' metrics
     split = {None: (), "full": ("test/top1", "test/balanced")}.get(fold, ("val/top1", "val/balanced"))
     if not {"train/loss", *split} <= cell.metrics.keys():
         return True
@@ -179,12 +204,12 @@ def _readable(store: Store, run_id: str) -> bool:
         return isinstance(store.read_json(run_id, "per_class.json"), dict)
     except InputError as error:
         if isinstance(error.__context__, ValueError):
-            return False  # there, but no JSON: half written
-        raise  # the store is away: that says nothing about the cell
+            return False  # it is there, but cut short
+        raise  # the store does not answer, which says nothing about the cell
 
 
 def _duplicates(cells: Sequence[CellRecord]) -> list[tuple[CellRecord, CellRecord]]:
-    """(the run that is one too many, the run that stays): two of one key, or two complete of one fingerprint."""
+    """Pairs of a duplicate and the run that stays: two with one key, or two complete cells with one fingerprint."""
     pairs = []
     by_key: dict[str, CellRecord] = {}
     by_fingerprint: dict[str, CellRecord] = {}
@@ -199,47 +224,45 @@ def _duplicates(cells: Sequence[CellRecord]) -> list[tuple[CellRecord, CellRecor
 
 
 def _precedence(cell: CellRecord) -> tuple[int, int]:
-    """Complete runs first, then others that ended by themselves; of equals the one that finished first."""
+    """Sorts complete runs first, then pruned, failed, other runs; of equals, the one that finished first."""
     ranks = {"complete": 0, "pruned": 1, "failed": 2}
     rank = ranks.get(cell.tags.get("outcome", ""), 3) if cell.status in ("FINISHED", "FAILED") else 3
-    return rank, cell.ended if rank < 3 else 0  # unfinished ones stay in the order in which they started
+    return rank, cell.ended if rank < 3 else 0  # the order of the others is that in which they began
 
 
-def _parents(study: str, parents: list[Run]) -> list[Finding]:
-    runs = tuple(run.info.run_id for run in parents if run.info.status == "RUNNING")
+def _parents(parents: list[Run]) -> list[Finding]:
+    runs = [run.info.run_id for run in parents if run.info.status == "RUNNING"]
     text = "the study's own run is RUNNING, but no driver is alive"
-    return [Finding("parent", study, text, "marked as KILLED", runs)] if runs else []
+    return [Finding("parent", text, "marked as KILLED", runs, killed=True)] if runs else []
 
 
-def _checkpoints(store: Store, study: str, cells: Cells, damaged: set[str]) -> list[Finding]:
-    """States that nobody will go on from, and those that were being written when the driver died."""
+def _checkpoints(store: Store, study: str, cells: Cells, parents: list[Run], damaged: set[str]) -> list[Finding]:
+    """Checkpoints that no training will continue from, and those that were being written when the driver died."""
     folder = next(
-        (Path(run.data.tags[PLACE]) for run in store.parents(study) if PLACE in run.data.tags),
+        (Path(run.data.tags[CHECKPOINTS]) for run in parents if CHECKPOINTS in run.data.tags),
         store.state_folder(study) / "checkpoints",
     )
     if not folder.is_dir():
         return []
-    hopeless = cells.hopeless().keys()
     pruned = {cell.fingerprint for cell in cells if cell.tags.get("outcome") == "pruned"}
     wanted = {cell.fingerprint for cell in cells if cell.tags.get("outcome") in ("running", "interrupted", None)}
-    done = (store.finished_cells().keys() | hopeless | (pruned - wanted)) - damaged
-    states = tuple(sorted(file for file in folder.glob("*.pt") if file.stem in done))
-    halves = tuple(sorted(folder.glob(".*.pt.*")))
-    found = []
-    if states:
-        text = f"{_count(len(states), 'checkpoint')} of cells that are done"
-        found.append(Finding("checkpoint", study, text, "deleted", files=states))
-    if halves:
-        text = f"{_count(len(halves), 'checkpoint')} half written"
-        found.append(Finding("checkpoint", study, text, "deleted", files=halves))
-    return found
+    done = (store.finished_cells().keys() | cells.failing().keys() | (pruned - wanted)) - damaged
+    groups = {
+        "of cells that are done": [file for file in folder.glob("*.pt") if file.stem in done],
+        "half written": list(folder.glob(".*.pt.*")),
+    }
+    return [
+        Finding("checkpoint", f"{_count(len(files), 'checkpoint')} {what}", "deleted", files=files)
+        for what, files in groups.items()
+        if files
+    ]
 
 
-def _of_runs(kind: Any, study: str, text: str, cells: Sequence[CellRecord], kept: Mapping[str, str]) -> Finding:
+def _of_runs(kind: str, text: str, remedy: str, cells: Sequence[CellRecord], **effect: Any) -> list[Finding]:
+    """One finding for all cells of a kind, none if there are no cells."""
     names = some([_label(cell) for cell in cells], SHOWN)
-    runs = tuple(cell.run_id for cell in cells)
-    stays = tuple(kept[run_id] for run_id in runs) if kind == "duplicate" else ()
-    return Finding(kind, study, f"{text.format(_count(len(cells), 'run'))}: {names}", MEANS[kind], runs, stays)
+    found = f"{text.format(_count(len(cells), 'run'))}: {names}"
+    return [Finding(kind, found, remedy, [cell.run_id for cell in cells], **effect)] if cells else []
 
 
 def _label(cell: CellRecord) -> str:
@@ -250,51 +273,3 @@ def _label(cell: CellRecord) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" + ("s" if number != 1 else "")
-
-
-def _interrupt(store: Store, parent: str, finding: Finding) -> None:
-    for run_id in finding.runs:
-        store.tag(run_id, {f"{TAG}outcome": "interrupted"})
-        store.finish(run_id, "KILLED")
-
-
-def _mark_damaged(store: Store, parent: str, finding: Finding) -> None:
-    _tag_all(store, finding.runs, {f"{TAG}outcome": DAMAGED})
-
-
-def _mark_duplicates(store: Store, parent: str, finding: Finding) -> None:
-    """A search trial among them stays known to its search: as one whose cell was trained already."""
-    for run_id, kept_id in zip(finding.runs, finding.kept, strict=True):
-        own, kept = (store.client.get_run(one).data.tags for one in (run_id, kept_id))
-        place = [own.get(f"{TAG}{tag}") for tag in ("search", "trial", "found", "fingerprint")]
-        elsewhere = place[:2] != [kept.get(f"{TAG}search"), kept.get(f"{TAG}trial")]
-        if None not in place and elsewhere and kept.get(f"{TAG}outcome") == "complete":
-            search, number, found, fingerprint = map(str, place)
-            content = json.dumps({"found": json.loads(found), "fingerprint": fingerprint})
-            store.tag(parent, {TAG + reused_tag(search, number): content})
-        store.tag(run_id, {f"{TAG}outcome": DUPLICATE})
-
-
-def _tag_all(store: Store, runs: Iterable[str], tags: dict[str, str]) -> None:
-    for run_id in runs:
-        store.tag(run_id, tags)
-
-
-def _kill(store: Store, parent: str, finding: Finding) -> None:
-    for run_id in finding.runs:
-        store.finish(run_id, "KILLED")
-
-
-def _delete(store: Store, parent: str, finding: Finding) -> None:
-    for file in finding.files:
-        file.unlink(missing_ok=True)
-
-
-_REMEDIES: dict[str, Callable[[Store, str, Finding], Any]] = {
-    "orphan": lambda store, parent, finding: _tag_all(store, finding.runs, {"mlflow.parentRunId": parent}),
-    "running": _interrupt,
-    "damaged": _mark_damaged,
-    "duplicate": _mark_duplicates,
-    "parent": _kill,
-    "checkpoint": _delete,
-}

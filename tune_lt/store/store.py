@@ -1,4 +1,4 @@
-"""The store of all studies: runs and artifacts written, and read back page by page."""
+"""The store of all studies: writes runs and artifacts to MLflow, and reads them back page by page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import Engine
 
 from tune_lt.errors import InputError, redacted
-from tune_lt.store import records, sqlite, views
+from tune_lt.store import records, views
 from tune_lt.store.client import PatientClient, answered
 from tune_lt.store.records import TAG, CellRecord, Cells
 from tune_lt.store.uri import access_problem, sqlite_folder, store_uri, use_password_file
@@ -27,17 +27,17 @@ from tune_lt.texts import first_line
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 
-CELLS = f"tags.`{TAG}kind` != 'study'"  # and the trials that several cells make up
+CELLS = f"tags.`{TAG}kind` != 'study'"  # cells, and trials of several cells
 FINISHED = f"tags.`{TAG}kind` = 'cell' and tags.`{TAG}outcome` = 'complete' and attributes.status = 'FINISHED'"
-TAG_CHARACTERS = 8000  # MLflow's limit of a tag
+TAG_CHARACTERS = 8000  # MLflow's limit for a tag
 PAGE = 1000  # runs read at a time
 Document = TypeVar("Document")
 
 
 class Store:
-    """An MLflow tracking store. Opening one creates the SQLite tables where they are missing: once, by the driver.
+    """An MLflow tracking store. MLflow creates the tables of an SQLite store that is new.
 
-    Raises InputError when the store cannot be reached.
+    Raises InputError when the store cannot be used.
     """
 
     def __init__(self, uri: str | None = None) -> None:
@@ -57,7 +57,7 @@ class Store:
 
     @property
     def shown(self) -> str:
-        """The URI for messages: a password in it is not printed."""
+        """The URI without its password, for messages."""
         return redacted(self.uri)
 
     def experiment(self, study: str) -> str:
@@ -73,8 +73,7 @@ class Store:
 
     def study_runs(self) -> list[Run]:
         """The parent run of every study in the store, newest first."""
-        everywhere = [experiment.experiment_id for experiment in self._experiments()]
-        parents = [run for page in self._pages(everywhere, f"tags.`{TAG}kind` = 'study'") for run in page]
+        parents = self._runs(self._experiments(), f"tags.`{TAG}kind` = 'study'")
         return sorted(parents, key=lambda run: run.info.start_time, reverse=True)
 
     def studies(self) -> list[str]:
@@ -86,8 +85,9 @@ class Store:
         return next(iter(self.parents(study)), None)
 
     def parents(self, study: str) -> list[Run]:
-        """The study's parent runs, the oldest first: one, unless two drivers began at the same moment."""
-        return sorted(self._of(study, f"tags.`{TAG}kind` = 'study'"), key=lambda run: run.info.start_time)
+        """The study's parent runs, the oldest first. There are several only if drivers began at the same moment."""
+        found = self._runs(self._experiment_of(study), f"tags.`{TAG}kind` = 'study'")
+        return sorted(found, key=lambda run: run.info.start_time)
 
     def ensure_parent(self, study: str) -> str:
         """The id of the study's parent run, created where there is none. Raises InputError if the store refuses."""
@@ -103,20 +103,20 @@ class Store:
         return str(run.info.run_id)
 
     def begin(self, run_id: str, text: str, tags: Mapping[str, str]) -> None:
-        """Mark the study's parent run as running, with the study file as its artifact."""
+        """Mark the study's parent run as running, and keep the study file's ``text`` as its artifact."""
         self.client.update_run(run_id, status="RUNNING")
         self.tag(run_id, tags)
         self.client.log_text(run_id, text, "study.yaml")
 
     def show(self, study: str, searched: Sequence[str], metric: str) -> None:
-        """Leave the views of the study's rows and trials in MLflow's UI (`views.tags`)."""
+        """Make MLflow's UI list the views of the study's rows and trials (`views.tags`)."""
         experiment = self.experiment(study)
         for name, content in views.tags(searched, metric).items():
             self.client.set_experiment_tag(experiment, name, content)
 
     def interrupt_running(self, study: str) -> int:
-        """Mark the cells of the study that claim to run as interrupted; how many. For the holder of the lease alone."""
-        running = self._records_of(study, f"{CELLS} and attributes.status = 'RUNNING'")
+        """Mark the study's cells whose status is RUNNING as interrupted; return how many. Needs the study's lease."""
+        running = self._records(self._experiment_of(study), f"{CELLS} and attributes.status = 'RUNNING'")
         for record in running:
             self.tag(record.run_id, {f"{TAG}outcome": "interrupted"})
             self.client.set_terminated(record.run_id, "KILLED")
@@ -133,14 +133,14 @@ class Store:
             self.client.log_artifact(run_id, str(file), folder)
 
     def describe(self, run_id: str, markdown: str) -> None:
-        """The text that the UI shows on the run's own page."""
+        """Set the text that MLflow's UI shows on the run's page."""
         self.tag(run_id, {"mlflow.note.content": markdown[:TAG_CHARACTERS]})
 
     def log_json(self, run_id: str, name: str, content: Any) -> None:
         self.client.log_dict(run_id, content, name)
 
     def put_json(self, artifact_uri: str, name: str, content: Any) -> None:
-        """`log_json` where the place of a run's artifacts is known, which MLflow reads the whole run for. One try."""
+        """`log_json` to a known artifact URI, for which MLflow would read the whole run. It tries once."""
         repository = get_artifact_repository(artifact_uri, tracking_uri=self.uri)
         with tempfile.TemporaryDirectory(prefix="tune_lt_") as folder:
             file = Path(folder) / name
@@ -148,23 +148,22 @@ class Store:
             repository.log_artifact(str(file))
 
     def read_json(self, run_id: str, name: str) -> Any:
-        """An artifact written by `log_json`, or None where the run has none of that name."""
-        text = self.read_text(run_id, name)
-        try:
-            return None if text is None else json.loads(text)
-        except ValueError as error:
-            raise self._unreadable(run_id, name, error) from None
+        """The content of a JSON artifact. Returns and raises what `read` does."""
+        return self.read(run_id, name, lambda content: content)
 
     def read(self, run_id: str, name: str, of: Callable[[Any], Document]) -> Document | None:
-        """A document of the run, made by its type's ``of`` (`tune_lt.documents`), or None where the run has none."""
-        content = self.read_json(run_id, name)
+        """A JSON artifact of the run as ``of`` reads it, which a class of `tune_lt.documents` has.
+
+        None if the run has no such artifact. Raises InputError if it cannot be read.
+        """
+        text = self.read_text(run_id, name)
         try:
-            return None if content is None else of(content)
+            return None if text is None else of(json.loads(text))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._unreadable(run_id, name, error) from None
 
     def read_text(self, run_id: str, name: str) -> str | None:
-        """A text among the run's artifacts, or None where the run has none of that name."""
+        """The text of an artifact, None if the run has no such artifact. Raises InputError if it cannot be read."""
         if name not in {item.path for item in self.client.list_artifacts(run_id)}:
             return None
         with tempfile.TemporaryDirectory(prefix="tune_lt_") as folder:
@@ -179,89 +178,62 @@ class Store:
         )
 
     def history(self, run_id: str, metric: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """The epochs at which a run recorded a metric, rising, and its value at each."""
+        """The epochs at which a run recorded a metric, in ascending order, and its values at them."""
         points = {point.step: point.value for point in self.client.get_metric_history(run_id, metric)}
         return tuple(sorted(points)), tuple(points[step] for step in sorted(points))
 
     def trials_found(self, study: str, searched: str, found: str) -> list[CellRecord]:
-        """The study's complete trials of a search that tried ``found``, the JSON of a trial's tag."""
+        """The complete trials of the study's search ``searched`` that tried ``found``, the JSON of a trial's tag."""
         if "'" in found + searched:
-            return []  # MLflow's filters have no way to write one
+            return []  # MLflow's filters cannot quote it
         condition = f"tags.`{TAG}searched` = '{searched}' and tags.`{TAG}found` = '{found}'"
-        return self._records_of(study, f"{condition} and tags.`{TAG}outcome` = 'complete'")
+        return self._records(self._experiment_of(study), f"{condition} and tags.`{TAG}outcome` = 'complete'")
 
     def finished_cells(self) -> dict[str, CellRecord]:
-        """Every completed cell of every study in the store, by fingerprint; of two, the one finished first."""
-        return records.finished(
-            self._records([experiment.experiment_id for experiment in self._experiments()], FINISHED)
-        )
+        """The complete cells of all studies, by fingerprint; of two with the same one, the cell that ended first."""
+        return records.finished(self._records(self._experiments(), FINISHED))
 
     def cells(self, study: str) -> Cells:
-        """Every run of the study but its own, the oldest first."""
-        return Cells(sorted(self._records_of(study, CELLS), key=lambda record: record.started))
+        """All runs of the study except its own, the oldest first."""
+        return Cells(sorted(self._records(self._experiment_of(study), CELLS), key=lambda record: record.started))
 
     def snapshot(self, study: str) -> tuple[dict[str, CellRecord], Cells]:
-        """What `finished_cells` and `cells` of the study give, each run read once."""
-        own = self.client.get_experiment_by_name(study)
-        cells = self.cells(study)
-        others = [e.experiment_id for e in self._experiments() if own is None or e.experiment_id != own.experiment_id]
-        here = own is not None and own.lifecycle_stage == "active"
-        complete = [c for c in cells if here and c.status == "FINISHED" and c.tags.get("outcome") == "complete"]
-        return records.finished(complete + self._records(others, FINISHED)), cells
+        """What `finished_cells` and `cells` of the study return. Each run is read once."""
+        cells, own, active = self.cells(study), self._experiment_of(study), self._experiments()
+        complete = [c for c in cells if c.status == "FINISHED" and c.tags.get("outcome") == "complete"]
+        here = [cell for cell in complete if cell.experiment in active]  # none if the study's experiment was deleted
+        others = [experiment for experiment in active if experiment not in own]
+        return records.finished(here + self._records(others, FINISHED)), cells
 
     def state_folder(self, study: str) -> Path:
-        """Where the study keeps journal and checkpoints: beside an SQLite file, else in the working directory."""
+        """The folder of the study's journal and checkpoints: beside an SQLite file, else in the working directory."""
         return (self.folder or Path.cwd()) / ".tune_lt" / study
 
-    def write_ahead(self) -> bool:
-        """Let SQLite append to a log beside its file (WAL), where a commit need not wait for the disk; whether it does.
-
-        For the one who is about to write a lot. What is committed survives the death of every process, a power failure
-        only after `sync`. Not where the file may be on another machine's disk: such a log is shared through memory.
-        """
-        engine = self._engine()
-        return engine is not None and sqlite.write_ahead(engine)
-
-    def sync(self) -> None:
-        """Have all that is committed on the disk, as it is at once without `write_ahead`."""
-        engine = self._engine()
-        if engine is not None:
-            sqlite.sync(engine)
-
-    def write_through(self) -> None:
-        """End `write_ahead`: the store is one file again, which can be copied. While others have it open it waits."""
-        engine = self._engine()
-        if engine is not None:
-            sqlite.write_through(engine)
-
-    def _engine(self) -> Engine | None:
-        """MLflow's own way to an SQLite file; None for another store."""
+    @property
+    def engine(self) -> Engine | None:
+        """SQLAlchemy's engine of MLflow's own connections to an SQLite file (see `tune_lt.store.sqlite`), else None."""
         return self.client.raw._tracking_client.store.engine if self.folder else None
 
-    def _of(self, study: str, condition: str) -> list[Run]:
-        experiment = self.client.get_experiment_by_name(study)
-        return (
-            [run for page in self._pages([experiment.experiment_id], condition) for run in page] if experiment else []
-        )
+    def _experiments(self) -> list[str]:
+        found = self.client.search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=10_000)
+        return [experiment.experiment_id for experiment in found]
 
-    def _records_of(self, study: str, condition: str) -> list[CellRecord]:
-        experiment = self.client.get_experiment_by_name(study)
-        return self._records([experiment.experiment_id] if experiment else [], condition)
-
-    def _experiments(self) -> list[Any]:
-        return list(self.client.search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=10_000))
+    def _experiment_of(self, study: str) -> list[str]:
+        """The id of the study's experiment, alone in a list; an empty list if there is none."""
+        found = self.client.get_experiment_by_name(study)
+        return [found.experiment_id] if found else []
 
     def _records(self, experiments: list[str], condition: str) -> list[CellRecord]:
         with _garbage_kept():
-            runs = (records.record_of(run) for page in self._pages(experiments, condition) for run in page)
-            found = {record.run_id: record for record in runs}  # a run begun meanwhile moves one to the next page too
-        return list(found.values())
+            found = map(records.record_of, self._runs(experiments, condition))
+            # by id, since a run that begins meanwhile moves another one to the next page, where it is read again
+            return list({record.run_id: record for record in found}.values())
 
-    def _pages(self, experiments: list[str], condition: str) -> Iterator[list[Run]]:
+    def _runs(self, experiments: list[str], condition: str) -> Iterator[Run]:
         token: str | None = None
         while experiments:
             page = self.client.search_runs(experiments, condition, max_results=PAGE, page_token=token)
-            yield page
+            yield from page
             token = page.token
             if not token:
                 break
@@ -269,7 +241,7 @@ class Store:
 
 @contextmanager
 def _garbage_kept() -> Iterator[None]:
-    """Without Python's garbage collector, which would look through thousands of new objects again and again."""
+    """Suspend Python's garbage collector, which would look through thousands of new objects again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:

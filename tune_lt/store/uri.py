@@ -1,4 +1,4 @@
-"""Where the store is: its URI, and what of that may be shown."""
+"""The store's URI, and the user name and password for a server."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ USER, PASSWORD, PASSWORD_FILE = (f"MLFLOW_TRACKING_{name}" for name in ("USERNAM
 def store_uri(option: str | None = None) -> str:
     """The tracking URI: the option, else MLFLOW_TRACKING_URI, else an SQLite file in the working directory.
 
-    An SQLite file's path is made absolute: MLflow keeps one connection per URI, whatever the working directory is then.
+    An SQLite file's path is made absolute, since MLflow caches one connection per URI and the working directory may
+    change.
     """
     uri = option or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
 
 
 def use_password_file() -> None:
-    """Let MLflow's client find the password in the file MLFLOW_TRACKING_PASSWORD_FILE, such as a mounted secret.
+    """Read the password from the file that MLFLOW_TRACKING_PASSWORD_FILE names, such as a mounted secret.
 
-    MLFLOW_TRACKING_PASSWORD comes first. Raises InputError if the file cannot be read.
+    MLFLOW_TRACKING_PASSWORD takes precedence. Raises InputError if the file cannot be read.
     """
     file = os.environ.get(PASSWORD_FILE)
     if not file or os.environ.get(PASSWORD):
@@ -37,22 +38,22 @@ def use_password_file() -> None:
 
 
 def access_problem(status: int) -> str:
-    """What an MLflow server means that answers with HTTP ``status``, in words: 401, 403; else nothing."""
+    """What HTTP status 401 or 403 of an MLflow server means, in words; "" for any other status."""
     user = os.environ.get(USER)
     if status == 401:
         found = f"refuses the user {user!r} or this password" if user else "asks for a user name and a password"
         return f"{found}; valid: {USER}, and {PASSWORD} or a file {PASSWORD_FILE}"
-    return f"the user {user!r} may not do this; who made the study, or an administrator, can permit it" * (
-        status == 403
-    )
+    if status == 403:
+        return f"the user {user!r} may not do this; who made the study, or an administrator, can permit it"
+    return ""
 
 
 def exists(option: str | None = None) -> bool:
-    """Whether there is a store to read: an SQLite file that is there, or any server (which answers for itself)."""
+    """Whether an SQLite store's file exists. True for a server, which is not asked."""
     uri = store_uri(option)
     return not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists()
 
 
 def sqlite_folder(uri: str) -> Path | None:
-    """The folder of an SQLite store's file, None for any other store: a server decides itself where artifacts go."""
+    """The folder of an SQLite store's file, None for a server."""
     return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None

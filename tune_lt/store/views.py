@@ -1,6 +1,6 @@
-"""Views that MLflow's UI lists for a study's experiment, so that its rows and trials can be read there at once.
+"""Views in MLflow's UI that show a study's rows and trials.
 
-MLflow 3.17 keeps what a user saves under "Views" in tags of the experiment; these are such tags.
+MLflow 3.17 stores what a user saves under "Views" in tags of the experiment. This module makes such tags.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 from tune_lt.config import GROUPS
 from tune_lt.store.records import TAG
 
-_KEY = "mlflow.sharedViewState."  # and the view's name in addresses: ?viewStateShareKey=tables
+_KEY = "mlflow.sharedViewState."  # followed by the view's name, as in an address: ?viewStateShareKey=tables
 _ROW = f"{TAG}row"
 
 
 def tags(searched: Sequence[str], metric: str) -> dict[str, str]:
-    """The tags of an experiment that has the views.
+    """The tags that give an experiment the views.
 
-    ``searched``: paths of the searched parameters, a column of the trials each; ``metric`` and ``mode`` (max, min) say
-    what the trials are sorted by. Without a search there is no view of its trials.
+    The view of the trials has a column for each path in ``searched`` and is sorted by ``metric``, the highest first. It
+    is left out if ``searched`` is empty.
     """
     accuracies = [f"metrics.`test/{name}`" for name in ("top1", *GROUPS)]
     rows = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": _ROW}]}
@@ -36,7 +36,7 @@ def tags(searched: Sequence[str], metric: str) -> dict[str, str]:
 
 
 def _state(search: str, order: str, columns: Sequence[str], *, ascending: bool, **more: Any) -> dict[str, Any]:
-    """What the UI keeps of a table of runs; all else is as it begins."""
+    """The state of a table of runs, as the UI stores it; what is not mentioned has the UI's defaults."""
     shown = {"searchFilter": search, "orderByKey": order, "orderByAsc": ascending, "selectedColumns": list(columns)}
     every = {"startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs"}
     return shown | every | more
