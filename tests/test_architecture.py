@@ -108,3 +108,24 @@ except SystemExit:
 print("heavy:", sorted({{"torch", "ray", "mlflow", "pandas", "numpy"}} & set(sys.modules)))
 """
     assert _run(code).splitlines()[-1] == "heavy: []"
+
+
+def test_names_that_notebooks_and_model_cards_use_are_importable() -> None:
+    code = """
+from tune_lt import classifier, data, losses, models, training
+import tune_lt
+assert losses.register and data.register and models.register and training.run_epochs and classifier.load
+assert tune_lt.classifier is classifier
+print(hasattr(tune_lt, "nothing"))
+"""
+    assert _run(code) == "False\n"
+
+
+def test_what_the_user_sets_for_ray_stays() -> None:
+    code = """
+import os
+os.environ["RAY_USAGE_STATS_ENABLED"] = "1"
+from tune_lt.run.search import planned
+print(os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["RAY_AIR_NEW_OUTPUT"])
+"""
+    assert _run(code) == "1 0\n"

@@ -2,11 +2,12 @@
 
 import os
 
-os.environ.update(  # before Ray is imported: it reads them then
-    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # the store has it all
-    TUNE_GLOBAL_CHECKPOINT_S="3600",
-    RAY_CHDIR_TO_TRIAL_DIR="0",
-    RAY_USAGE_STATS_ENABLED="0",
-    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-    RAY_AIR_NEW_OUTPUT="0",
-)
+for _name, _value in {  # Ray reads these when it is imported; what the user has set stays
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Tune's own result files repeat what the store has
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
