@@ -123,7 +123,7 @@ def _raced(race: FoldRace, point: int, scores: np.ndarray) -> int:
     """How many of ``scores`` (units,) are seen before the race stops the point; all of them if it does not."""
     for unit, score in enumerate(scores):
         race.record(str(point), unit, float(score))
-        if race.hopeless(str(point)):
+        if race.should_stop(str(point)):
             return unit + 1
     return len(scores)
 

@@ -76,7 +76,7 @@ class Ours(NoRule):
     def stops(self, trial: int, value: float) -> bool:
         super().stops(trial, value)
         self.race.record(str(trial), len(self.scores[trial]) - 1, value)
-        return self.race.hopeless(str(trial))
+        return self.race.should_stop(str(trial))
 
 
 def signed_rank(differences: np.ndarray, alternative: str, zero_method: str) -> SimpleNamespace:

@@ -107,7 +107,7 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     """Look up what ``store`` has of the study; None for a store that does not exist yet."""
     parent = store.parent(study.name) if store else None
     have, before = store.snapshot(study.name) if store else ({}, Cells())
-    hopeless = before.failing()  # failed, and would fail again
+    failing = before.failing()  # failed, and would fail again
     plan = planner.Plan(study, content_hash)
     found: dict[str, dict[str, Any]] = {}
     ended: dict[str, int] = {}
@@ -136,7 +136,7 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     wanted = {(low.fingerprint, high.fingerprint): low.cell for low, high in pairs}
     alike: dict[tuple[Kind, int], list[CellConfig]] = {}
     for (low, high), cell in wanted.items():
-        if low != high or (low not in have and low not in hopeless):  # low != high: a search is yet to decide it
+        if low != high or (low not in have and low not in failing):  # low != high: a search is yet to decide it
             alike.setdefault((_kind_of(cell), cell.recipe.epochs), []).append(cell)
     work += [Work("tables", group[0], len(group), epochs * len(group)) for (_, epochs), group in alike.items()]
     done = sum(low.fingerprint == high.fingerprint and low.fingerprint in have for low, high in pairs)

@@ -168,16 +168,16 @@ class Runner:
         if not cells:
             return True
         self.kept = contents.recommended.fingerprint if contents.recommended else None
-        have, hopeless = self.finished, self.before.failing()
+        have, failing = self.finished, self.before.failing()
         for cell in cells:
             if cell.fingerprint in have and cell.fingerprint != self.kept:  # an earlier run may have recommended it
                 checkpoint_path(self.checkpoints, cell.fingerprint).unlink(missing_ok=True)
         wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # a cell of several rows is named by the first
-        missing = [cell for name, cell in wanted.items() if name not in have and name not in hopeless][::-1]
-        failed = [name for name in wanted if name in hopeless and name not in have]
+        missing = [cell for name, cell in wanted.items() if name not in have and name not in failing][::-1]
+        failed = [name for name in wanted if name in failing and name not in have]
         self.display.say(
             f"tables: {len(wanted)} cells, {len(wanted) - len(missing) - len(failed)} reused, {len(missing)} to train"
-            + (f", {len(failed)} known to fail: {hopeless[failed[0]]}" if failed else "")
+            + (f", {len(failed)} known to fail: {failing[failed[0]]}" if failed else "")
         )
         self.store.log_json(self.parent_id, CONTENTS, contents.content())
         if not missing:

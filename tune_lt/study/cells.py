@@ -19,9 +19,9 @@ def row_config(study: Study, row: str, found: Found) -> dict[str, Any]:
     """A row's configuration ``{data, model, loss, recipe}``, checked, with every default filled in. Raises Problems.
 
     A row whose ``loss`` has a name is trained with that loss at its defaults; otherwise with the loss that a search
-    found, the row's values laid over it. ``best`` says which search: ``true``, the default, the one over the study's
+    found, updated with the row's values. ``best`` says which search: ``true``, the default, the one over the study's
     own loss; ``one_standard_error`` that one too, but the plainest configuration within a standard error of its best;
-    the name of a compared loss its search. ``model`` and ``recipe`` are laid over the study's.
+    the name of a compared loss its search. ``model`` and ``recipe`` update the study's.
 
     ``found``: a search's name (or that and ``/one_standard_error``) -> flat values. A search that is not in it has
     what stands in the file.

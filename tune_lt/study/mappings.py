@@ -1,4 +1,4 @@
-"""Nested mappings, as a study file has them: laid over one another, and flattened."""
+"""Nested mappings, as a study file has them: merged, and flattened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 def overlay(
     base: Mapping[str, Any], changes: Mapping[str, Any], replaces: Callable[..., bool] = lambda *_: False
 ) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it; mappings in both are merged. Neither argument is altered.
+    """``base`` updated with ``changes``; mappings that both have are merged. Neither argument is altered.
 
     ``replaces(key, old, new)``: whether the new mapping takes the place of the old one instead.
     """

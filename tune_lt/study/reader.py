@@ -134,7 +134,7 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
 
 
 def content(raw: Mapping[str, Any], small: bool) -> dict[str, Any]:
-    """A study file's content without its section ``small``; for the small form, with that section laid over the rest.
+    """A study file's content without its section ``small``; for the small form, updated with that section.
 
     Mappings are merged. A range, a ``validation`` and a mapping with another ``name`` take the place of the old one;
     null takes a section away. Raises Problems if the small form is asked for and there is none.

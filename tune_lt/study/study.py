@@ -194,7 +194,7 @@ class Study:
     scale: str = FULL
 
     def base(self) -> dict[str, Any]:
-        """The study's configuration as a nested mapping; rows and searched values are laid over it."""
+        """The study's configuration as a nested mapping; rows and searched values update it."""
         recipe = dataclasses.asdict(self.recipe)
         return {"data": dict(self.data), "model": dict(self.model), "loss": dict(self.loss), "recipe": recipe}
 

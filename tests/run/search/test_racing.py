@@ -122,27 +122,27 @@ def test_the_scores_say_whether_to_pair() -> None:
 
 def test_nothing_is_hopeless_without_evidence() -> None:
     race = FoldRace(5, 5)
-    assert not race.hopeless("a")
+    assert not race.should_stop("a")
     race.record("a", 0, 0.1)
-    assert not race.hopeless("a")  # alone
+    assert not race.should_stop("a")  # alone
     race.record("b", 0, 0.9)
-    assert not race.hopeless("a")  # one score each says nothing of the noise
+    assert not race.should_stop("a")  # one score each says nothing of the noise
     assert race.compare("a") is None
     for unit in range(1, 5):
         race.record("b", unit, 0.9)
-    assert not race.hopeless("unknown")
-    assert not race.hopeless("b")  # it has all its scores
+    assert not race.should_stop("unknown")
+    assert not race.should_stop("b")  # it has all its scores
     for unit in range(1, 5):
         race.record("a", unit, 0.1)
-    assert not race.hopeless("a")  # as well
+    assert not race.should_stop("a")  # as well
 
 
 def test_one_score_is_enough_once_the_noise_is_known() -> None:
     """Scores that vary by a point, and one that is 40 points worse; one that is a point worse goes on."""
     best = [0.90, 0.91, 0.89, 0.90, 0.91]
     race = _race({"b": best, "c": [0.89, 0.90, 0.90, 0.89, 0.90], "bad": [0.5], "fair": [0.89]}, 5)
-    assert race.hopeless("bad")
-    assert not race.hopeless("fair")
+    assert race.should_stop("bad")
+    assert not race.should_stop("fair")
 
 
 def test_far_worse_ones_stop_early_and_the_best_never_does() -> None:
@@ -155,7 +155,7 @@ def test_far_worse_ones_stop_early_and_the_best_never_does() -> None:
         for name, mean in means.items():
             if name not in stopped:
                 race.record(name, unit, float(mean + units[unit] + generator.normal(0, 0.02)))
-                if race.hopeless(name):
+                if race.should_stop(name):
                     stopped[name] = unit + 1
     assert "best" not in stopped
     assert stopped["awful"] <= 3
@@ -167,26 +167,26 @@ def test_identical_scores_are_no_proof_after_one_unit() -> None:
     """Accuracies tie: with a minimum effect of half a point that is noise of half a point, not of none."""
     for effect in (0.0, 0.005):
         race = _race({"a": [1.0] * 5, "b": [1.0]}, 5, minimum_effect=effect)
-        assert not race.hopeless("b")
-    assert not _race({"a": [1.0] * 5, "b": [1.0] * 4}, 5, minimum_effect=0.0).hopeless("b")
+        assert not race.should_stop("b")
+    assert not _race({"a": [1.0] * 5, "b": [1.0] * 4}, 5, minimum_effect=0.0).should_stop("b")
 
 
 def test_a_trial_that_would_have_to_win_by_more_than_is_left_stops() -> None:
     """Four of five scores are tied: the minimum effect on the mean would take 2.5 points on the last one."""
     race = _race({"a": [0.9, 0.9, 0.9, 0.9, 0.9], "b": [0.9, 0.9, 0.9, 0.9]}, 5, minimum_effect=0.005)
-    assert race.hopeless("b")
+    assert race.should_stop("b")
 
 
 def test_failures() -> None:
     race = _race({"a": [0.5, math.nan], "b": [0.4]}, 3)
-    assert not race.hopeless("a")  # b has not come as far
+    assert not race.should_stop("a")  # b has not come as far
     race.record("b", 1, 0.4)
-    assert race.hopeless("a")
-    assert not race.hopeless("b")
+    assert race.should_stop("a")
+    assert not race.should_stop("b")
     race.record("a", 2, 0.5)
-    assert not race.hopeless("a")  # nothing is left to stop
+    assert not race.should_stop("a")  # nothing is left to stop
     race.record("b", 2, math.inf)
-    assert not race.hopeless("a")  # both have failed
+    assert not race.should_stop("a")  # both have failed
     found = _race({"a": [0.9, 0.9, math.nan], "b": [0.5, 0.6, 0.5], "c": [0.1, 0.1]}, 3).compare("c")
     assert found is not None
     assert found.incumbent == "b"  # the mean of one that failed is none
@@ -252,7 +252,7 @@ def test_the_answer_depends_on_what_is_recorded_and_not_on_the_order() -> None:
         race = FoldRace(5, 5)
         for index in [*generator.permutation(len(records)), *generator.integers(len(records), size=4)]:
             race.record(*records[index])
-            race.hopeless("b")
+            race.should_stop("b")
         for name in scores:
             found, wanted = race.compare(name), expected.compare(name)
             assert (found is None) == (wanted is None)
@@ -283,7 +283,7 @@ def test_error_control(difficulty: float, complete: bool) -> None:
         for unit in range(10):
             for row in range(0 if not complete else 3, 4):
                 race.record(str(row), unit, float(scores[row, unit]))
-            if race.hopeless("3"):
+            if race.should_stop("3"):
                 wrong += 1
                 break
     assert wrong / 400 < 0.2 + 0.06

@@ -10,7 +10,7 @@ from importlib import resources
 GROUPS = {"many": "Many", "medium": "Medium", "few": "Few", "rare": "Rare", "overall": "Overall"}
 ROWS = {"R": "margin", "A_ura": "weight_ura", "R+A_ura": "margin+weight_ura", "R+A_aura": "margin+weight_aura"}
 DATASETS = {"imagenet_lt": "imagenet"}  # the paper's name -> ours, where they differ
-AS_IT_IS = {"inaturalist2017"}  # its imbalance is its own: no profile is laid over it
+AS_IT_IS = {"inaturalist2017"}  # its imbalance is its own: no other profile is applied
 
 
 @dataclass(frozen=True)

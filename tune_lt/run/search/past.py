@@ -32,7 +32,7 @@ def past_trials(store: Store, cells: Cells, noted: Mapping[str, str], signature:
             outcome=outcome,
             metrics=record.metrics,
             epochs=int(tags.get("epochs", 0)),
-            rungs=_rungs(store, record, metric, flying=outcome == "running"),
+            rungs=_rungs(store, record, metric, running=outcome == "running"),
             units=unit_values(record),
         )
     prefix = reused_tag(signature, "")
@@ -53,10 +53,10 @@ def unit_values(record: CellRecord) -> dict[str, list[float]]:
     return {name: [value] for name, value in record.metrics.items()}
 
 
-def _rungs(store: Store, record: CellRecord, metric: str, *, flying: bool) -> dict[int, float]:
+def _rungs(store: Store, record: CellRecord, metric: str, *, running: bool) -> dict[int, float]:
     """Step -> value, for ASHA: from the tag of an ended trial, from the recorded curve of one that still runs."""
     if "rungs" in record.tags:
         return {int(epoch): value for epoch, value in json.loads(record.tags["rungs"]).items()}
-    if not flying:
+    if not running:
         return {}  # ASHA did not judge it
     return {point.step: point.value for point in store.client.get_metric_history(record.run_id, metric)}

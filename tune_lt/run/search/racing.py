@@ -32,11 +32,11 @@ RATIOS = np.logspace(-2, 3, 21)  # noise over difficulty of the units, as varian
 
 @dataclass(frozen=True)
 class Comparison:
-    """A trial against the best other one.
+    """A trial compared with the best other one, the ``incumbent``.
 
-    ``deficit``: by how much the trial's mean over all units is expected to end below the other's, in the units of the
-    metric, positive is worse. ``p``: the probability that it ends above it by the minimum effect or
-    more. ``level``: how small ``p`` must be at this look for the trial to be hopeless. ``units``: of the trial so far.
+    ``deficit``: by how much the trial's mean over all units is expected to end below the incumbent's, as a difference
+    of the metric; positive is worse. ``p``: the probability that the trial ends above the incumbent by the minimum
+    effect or more. The trial should stop if ``p`` is below ``level``. ``units``: that the trial has had so far.
     """
 
     incumbent: str
@@ -47,15 +47,16 @@ class Comparison:
 
 
 class FoldRace:
-    """Which configurations are worse than the best one with enough evidence to stop.
+    """Decides which trials are so much worse than the best one that they should stop.
 
-    ``units``: how many scores make the value of a trial, ``folds`` times the seeds. ``minimum_effect``: a gain over
-    the best trial below this does not matter, in the units of the metric (0.005 is half a point of an accuracy).
-    ``error``: the probability, over all looks at one trial, of stopping it although it would end better than the best
-    one by the minimum effect; it is spent in equal parts over the looks after 1 ... ``units`` - 1 of its scores
-    (Bonferroni: valid however the looks depend on each other).
+    Args:
+        units: How many scores a trial's value is the mean of: ``folds`` times the number of seeds.
+        minimum_effect: A smaller gain over the best trial does not matter (0.005 is half a point of an accuracy).
+        error: The probability of stopping a trial that would have ended better than the best one by the minimum effect.
+            It covers all looks at a trial, one after each of its first ``units`` - 1 scores, and each look gets an
+            equal part (Bonferroni, which is valid however the looks depend on each other).
 
-    What it answers depends on nothing but what is recorded. Raises InputError for values that make no sense.
+    The answers depend only on the recorded scores. Raises InputError for arguments out of range.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class FoldRace:
         self._stale = True
 
     def record(self, trial: str, unit: int, value: float) -> None:
-        """The score of ``trial`` on ``unit``, counted from 0; NaN or infinite is a failure. The last record counts.
+        """Record the score of ``trial`` on ``unit`` (from 0); NaN or infinite is a failure. The last record counts.
 
         Raises IndexError for a unit that does not exist.
         """
@@ -95,10 +96,10 @@ class FoldRace:
             failed.add(unit)
         self._stale = True
 
-    def hopeless(self, trial: str) -> bool:
-        """Whether ``trial`` should stop. Never so with nothing recorded, with all units, or without another trial.
+    def should_stop(self, trial: str) -> bool:
+        """Whether ``trial`` should stop. False if it has no score or all of them, or if there is no other trial.
 
-        One that failed on a unit has no mean: it is hopeless once another has come as far without failing.
+        A trial that failed on a unit has no mean. It should stop once another trial has the same units without failure.
         """
         if failed := self._failed.get(trial):
             return int(np.isfinite(self._values[trial]).sum()) + len(failed) < self._units and bool(self._rivals(trial))
@@ -106,11 +107,11 @@ class FoldRace:
         return found is not None and found.p < found.level
 
     def compare(self, trial: str) -> Comparison | None:
-        """The trial against the best of those that have all its units and the most of all, none of them failed.
+        """Compare a trial with the best of the trials that have all its units; of these only those with most units.
 
-        None where there is nothing to compare, or where nothing is known of the noise: before the second unit of any
-        trial. Among trials that have not come to their end the best one is also the luckiest, so ``level`` is divided
-        by how many the best was chosen from; the mean of one with all units is what it is.
+        None if there is nothing to compare, or before the second unit of any trial, when the noise is unknown. Of
+        several trials that still run, the best one is also the luckiest, so ``level`` is divided by their number; the
+        mean of a trial with all units has no luck left in it.
         """
         own, rivals = self._values.get(trial), self._rivals(trial)
         if own is None or self._failed[trial] or not rivals:

@@ -120,5 +120,5 @@ class FoldRacing(FIFOScheduler):
         if not result.get("unit_final"):
             return str(TrialScheduler.CONTINUE)
         self._race.record(fingerprint, result["unit"], result.get(self._metric, math.nan))
-        stop = not result["final"] and not result["known"] and self._race.hopeless(fingerprint)
+        stop = not result["final"] and not result["known"] and self._race.should_stop(fingerprint)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)

@@ -67,9 +67,9 @@ class CellSearch(Searcher):
     called for a trial that needs no training; ``known`` is false where another trial is about to give its values.
     ``reference``: the metrics that constraints compare with.
 
-    A trial stopped early is told as PRUNED with its last value, one without a finite value as FAILED. Each suggestion
-    follows from the seed, the trial's number and what is known by then, so that a search that starts again does not
-    repeat itself. A dimension whose ``when`` does not hold is not suggested.
+    Optuna gets a trial that was stopped early as PRUNED with its last value, and one without a finite value as FAIL. A
+    suggestion depends only on the seed, the trial's number and the results so far, so that a restarted search does not
+    repeat itself. A parameter whose ``when`` does not hold is not suggested.
     """
 
     def __init__(
