@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tune_lt.documents import Trial
+from tune_lt.documents import Contents, Recommended, Trial
 from tune_lt.errors import InputError
 from tune_lt.run.search.past import past_trials
 from tune_lt.store import Store, own_tags
@@ -356,9 +356,12 @@ def test_checkpoints_that_nobody_goes_on_from_are_deleted_and_no_others(store: S
     _trial(store, 1, "pruned", fingerprint="again", artifact=None, search="one")
     _trial(store, 1, "interrupted", fingerprint="again", artifact=None, search="two", status="KILLED")
     broken = _cell(store, "broken", metrics={})
+    _cell(store, "advised")
+    contents = Contents({}, {}, {}, "resnet8", "softmax", Recommended("softmax", "row", "advised"), (None,), {}, {})
+    store.log_json(_parent(store), "cells.json", contents.content())
     folder = store.state_folder("s") / "checkpoints"
     folder.mkdir(parents=True)
-    kept = {"retry.pt", "open.pt", "again.pt", "broken.pt", "unknown.pt", "notes.txt"}
+    kept = {"retry.pt", "open.pt", "again.pt", "broken.pt", "advised.pt", "unknown.pt", "notes.txt"}
     gone = {"done.pt", "elsewhere.pt", "failing.pt", "pruned.pt", ".open.pt.x1y2z3"}
     for name in kept | gone:
         (folder / name).write_text("state")

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlparse
 
 from mlflow.entities import Run
 
+from tune_lt.documents import CONTENTS, Contents
 from tune_lt.errors import InputError
 from tune_lt.store import DAMAGED, DUPLICATE, TAG, CellRecord, Cells, Store
 from tune_lt.store.journal import JOURNAL, Journal, unsent
@@ -247,6 +248,9 @@ def _checkpoints(store: Store, study: str, cells: Cells, parents: list[Run], dam
     pruned = {cell.fingerprint for cell in cells if cell.tags.get("outcome") == "pruned"}
     wanted = {cell.fingerprint for cell in cells if cell.tags.get("outcome") in ("running", "interrupted", None)}
     done = (store.finished_cells().keys() | cells.failing().keys() | (pruned - wanted)) - damaged
+    for run in parents:  # the state of the recommended cell is kept, for the model that a later run exports
+        contents = store.read(run.info.run_id, CONTENTS, Contents.of)
+        done -= {contents.recommended.fingerprint} if contents and contents.recommended else set()
     groups = {
         "of cells that are done": [file for file in folder.glob("*.pt") if file.stem in done],
         "half written": list(folder.glob(".*.pt.*")),

@@ -1,4 +1,4 @@
-"""The rows of a study file, written one by one or as a design over factors; their configurations and cells."""
+"""The rows of a study file, written one by one or as a design over factors."""
 
 from __future__ import annotations
 
