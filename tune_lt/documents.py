@@ -3,9 +3,10 @@
 The study's own run has ``cells.json`` (`Contents`) and a ``search.NAME.json`` for each search (`SearchResult`). The run
 of a cell has ``per_class.json`` (`PerClass`), ``norms.json`` (`Norms`) and ``by_image.json`` (`ByImage`).
 
-Every class has ``content()``, which gives dictionaries and lists for JSON, and ``of()``, its inverse. ``of`` raises
-KeyError, TypeError, ValueError or AttributeError for a document of another form; `tune_lt.store.Store.read` turns that
-into an InputError. This module needs neither Ray nor MLflow, because cells are also trained where neither is installed.
+Each of these classes has ``content()``, which gives dictionaries and lists for JSON, and ``of()``, its inverse. ``of``
+raises KeyError, TypeError, ValueError or AttributeError for a document of another form; `tune_lt.store.Store.read`
+turns that into an InputError. This module needs neither Ray nor MLflow, because cells are also trained where neither
+is installed.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ class SearchResult:
         return violation(trial, self.constraints, self.reference)
 
     def outcomes(self) -> Counter[str]:
-        """Outcome -> number of trials. A trial that only repeated the values of another is not counted."""
+        """Outcome -> number of trials; without those whose cells another trial of the same run was training."""
         return Counter(point.outcome for point in self.points)
 
 

@@ -155,7 +155,7 @@ def connect(address: str) -> Any:
             f"--address {address}: the cluster refuses access ({_first_sentence(error)}); valid: RAY_AUTH_MODE=token "
             "and the cluster's token in RAY_AUTH_TOKEN or in the file RAY_AUTH_TOKEN_PATH"
         ) from None
-    except (requests.RequestException, RuntimeError, OSError, ValueError, KeyError) as error:
+    except (requests.RequestException, RuntimeError, OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"--address {address}: found no Ray dashboard there ({_reason(error)}); valid: the dashboard of a running "
             "cluster, such as http://head:8265, whose head has ray[default] installed"
@@ -175,8 +175,8 @@ def follow(client: Any, job: str) -> bool:
         except Exception as error:  # of requests or of Ray's client, which raises RuntimeError, among others
             if time.monotonic() - heard > LOST_SECONDS:
                 raise InputError(
-                    f"{client.get_address()}: no answer for {LOST_SECONDS:.0f} s ({_reason(error)}); the job {job} may "
-                    "still run, the same command follows it again"
+                    f"{client.get_address()}: job {job} could not be followed for {LOST_SECONDS:.0f} s "
+                    f"({_reason(error)}); it may still run, and the same command follows it again"
                 ) from None
         else:
             print(log[printed:], end="", flush=True)

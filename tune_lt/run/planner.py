@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,10 +123,12 @@ class Plan:
 
     def recorded(self, space: Space, store: Store, parent_id: str) -> SearchResult | None:
         """What an earlier run of exactly this search, with as many trials, concluded, or None."""
-        result = store.read(parent_id, search_file(space.name), partial(SearchResult.of, space.name))
-        if result is None or result.signature != self.signatures[space.name]:
-            return None
-        return result if result.trials == space.search.budget else None
+        wanted = self.signatures[space.name], space.search.budget
+
+        def of(content: Mapping[str, Any]) -> SearchResult | None:  # an outdated document need not be read whole
+            return SearchResult.of(space.name, content) if (content["signature"], content["trials"]) == wanted else None
+
+        return store.read(parent_id, search_file(space.name), of)
 
     def recommended(self, results: Mapping[str, SearchResult], cells: Sequence[PlannedCell]) -> Recommended | None:
         """The choice between the study's searches by the best mean of each, which the test never enters.

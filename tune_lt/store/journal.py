@@ -80,7 +80,8 @@ class Journal:
         lines, position = unsent(folder)
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 closed in close(); unbuffered: survives a kill
         self._file.truncate(position + len(lines))
-        self._sent_path.write_text(str(position))
+        if position != (int(self._sent_path.read_text() or 0) if self._sent_path.exists() else 0):
+            self._sent_path.write_text(str(position))
         for line in lines.splitlines(keepends=True):
             position += len(line)
             try:

@@ -248,9 +248,12 @@ def _checkpoints(store: Store, study: str, cells: Cells, parents: list[Run], dam
     pruned = {cell.fingerprint for cell in cells if cell.tags.get("outcome") == "pruned"}
     wanted = {cell.fingerprint for cell in cells if cell.tags.get("outcome") in ("running", "interrupted", None)}
     done = (store.finished_cells().keys() | cells.failing().keys() | (pruned - wanted)) - damaged
-    for run in parents:  # the state of the recommended cell is kept, for the model that a later run exports
-        contents = store.read(run.info.run_id, CONTENTS, Contents.of)
-        done -= {contents.recommended.fingerprint} if contents and contents.recommended else set()
+    try:
+        documents = [store.read(run.info.run_id, CONTENTS, Contents.of) for run in parents]
+    except InputError:
+        return []  # it cannot be seen which cell is recommended
+    # the state of the recommended cell is kept, for the model that a later run exports
+    done -= {one.recommended.fingerprint for one in documents if one and one.recommended}
     groups = {
         "of cells that are done": [file for file in folder.glob("*.pt") if file.stem in done],
         "half written": list(folder.glob(".*.pt.*")),

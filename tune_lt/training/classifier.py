@@ -110,7 +110,10 @@ def load(path: str | Path) -> Classifier:
     if described is None:
         raise InputError(f"{path}: found the format {found!r}; valid: {FORMAT!r}, a model.pt that tune-lt wrote")
     no_download: dict[str, dict[str, Any]] = {"torchvision": {"weights": None}, "timm": {"pretrained": False}}
-    model = {**described.model, **no_download.get(described.model["name"], {})}
+    model = dict(described.model)
+    if model["name"] in ("resnet18", "resnet50"):  # as older versions called torchvision's networks
+        model |= {"name": "torchvision", "architecture": model["name"]}
+    model |= no_download.get(model["name"], {})
     network = models.build(**model, classes=len(described.class_names), channels=described.shape[0])
     try:
         network.load_state_dict(state)

@@ -124,6 +124,8 @@ class TrainedCell:
 
     def _is_whole(self) -> bool:
         """Whether the records are the start, every epoch and the end of this cell, with no file of another name."""
+        if len(self.records) < 2:
+            return False
         start, *epochs, end = self.records
         count = len(epochs) if self.failed else self.cell.recipe.epochs
         return (

@@ -129,7 +129,7 @@ def test_an_archive_that_is_not_unpacked_is_noticed(source: type[CIFAR10], tmp_p
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "cifar-10-python.tar.gz").touch()
     with pytest.raises(
-        InputError, match=r"empty.* is missing, .*unpack cifar-10-python\.tar\.gz, which lies there, or set"
+        InputError, match=r"empty.* is missing, .*unpack cifar-10-python\.tar\.gz, which lies there, or get .*, or set"
     ):
         _build(source, tmp_path / "empty")
 

@@ -82,15 +82,18 @@ def check_layout(root: Path, needed: Sequence[str], source: str) -> None:
 def how_to_get(root: Path, needed: Sequence[str], source: str) -> str:
     """The advice in a message about ``root`` without all files and folders of ``needed``.
 
-    It is to use a folder in ``root`` that has them all, else to unpack an archive that lies in ``root``, else to
-    download ``source``: names of archives and their web page.
+    It is to use a folder in ``root`` that has them all, else to unpack an archive of ``source`` that lies in ``root``,
+    else to download ``source``: names of archives and their web page.
     """
     folders = subfolders(root) if root.is_dir() else []
     for name in folders:
-        if all((root / name / part).exists() for part in needed):
+        if all(os.path.exists(root / name / part) for part in needed):  # False for a folder that may not be read
             return f"{name}/ has all that is needed: point root at {root / name}"
-    archive = next((path.name for path in sorted(root.glob("*")) if path.suffix in _ARCHIVES), None)
-    return f"unpack {archive}, which lies there" if archive else f"get {source} and unpack it in {root.absolute()}"
+    archives = [path.name for path in sorted(root.glob("*")) if path.suffix in _ARCHIVES]
+    if any(suffix in source for suffix in _ARCHIVES):  # the source names its archives; others may lie there, too
+        archives = [name for name in archives if name in source]
+    there = f"unpack {archives[0]}, which lies there, or " if archives else ""
+    return f"{there}get {source} and unpack it in {root.absolute()}"
 
 
 def check_classes(root: Path, classes: Mapping[str, Collection[str]]) -> None:
