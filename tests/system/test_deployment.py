@@ -96,8 +96,8 @@ def driver(running: Service) -> list[psutil.Process]:
         ({"MLFLOW_TRACKING_PASSWORD": "wrong-password"}, "status", "refuses the user 'ada' or this password; valid: "),
         ({"MLFLOW_TRACKING_USERNAME": "", "MLFLOW_TRACKING_PASSWORD": ""}, "status", "asks for a user name and a "),
         ({"MLFLOW_TRACKING_PASSWORD": "", "MLFLOW_TRACKING_PASSWORD_FILE": "/no/such"}, "status", "cannot be read (No"),
-        ({"RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_TOKEN": "another-" * 5}, "submit", "the cluster refuses this token ("),
-        ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": ""}, "submit", "the cluster asks for a token; valid: "),
+        ({"RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_TOKEN": "another-" * 5}, "submit", "refuses access (Auth"),
+        ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": ""}, "submit", "valid: RAY_AUTH_MODE=token and "),
     ],
 )
 def test_who_may_not_is_told_so_in_one_line(
