@@ -300,3 +300,10 @@ def test_plan_for_scripts_from_past_runs(
         name: size for name, (_, size) in before.items()
     }
     assert not (tmp_path / "reports").exists()
+
+
+def test_racing_stops_trials_after_one_unit_or_never(tmp_path: Path, tiny_text: str, digits: data.Dataset) -> None:
+    """5 trials of 4 folds of 4 epochs: 80 epochs, or 20 if every trial is stopped after its first fold."""
+    study = reader.parse(tiny_text.replace("holdout: 0.3", "folds: 4"), tmp_path)
+    (search,) = (work for work in cost.outlook(study, None, digits.content_hash).work if work.phase == "search")
+    assert (search.epochs * search.factor, search.epochs / search.factor) == pytest.approx((80, 20))

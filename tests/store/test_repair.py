@@ -369,6 +369,16 @@ def test_checkpoints_that_nobody_goes_on_from_are_deleted_and_no_others(store: S
     assert {file.name for file in folder.iterdir()} == kept
 
 
+def test_half_a_document_does_not_keep_the_doctor_from_looking(store: Store) -> None:
+    """Which cell is recommended cannot be seen then, so no checkpoint is called superfluous."""
+    _cell(store, "done")
+    store.client.log_text(_parent(store), '{"found": ', "cells.json")
+    folder = store.state_folder("s") / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "done.pt").write_text("state")
+    assert examine_study(store, "s") == []
+
+
 def test_cells_below_another_run_are_put_below_the_studys(store: Store) -> None:
     """As after two drivers that made a parent each, or after the parent was deleted in the UI."""
     own, lost = _cell(store, "a"), _cell(store, "b")

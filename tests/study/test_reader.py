@@ -33,7 +33,7 @@ MISTAKES = [  # (text of the tiny study, what replaces it, field in the message,
     ("uniform: [0.3, 1.0]", "uniform: [0.3, 7.0]", "loss.alpha", "found 7.0"),
     ("uniform: [0.3, 1.0]", "uniform: [-0.3, 1.0]", "loss.alpha", "found -0.3"),
     ("uniform: [0.3, 1.0]", "uniform: [1.0, 0.3]", "loss.alpha", "low < high"),
-    ("uniform: [0.3, 1.0]", "uniform: 3", "loss.alpha.uniform", "found 3; input should be a valid array"),
+    ("uniform: [0.3, 1.0]", "uniform: 3", "loss.alpha.uniform", "found 3; valid: [low, high]"),
     ("uniform: [0.3, 1.0]", "loguniform: [0, 1.0]", "loss.alpha.loguniform", "found 0; input should be greater than 0"),
     ("uniform: [0.3, 1.0]", "unifrom: [0.3, 1.0]", "loss.alpha", "uniform, loguniform, int, choice"),
     ("choice: [10, 20]", "choice: [10, 20.5]", "loss.regions", "found 20.5"),
@@ -82,7 +82,7 @@ MISTAKES = [  # (text of the tiny study, what replaces it, field in the message,
     ("name: tiny", "nane: tiny", "nane", "did you mean 'name'"),
     ("name: tiny", "name: tiny\nplugins: [no_such_module]", "plugins", "no_such_module"),
     ("seeds: [0, 1]", "name: again", "line 16", "written twice"),
-    ("seeds: [0, 1]", "1: again", "line 16", "'!!int'; valid: a string"),
+    ("seeds: [0, 1]", "1: again", "line 16", "the key '1'; valid: a string"),
     ("seeds: [0, 1]", "seeds: [0, 1", "line 17", "not YAML"),
     ("search: {sampler: tpe, trials: 5, seed: 0}\n", "", "search", "missing, but loss.alpha"),
 ]
@@ -273,3 +273,24 @@ def test_overlay_nested_and_flattened() -> None:
     assert overlay(tree, {"a": {"b": 5}}) == {"a": {"b": 5, "c": 2}, "d": 3}
     assert tree["a"] == {"b": 1, "c": 2}
     assert nested(flattened(tree)) == tree
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("name: tiny", 'name: tiny\n"[key]": 1', "[key]: unknown"),
+        ("name: tiny", "name: tiny\nint: 3", "int: unknown"),
+        ("width: 4}", "width: 4, int: 3}", "model.int: unknown"),
+        ("trials: 5,", "trials: 5, mode: max,", "search.mode: unknown; leave it out"),
+        ("search:", "compare: {losses: [ldam], trials: 5}\nsearch:", "compare.trials: unknown; write search.trials"),
+        ("uniform: [0.3, 1.0]", "uniform: [0.3]", "loss.alpha.uniform: found [0.3]; valid: [low, high]"),
+    ],
+)
+def test_one_wrong_field_is_one_mistake_that_names_it(
+    tmp_path: Path, tiny_text: str, old: str, new: str, told: str
+) -> None:
+    assert old in tiny_text
+    with pytest.raises(InputError) as mistakes:
+        reader.parse(tiny_text.replace(old, new, 1), tmp_path)
+    (mistake,) = mistakes.value.args
+    assert mistake.startswith(told)

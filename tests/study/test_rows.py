@@ -158,7 +158,10 @@ def test_the_studys_own_loss_is_searched_beside_them_and_recipes_are_searched_fo
         ("compare: {losses: [focal, focal]}\n" + SEARCH, "found focal, focal; valid: each loss once"),
         ("compare: {losses: [focal, softmax, softmax]}\n" + SEARCH, "valid: each loss once"),
         ("compare: {losses: [{loss: {name: [focal]}}]}\n" + SEARCH, "unknown loss ['focal']"),
-        ("compare: {losses: [{name: focal}]}\n" + SEARCH, "compare.losses[0].name: unknown; valid: loss, model"),
+        (
+            "compare: {losses: [{name: focal}]}\n" + SEARCH,
+            "compare.losses[0]: found a loss with its parameters; write {loss:",
+        ),
         ("compare: {losses: [{loss: focal}]}\n" + SEARCH, "compare.losses[0].loss.name: missing; valid: balanced"),
         ("compare: {losses: [{loss: {name: focal}, model: 3}]}\n" + SEARCH, "compare.losses[0].model: found 3"),
         ("compare: {losses: [focal]}\nrows: {focal (searched): {}}\n" + SEARCH, "rows.focal (searched): found a name"),

@@ -18,7 +18,7 @@ def init(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="The folder that has a folder of images for each class.")],
     output: Annotated[Path | None, Option(help="The study file to write. Default: named after FOLDER, here.")] = None,
 ) -> None:
-    """Write a first study file for a folder of images. It searches every loss with one budget and compares them."""
+    """Write a first study file for a folder of images. It compares several losses, with equal searches."""
     from tune_lt.study import starter
 
     file = output or Path(f"{starter.name_of(folder)}.yaml")

@@ -127,6 +127,8 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
         if left := search.budget - ended[name]:
             units = plan.units(space, planner.at_end(space, 0))
             share = trained_share(length, milestones(search, length))
+            if search.scheduler == "racing":  # from a single unit of every trial to all of them
+                share = 1 / math.sqrt(len(units))
             work.append(Work("search", units[0].cell, left, left * len(units) * length * share, 1 / share))
         if search.constraints:
             reference = plan.reference(space)
@@ -147,6 +149,7 @@ def trained_share(epochs: int, judged_at: Sequence[int]) -> float:
     """The part of its trials' epochs that a search trains if half of them are stopped after each in ``judged_at``.
 
     Of at most 40 epochs, judged at 10 and 20: (10 + 10 / 2 + 20 / 4) / 40 = 1/2; the whole if none is ever stopped.
+    Only ASHA stops trials within a unit.
     """
     ends = itertools.pairwise([0, *judged_at, epochs])
     return sum((end - begin) / 2**k for k, (begin, end) in enumerate(ends)) / epochs

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tune_lt.plan.cost import Estimate, Outlook
+from tune_lt.plan.cost import STARTUP_SECONDS, Estimate, Outlook
 from tune_lt.study import Space, Study, flattened, smaller
 from tune_lt.study.checks import dotted
 from tune_lt.texts import duration
@@ -60,8 +60,10 @@ def content(study: Study, about: Sequence[str], seen: Outlook, cost: Estimate | 
     estimated = None
     if cost is not None:
         values = {"hours": cost.hours, "cpu_hours": cost.hours * cost.cpus, "gpu_hours": cost.hours * cost.gpus}
-        values["wall_seconds"] = cost.wall_seconds
         estimated = dataclasses.asdict(cost) | {name: _ends(value, cost.factor) for name, value in values.items()}
+        start = min(STARTUP_SECONDS, cost.wall_seconds)  # of Ray, which does not depend on the training
+        wall = _ends(cost.wall_seconds - start, cost.factor)
+        estimated["wall_seconds"] = {end: start + seconds for end, seconds in wall.items()}
     search = {"searches": searches, "epochs_left": _epochs(seen, "search")} if searches else None
     described = {"name": study.name, "scale": study.scale, "data": list(about)}
     return described | {"search": search, "tables": tables, "estimate": estimated}

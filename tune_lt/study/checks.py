@@ -14,10 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from tune_lt import registry
 from tune_lt.errors import InputError
 
-RENAMED = {  # fields of older versions -> what they are now
-    "scales": "small: {…}",
-    "data.head": "data.largest",
-    "compare.trials": "search.trials",
+RENAMED = {  # fields of older versions -> what to do
+    "scales": "write small: {…} instead",
+    "data.head": "write data.largest instead",
+    "compare.trials": "write search.trials instead",
+    "search.mode": "leave it out, the highest accuracy is best",
 }
 RANGES: dict[str, Any] = {  # kinds of ranges -> what a study file says of each
     "uniform": tuple[float, float],
@@ -40,6 +41,8 @@ def section(annotation: Any, field: str, raw: Any) -> Any:
         return _adapter(annotation).validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:  # what is missing comes last: an unknown field may be it, misspelt
         items = sorted(error.errors(include_url=False), key=lambda item: item["type"] == "missing")
+        wrong = [item["loc"][:-1] for item in items if _is_key(item)]  # what stands there need not be valid, too
+        items = [i for i in items if _is_key(i) or not any(i["loc"][: len(key)] == key for key in wrong)]
         raise Problems(*(_describe(field, annotation, item) for item in items)) from None
 
 
@@ -48,10 +51,17 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation)
 
 
+def _is_key(item: Any) -> bool:
+    """Whether the mistake is the key of a mapping."""
+    return bool(item["type"] == "literal_error" and item["loc"][-1:] == ("[key]",))
+
+
 def _describe(field: str, annotation: Any, item: Any) -> str:
     # beside fields, pydantic's path has the types that it tried, such as tuple[int,...], and [key] after a wrong key
-    parts = [str(part) for part in item["loc"] if part != "[key]"]
-    path = [part for part in parts if not re.fullmatch(r"int|float|str|none|bool|[a-z-]+\[.*\]", part)]
+    parts = [str(part) for part in (item["loc"][:-1] if _is_key(item) else item["loc"])]
+    own = parts[-1:] if _is_key(item) or item["type"] == "unexpected_keyword_argument" else []
+    tried = parts[: len(parts) - len(own)]
+    path = [part for part in tried if not re.fullmatch(r"int|float|str|none|bool|[a-z-]+\[.*\]", part)] + own
     where = ".".join([field, *path] if field else path)
     known: list[str] = []
     if item["type"] == "unexpected_keyword_argument":
@@ -60,10 +70,10 @@ def _describe(field: str, annotation: Any, item: Any) -> str:
             hint = get_type_hints(target)[part]
             target = next(one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one))
         known = [one.name for one in dataclasses.fields(target)]
-    elif item["type"] == "literal_error" and item["loc"][-1:] == ("[key]",):
+    elif _is_key(item):
         known = re.findall("'(.+?)'", item["ctx"]["expected"])
     if known:
-        valid = f"write {RENAMED[where]} instead" if where in RENAMED else registry.names(known, parts[-1])
+        valid = RENAMED.get(where) or registry.names(known, parts[-1])
         return f"{where}: unknown; {valid}"
     if item["type"] == "missing":
         return f"{where}: missing"

@@ -91,6 +91,8 @@ def _dimension(path: str, kind: Any, raw: Any, when: Any) -> Dimension:
             f"{field}: cannot be searched; searchable: the loss's parameters, "
             "recipe.optimizer.lr, recipe.optimizer.weight_decay, recipe.clip_norm"
         )
+    if not isinstance(raw, list) or (kind != "choice" and len(raw) != 2):
+        raise Problems(f"{field}.{kind}: found {raw!r}; valid: {'[value, …]' if kind == 'choice' else '[low, high]'}")
     values = section(RANGES[kind], f"{field}.{kind}", raw)
     if kind != "choice" and values[0] >= values[1]:
         raise Problems(f"{field}.{kind}: found {raw}; valid: [low, high], low < high")

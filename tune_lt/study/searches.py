@@ -21,6 +21,8 @@ def comparison(entry: Any, field: str) -> Compared:
     Its ranges are those that the file gives it; if it gives none, those of the loss's signature.
     """
     where, entry = (field, {"loss": {"name": entry}}) if isinstance(entry, str) else (f"{field}.loss.name", entry)
+    if isinstance(entry, dict) and "name" in entry:  # as older versions had it
+        raise Problems(f"{field}: found a loss with its parameters; write {{loss: {{name: …}}}} instead")
     section(dict[Literal["loss", "model"], Any], field, entry)
     name = check_name("loss", entry.get("loss"), where)
     section(dict[str, Any], f"{field}.model", entry.get("model", {}))

@@ -55,8 +55,9 @@ def look(root: Path) -> Look:
 def study(root: Path, seen: Look, *, gpu: bool) -> str:
     """The text of a study file for what `look` saw, for a machine with or without a GPU.
 
-    The study searches each loss with the same number of trials on folds of the training images; then it trains
-    softmax and all of these losses with five seeds, and scores them once on the sealed test.
+    The study searches each of its losses that has hyper-parameters with the same number of trials on folds of the
+    training images. Then it trains softmax and all of these losses with five seeds, and scores them once on the sealed
+    test.
     """
     size = 32 if seen.side <= SMALL else 64 if seen.side <= MEDIUM or not gpu else 224
     large = size == 224

@@ -69,7 +69,9 @@ class _Values:
         for key_node, member in node.value:
             key, line = key_node.value, _line(key_node)
             if _tag(key_node) != "!!str":  # for YAML any value may be a key, and `<<` merges two mappings
-                raise Problems(f"{line}: found a key of type {_short(_tag(key_node))}; valid: a string, in quotes")
+                shown = _short(key) if isinstance(key, str) else _tag(key_node)
+                advice = "write the fields out" if shown == "'<<'" else "a string, in quotes"
+                raise Problems(f"{line}: found the key {shown}; valid: {advice}")
             if key in values:
                 raise Problems(f"{line}: {_short(key)} is written twice")
             if not key.isprintable() or len(key) > MOST_IN_KEY:

@@ -29,7 +29,7 @@ _SHORT = 10  # characters of the longest class name that fits below a tick
 def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str) -> Figure:
     """Accuracy over the classes from head to tail, a line for each of ``rows``; more than four are hard to read.
 
-    ``frame`` has one line per run, with the columns that `tune_lt.report.tables.summary` names. x: classes by falling
+    ``frame`` has one line per run, with the columns that `tune_lt.report.collect.collect` names. x: classes by falling
     number of training images, which bars show on the right, logarithmic axis. y: accuracy in percent, mean over the
     runs with a band of ± one standard deviation (n - 1). With more than 30 classes a point is the mean over
     neighbouring classes, and the axis says so. Repeated runs count once. A row without runs is in the legend and has no
