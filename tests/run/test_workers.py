@@ -17,8 +17,8 @@ from ray import tune
 from tune_lt import data, models, training
 from tune_lt.config import Augment, CellConfig, Recipe
 from tune_lt.errors import InputError
+from tune_lt.plugins import load_plugins
 from tune_lt.run import workers as on_ray
-from tune_lt.study import reader
 
 CELL = CellConfig(
     data={"name": "digits", "imbalance": 20.0},
@@ -91,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "in_float64.py").write_text(PLUGIN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path])
-        reader.load_plugins(("in_float64",), folder)
+        load_plugins(("in_float64",), folder)
         yield folder
     del sys.modules["in_float64"], models.MODELS["double"]
 

@@ -139,17 +139,8 @@ class Plan:
         if not results:
             return None
         name, result = max(results.items(), key=lambda item: sum(map(item[1].best.value, item[1].objectives)))
-        wanted = self.units(self.study.searches[name], result.best.found)[0].cell
-
-        def alike(cell: CellConfig) -> bool:
-            return (cell.data, cell.model, cell.loss, cell.recipe) == (
-                wanted.data,
-                wanted.model,
-                wanted.loss,
-                wanted.recipe,
-            )
-
-        first = next((planned for planned in cells if alike(planned.cell)), None)
+        wanted = _settings(self.units(self.study.searches[name], result.best.found)[0].cell)
+        first = next((planned for planned in cells if _settings(planned.cell) == wanted), None)
         return Recommended(name, first.row, first.fingerprint) if first else None
 
     def contents(self, cells: Sequence[PlannedCell], found: Found, chosen: Recommended | None) -> Contents:
@@ -198,6 +189,11 @@ def parent_tags(study: Study) -> dict[str, str]:
     tags = {"dataset": str(study.data["name"]), "scale": study.scale}
     tags |= {"table": str(study.table)} if study.table else {}
     return {f"{TAG}{name}": value for name, value in tags.items()}
+
+
+def _settings(cell: CellConfig) -> tuple[Any, ...]:
+    """What a cell is trained with, apart from its seeds and fold."""
+    return cell.data, cell.model, cell.loss, cell.recipe
 
 
 def _known(metrics: Mapping[str, float] | None, watched: Sequence[str]) -> dict[str, float] | None:

@@ -16,9 +16,10 @@ from ray import tune
 from tune_lt import data, training
 from tune_lt.config import CellConfig
 from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.plugins import load_plugins
 from tune_lt.run.search.planned import PlannedTrial, means
 from tune_lt.run.workers import epochs_on_workers
-from tune_lt.study import Resources, reader
+from tune_lt.study import Resources
 from tune_lt.training import results as recorded
 
 
@@ -34,7 +35,7 @@ class Setting:
     def prepare(self) -> None:
         """Set the number of threads and import the plugins."""
         torch.set_num_threads(max(1, int(self.resources.cpus)))
-        reader.load_plugins(self.plugins, Path(self.folder))
+        load_plugins(self.plugins, Path(self.folder))
 
     def epochs(
         self, cell: CellConfig, state: Path, dataset: data.Dataset, *, score_test: bool

@@ -27,7 +27,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tune_lt import distributed, training
 from tune_lt.config import CellConfig
 from tune_lt.errors import InputError, TrainingFailed
-from tune_lt.study import reader
+from tune_lt.plugins import load_plugins
 
 # For tune.with_resources: a trial's own process waits on the head node and must not take a CPU from its workers.
 DRIVER = {"cpu": 0, "node:__internal_head__": 0.001}
@@ -212,7 +212,7 @@ def _work(task: dict[str, Any]) -> None:
     if not ray.get(group.enter.remote(ray.get_runtime_context().current_actor)):
         return
     torch.set_num_threads(task["threads"])
-    reader.load_plugins(task["plugins"], Path(task["folder"]))
+    load_plugins(task["plugins"], Path(task["folder"]))
     try:
         results = training.run_epochs(
             task["cell"], dataset=ray.get(task["dataset"]), device=str(get_device()), **task["options"]

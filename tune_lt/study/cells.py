@@ -47,7 +47,12 @@ def row_config(study: Study, row: str, found: Found) -> dict[str, Any]:
 
 
 def cell(
-    config: Mapping[str, Any], *, data_seed: int, init_seed: int, fold: str | None = None, holdout: float | None = None
+    config: Mapping[str, Any],
+    *,
+    data_seed: int = 0,
+    init_seed: int = 0,
+    fold: str | None = None,
+    holdout: float | None = None,
 ) -> CellConfig:
     """The cell of a configuration that `row_config` or `sections.configuration` returned.
 
@@ -59,13 +64,13 @@ def cell(
 
 
 def base_cell(study: Study, **options: Any) -> CellConfig:
-    """The study's own configuration as a cell; ``options`` as in `cell`, seeds 0 by default."""
-    return cell({**study.base(), "recipe": study.recipe}, **({"data_seed": 0, "init_seed": 0} | options))
+    """The study's own configuration as a cell; ``options`` as in `cell`."""
+    return cell({**study.base(), "recipe": study.recipe}, **options)
 
 
 def row_cell(study: Study, row: str, found: Found) -> CellConfig:
     """The cell of a row (`row_config`) with seeds 0, trained on the whole training split."""
-    return cell(row_config(study, row, found), data_seed=0, init_seed=0)
+    return cell(row_config(study, row, found))
 
 
 def trial_cells(study: Study, space: Space, found: Mapping[str, Any]) -> list[CellConfig]:

@@ -23,7 +23,7 @@ from tune_lt.study.rows import Ablation, Row, check_best, designed, written
 from tune_lt.study.sections import check_name, configuration
 from tune_lt.texts import some
 
-__all__ = ["File", "Problems", "cell", "content", "load_plugins", "parse", "read", "row_config"]
+__all__ = ["File", "Problems", "cell", "content", "parse", "read", "row_config"]
 MOST_CELLS = 100_000  # of the tables: as many as a search may have trials
 MOST_PROBLEMS, LONGEST_PROBLEM = 20, 1000  # lines of a message, characters of one
 NAME_BYTES = 200  # of a study: folders are called by its name and a suffix
