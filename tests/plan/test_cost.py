@@ -134,7 +134,7 @@ def test_the_whole_cost_by_hand(tiny: Study, digits: data.Dataset) -> None:
     high = seconds[0] * math.exp(math.hypot(0.4, math.log(2))) + seconds[1] * math.exp(0.4)
     assert estimated.factor == pytest.approx(high / sum(seconds))
     at_once = min(2, slots(Resources(cpus=0.5), 0))
-    assert estimated.at_once == at_once
+    assert (estimated.at_once, estimated.fits) == (at_once, True)
     wall = seconds[0] / at_once + seconds[1] + cost.STARTUP_SECONDS  # a single cell has nothing beside it
     assert estimated.wall_seconds == pytest.approx(wall)
     assert (estimated.memory_bytes, estimated.source) == (10**9, "1 past run on this store")
@@ -160,9 +160,33 @@ def test_how_many_trials_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert slots(Resources(cpus=3), 0) == 2
     assert slots(Resources(cpus=1), 0) == 8
-    assert slots(Resources(cpus=1, concurrent=5), 0) == 5
     assert slots(Resources(cpus=1), 0.5) == 4
-    assert slots(Resources(cpus=16), 0) == 1
+    assert slots(Resources(cpus=0.1), 0) == 80
+    assert slots(Resources(cpus=3, workers=2), 0) == 1
+    assert slots(Resources(cpus=3, workers=3), 0) == 0
+    assert slots(Resources(cpus=16), 0) == slots(Resources(), 4) == 0
+
+
+def test_more_cores_than_this_machine_has_are_not_used_by_the_probe(
+    tiny: Study, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 64 threads asked for and 4 cores here, a step takes between 1/16 and all of the time: 1/4, factor 4."""
+    used: list[tuple[int, int]] = []
+
+    def timed(*_: Any, threads: int, loaders: int, **__: Any) -> list[float]:
+        used.append((threads, loaders))
+        return [0.1, 0.1, 0.1, 0.1]
+
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(training, "timed_steps", timed)
+    study = replace(tiny, resources=Resources(cpus=64, gpus=0))
+    pace = probe(_cell(tiny), digits, threads=64, device="cpu", loaders=64)
+    assert (pace.image, pace.factor) == (pytest.approx(0.1 / 4), pytest.approx(1.3 * 4))
+    several = probe(_cell(tiny), digits, threads=1, device="cpu", workers=9)
+    assert (several.image, several.factor) == (pytest.approx(0.1 / 3), pytest.approx(1.3 * 3))
+    estimated = cost.estimate(study, digits, cost.outlook(study, None, digits.content_hash))
+    assert estimated is not None
+    assert (estimated.at_once, estimated.fits, used) == (1, False, [(4, 4), (1, 0), (4, 4), (4, 4)])
 
 
 def test_without_past_runs_some_steps_are_timed(tiny: Study, digits: data.Dataset) -> None:

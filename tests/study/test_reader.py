@@ -82,7 +82,7 @@ MISTAKES = [  # (text of the tiny study, what replaces it, field in the message,
     ("name: tiny", "nane: tiny", "nane", "did you mean 'name'"),
     ("name: tiny", "name: tiny\nplugins: [no_such_module]", "plugins", "no_such_module"),
     ("seeds: [0, 1]", "name: again", "line 16", "written twice"),
-    ("seeds: [0, 1]", "1: again", "line 16", "the key '1'; valid: a string"),
+    ("seeds: [0, 1]", "~: again", "line 16", "the key '~'; valid: a string"),
     ("seeds: [0, 1]", "seeds: [0, 1", "line 17", "not YAML"),
     ("search: {sampler: tpe, trials: 5, seed: 0}\n", "", "search", "missing, but loss.alpha"),
 ]

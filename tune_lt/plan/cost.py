@@ -70,7 +70,8 @@ class Estimate:
     """The cost of what is left to train.
 
     ``hours`` is the sum over all trials; times ``cpus`` or ``gpus``, those of one trial, it is CPU- or GPU-hours.
-    ``wall_seconds``: the time on this machine with ``at_once`` trials at a time. ``factor`` is that of both.
+    ``wall_seconds``: the time on this machine with ``at_once`` trials at a time. ``factor`` is that of both. Where
+    this machine has no room for one trial (``fits`` is false), it is the time on one that has room for just one.
     ``memory_bytes``: the peak of one trial's process. With past runs it is the largest among them; else it is the peak
     of this process after it has trained and scored some batches, which holds the same images and more libraries.
     ``source``: what the estimate is from, in words.
@@ -80,6 +81,7 @@ class Estimate:
     factor: float
     wall_seconds: float
     at_once: int
+    fits: bool
     cpus: float
     gpus: float
     memory_bytes: int | None
@@ -162,7 +164,8 @@ def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | N
     """
     resources = study.resources
     gpus = resources.gpus if resources.gpus is not None else float(torch.cuda.is_available())
-    device, at_once = "cuda" if gpus else "cpu", slots(resources, gpus)
+    device, room = "cuda" if gpus else "cpu", slots(resources, gpus)
+    at_once = min(max(1, room), resources.concurrent or room or 1)
     paces: dict[Kind, Pace] = {}
     seconds = high = wall = 0.0
     for item in seen.work:
@@ -174,7 +177,8 @@ def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | N
                 return None
             else:
                 threads = max(1, int(resources.cpus))
-                paces[kind] = probe(cell, dataset, threads=threads, device=device, loaders=resources.readers)
+                workers, loaders = resources.workers, resources.readers
+                paces[kind] = probe(cell, dataset, threads=threads, device=device, workers=workers, loaders=loaders)
         pace, images = paces[kind], training.images_of(cell, dataset)
         trained, scored = len(images.train_index), 0 if images.val_index is None else len(images.val_index)
         passed = item.epochs * (trained + EVALUATION_SHARE * scored)
@@ -194,6 +198,7 @@ def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | N
         factor=high / seconds if seconds else 1.0,
         wall_seconds=wall + STARTUP_SECONDS if paces else 0.0,
         at_once=at_once,
+        fits=room > 0,
         cpus=resources.cpus * resources.workers,
         gpus=gpus * resources.workers,
         memory_bytes=max(memory, default=None),
@@ -202,10 +207,9 @@ def estimate(study: Study, dataset: data.Dataset, seen: Outlook) -> Estimate | N
 
 
 def slots(resources: Resources, gpus: float) -> int:
-    """How many trials run at once on this machine: as many as fit, at least one, at most `Resources.concurrent`."""
-    rooms = [(os.cpu_count() or 1) / resources.cpus] + ([torch.cuda.device_count() / gpus] if gpus else [])
-    room = max(1, int(min(rooms) / resources.workers))
-    return min(room, resources.concurrent or room)
+    """How many trials this machine has room for at the same time."""
+    needs = [(os.cpu_count() or 1, resources.cpus)] + ([(torch.cuda.device_count(), gpus)] if gpus else [])
+    return min(math.floor(have / need + 1e-9) for have, need in needs) // resources.workers
 
 
 def doubt(paces: Sequence[float]) -> float:
@@ -261,8 +265,18 @@ def from_runs(
     return Pace(image, doubt(paces), peak, runs=len(records))
 
 
-def probe(cell: CellConfig, dataset: data.Dataset, *, threads: int, device: str, loaders: int = 0) -> Pace:
-    """The pace of some training steps on this machine. Raises InputError for a cell that cannot be trained."""
-    steps = training.timed_steps(cell, dataset, device=device, threads=threads, loaders=loaders)
-    factor = max(PROBE_FACTOR, doubt(steps))
-    return Pace(statistics.fmean(steps), factor, peak_memory(), steps=len(steps))
+def probe(
+    cell: CellConfig, dataset: data.Dataset, *, threads: int, device: str, workers: int = 1, loaders: int = 0
+) -> Pace:
+    """The pace of some training steps on this machine. Raises InputError for a cell that cannot be trained.
+
+    The steps are those of one worker, with no more ``threads`` and ``loaders`` than this machine has cores. With more
+    the pace lies between the measured one and that of a machine on which every thread and worker helps equally.
+    """
+    cores = os.cpu_count() or 1
+    steps = training.timed_steps(
+        cell, dataset, device=device, threads=min(threads, cores), loaders=min(loaders, cores)
+    )
+    speedup = math.sqrt(workers * (max(1, threads / cores) if device == "cpu" else 1))
+    factor = max(PROBE_FACTOR, doubt(steps)) * speedup
+    return Pace(statistics.fmean(steps) / speedup, factor, peak_memory(), steps=len(steps))

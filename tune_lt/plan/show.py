@@ -115,6 +115,9 @@ def _cost_lines(cost: Estimate | None) -> list[str]:
     mean, low, high = map(_hours, _ends(cost.hours * factor, cost.factor).values())
     wall = f"about {duration(cost.wall_seconds)} with {cost.at_once} at once"
     lines = [f"estimated {mean} {unit}-hours ({low} to {high}), {wall}, from {cost.source}"]
+    if not cost.fits:
+        needs = f"{cost.cpus:g} CPUs" + (f" and {cost.gpus:g} GPUs" if cost.gpus else "")
+        lines.append(f"a trial takes {needs}, more than this machine has; the time is that of a machine with just these")
     if cost.memory_bytes is not None:
         lines.append(f"peak memory per trial {cost.memory_bytes / 1e9:.2f} GB")
     return lines

@@ -24,13 +24,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-import yaml
 
 from tune_lt import __version__
 from tune_lt.config import RESULT_VERSION
 from tune_lt.errors import InputError
 from tune_lt.store import redacted
-from tune_lt.study import reader
+from tune_lt.study import reader, yaml_text
 from tune_lt.texts import first_line
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -75,7 +74,7 @@ def prepare(file: Path, store: str | None, address: str, small: bool = False) ->
     """Read a study file and collect what the cluster needs. Raises InputError for what could not run on a cluster."""
     study = reader.read(file, small)
     uri = _check_store(store, address)
-    root = reader.content(yaml.safe_load(study.text), small)["data"].get("root")
+    root = reader.content(yaml_text.load(study.text), small)["data"].get("root")
     if isinstance(root, str) and not Path(root).expanduser().is_absolute():  # ~ is the job's home on the cluster
         raise InputError(
             f"{file}: data.root: found {root!r}; valid: an absolute path under which every node of the cluster finds "

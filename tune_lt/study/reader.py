@@ -125,9 +125,7 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
     cells = len(study.rows) * len(study.columns) * len(study.seeds)
     if cells > MOST_CELLS:
         raise Problems(f"rows: found {cells:,} cells (rows x factors x seeds); valid: up to {MOST_CELLS:,}")
-    storage = study.resources.storage
-    if storage is not None and not Path(storage).is_absolute():
-        raise Problems(f"resources.storage: found {storage!r}; valid: an absolute path, the same on every host")
+    _check_resources(study.resources)
     for row in study.rows:
         row_config(study, row, {})  # raises Problems for a row's mistakes now, not after the search
     return study
@@ -200,6 +198,16 @@ def _seeds(raw: Any) -> tuple[tuple[int, int], ...]:
     if len(data) * len(init) > MOST_CELLS:
         raise Problems(f"seeds: found {len(data)} times {len(init)}; valid: up to {MOST_CELLS:,}")
     return tuple(itertools.product(data, init))
+
+
+def _check_resources(resources: Resources) -> None:
+    gpus, storage = resources.gpus or 0, resources.storage
+    if gpus % 1 and (gpus > 1 or resources.workers > 1):
+        raise Problems(
+            f"resources.gpus: found {gpus:g}; valid: a whole number, or a part of one GPU for a trial of one worker"
+        )
+    if storage is not None and not Path(storage).is_absolute():
+        raise Problems(f"resources.storage: found {storage!r}; valid: an absolute path, the same on every host")
 
 
 def _different(field: str, values: tuple[Any, ...]) -> tuple[Any, ...]:

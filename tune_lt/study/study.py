@@ -133,6 +133,9 @@ class Space:
         return {**self.plain, **found}
 
 
+LEAST_CPUS, MOST_PROCESSORS = 0.001, 10_000  # Ray counts in steps of 0.0001
+
+
 @dataclass(frozen=True)
 class Resources:
     """What each trial takes, and how many trials run at once (``concurrent``; None: as many as fit).
@@ -148,11 +151,11 @@ class Resources:
     """
 
     __pydantic_config__ = _STRICT
-    cpus: Annotated[float, Gt(0)] = 1
-    gpus: Annotated[float, Ge(0)] | None = None
-    workers: Annotated[int, Ge(1)] = 1
-    loaders: Annotated[int, Ge(0)] | None = None
-    concurrent: Annotated[int, Ge(1)] | None = None
+    cpus: Annotated[float, Ge(LEAST_CPUS), Le(MOST_PROCESSORS)] = 1
+    gpus: Annotated[float, Ge(0), Le(MOST_PROCESSORS)] | None = None
+    workers: Annotated[int, Ge(1), Le(MOST_PROCESSORS)] = 1
+    loaders: Annotated[int, Ge(0), Le(MOST_PROCESSORS)] | None = None
+    concurrent: Annotated[int, Ge(1), Le(MOST_TRIALS)] | None = None
     checkpoint_seconds: Annotated[float, Ge(0)] = 10.0
     storage: str | None = None
 

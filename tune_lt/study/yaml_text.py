@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -12,9 +11,21 @@ from tune_lt.study.checks import Problems
 
 MOST_BYTES = 200_000  # of a file: about a hundred times the longest that comes with the package
 MOST_WRITTEN_OUT = 1_000_000  # characters and values with every alias in full: ten lines can stand for a billion
+LARGEST = 3.4028234e38  # of the numbers that torch computes with
 DEEPEST, MOST_IN_KEY = 30, 200
 _SCALARS = ("!!str", "!!int", "!!float", "!!bool", "!!null")
+_KEYS = ("!!str", "!!int", "!!float", "!!bool")  # taken as they are written: a row may be called 1e-3, or on
 _TAGS = {yaml.MappingNode: ("!!map",), yaml.SequenceNode: ("!!seq",), yaml.ScalarNode: _SCALARS}  # JSON has them too
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # how JSON escapes a character above U+FFFF
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML follows YAML 1.1; this one also takes for numbers what YAML 1.2 and JSON do, such as 1e-3 and 0o17."""
+
+
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+|[-+]\.[0-9]+"
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^({_FLOAT})$"), list("-+.0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^0o[0-7]+$"), ["0"])
 
 
 def load(text: str) -> Any:
@@ -22,8 +33,10 @@ def load(text: str) -> Any:
 
     Raises Problems, naming the line or the field.
     """
+    if text.lstrip().startswith("{"):  # JSON may be indented by tabs, which YAML does not allow
+        text = re.sub("^[ \t]+", " ", text, flags=re.MULTILINE)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise Problems(f"line {line}: not YAML: the character U+{error.character:04X} is not allowed") from None
@@ -58,17 +71,17 @@ class _Values:
         if isinstance(node, yaml.SequenceNode):
             return [self.of(member, f"{path}[{index}]", depth + 1) for index, member in enumerate(node.value)]
         try:
-            value = self._constructor.construct_object(node)
+            value = _joined(self._constructor.construct_object(node))
         except (ArithmeticError, LookupError, ValueError):  # int("abc"), which PyYAML lets through
             raise Problems(f"{where}: found {_short(node.value)}, which is no {tag}") from None
-        _check(where, value)
+        _check(where, node.value, value)
         return value
 
     def _mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key_node, member in node.value:
-            key, line = key_node.value, _line(key_node)
-            if _tag(key_node) != "!!str":  # for YAML any value may be a key, and `<<` merges two mappings
+            key, line = _joined(key_node.value), _line(key_node)
+            if _tag(key_node) not in _KEYS:  # for YAML any value may be a key, and `<<` merges two mappings
                 shown = _short(key) if isinstance(key, str) else _tag(key_node)
                 advice = "write the fields out" if shown == "'<<'" else "a string, in quotes"
                 raise Problems(f"{line}: found the key {shown}; valid: {advice}")
@@ -81,13 +94,20 @@ class _Values:
         return values
 
 
-def _check(where: str, value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise Problems(f"{where}: found {value}; valid: a finite number")
+def _check(where: str, written: str, value: Any) -> None:
+    if isinstance(value, float) and not abs(value) <= LARGEST:
+        raise Problems(f"{where}: found {_short(written)}; valid: a finite number, at most {LARGEST:.2g} as float32")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:  # neither the store nor a tensor holds others
         raise Problems(f"{where}: found a whole number of {value.bit_length()} bits; valid: up to 63 bits")
     if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
         raise Problems(f"{where}: found {_short(value)}; valid: a string of Unicode characters, without U+0000")
+
+
+def _joined(value: Any) -> Any:
+    """A string with one character for each pair of surrogates; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    return _PAIR.sub(lambda pair: pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le"), value)
 
 
 def _tag(node: yaml.Node) -> str:
