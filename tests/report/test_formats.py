@@ -14,6 +14,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 from tune_lt.report import formats
@@ -90,6 +93,47 @@ def test_markdown_escapes_a_pipe_in_a_name() -> None:
     cells = markdown_cells(formats.markdown(named("a|b*c", "d")))
     assert cells[2][0] == r"a\|b\*c"
     assert {len(line) for line in cells} == {8}
+
+
+HOSTILE = st.text("ab1 $\\_*`~|<>&;#[]()!^%{}\"'=+-.@:/é字🙂", min_size=1, max_size=12).map(str.strip).filter(len)
+EXAMPLES = settings(derandomize=True, max_examples=300, deadline=None, database=None)
+
+
+def shown(parser: MarkdownIt, text: str) -> list[str]:
+    """What a reader sees of each heading, table cell and list item, if all of it is plain text."""
+    inline = [token.children or [] for token in parser.parse(text) if token.type == "inline"]
+    assert {child.type for children in inline for child in children} == {"text"}
+    return ["".join(child.content for child in children) for children in inline]
+
+
+@EXAMPLES
+@given(HOSTILE)
+def test_markdown_shows_a_name_as_it_is(name: str) -> None:
+    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    sheet = Sheet("s", f"The {name}", ("Row", name), ((name, f"x {name}"),), pd.DataFrame(), (f"Of {name}.",), left=2)
+    text = formats.markdown(sheet)
+    assert shown(parser, text) == [f"The {name}", "Row", name, name, f"x {name}", f"Of {name}."]
+    assert "$" not in text, "GitHub would take it for mathematics"
+
+
+@EXAMPLES
+@given(HOSTILE)
+def test_latex_prints_a_name_as_it_is(name: str) -> None:
+    """Read by the rules of TeX: what is escaped, the ligatures of its fonts, and its quotation marks for pairs of \"."""
+    words = {"textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^", "textless": "<", "textgreater": ">"}
+    words |= {"textbar": "|", "textasciigrave": "`"}
+    lines = formats.latex(Sheet("s", name, ("Row",), ((name,),), pd.DataFrame())).splitlines()
+    row = lines[lines.index(r"    \midrule") + 1].removeprefix("    ").removesuffix(r" \\").removeprefix("{}")
+    row = row.replace("``", '"').replace("''", '"') if '"' in name else row
+    read, at = "", 0
+    token = re.compile(r"\\([a-zA-Z]+)\{\}|\\([&%$#_{}])|(\{\})|([^\\&%$#_{}~^<>|`])")
+    while at < len(row):
+        found = token.match(row, at)
+        assert found, row[at:]
+        assert row[at : at + 2] not in ("--", "?`", "!`"), "a ligature"
+        read += words[found[1]] if found[1] else found[2] or found[4] or ""
+        at = found.end()
+    assert read == name.replace("''", '"' if '"' in name else "''")
 
 
 def test_the_best_of_a_column_is_bold_ties_included(table: Sheet) -> None:

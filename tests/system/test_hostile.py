@@ -25,7 +25,7 @@ from tune_lt.data.sources.imagenet import _read_list
 from tune_lt.data.sources.inaturalist import _load
 from tune_lt.data.sources.tiny_imagenet import _annotated
 from tune_lt.errors import InputError, printable, redacted
-from tune_lt.report.formats import _markdown_escape
+from tune_lt.report.formats import markdown_text
 from tune_lt.study import reader, yaml_text
 from tune_lt.study.checks import Problems
 from tune_lt.training import checkpoint
@@ -299,5 +299,5 @@ def test_what_a_terminal_would_obey_is_shown_as_escapes() -> None:
 
 
 def test_a_name_makes_no_link_in_markdown() -> None:
-    assert _markdown_escape("[x](javascript:alert(1))") == r"[x]\(javascript:alert(1))"
-    assert _markdown_escape("50.00 [48.00, 52.00] (2 runs)") == "50.00 [48.00, 52.00] (2 runs)"
+    assert markdown_text("[x](javascript:alert(1))") == r"[x]\(javascript:alert(1))"
+    assert markdown_text("50.00 [48.00, 52.00] (2 runs)") == "50.00 [48.00, 52.00] (2 runs)"

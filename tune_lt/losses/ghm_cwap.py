@@ -60,7 +60,7 @@ class GHMCWAP(Loss):
         *,
         alpha: Annotated[float, Gt(0), Le(2), Knob("uniform", (0.3, 1.0), neutral=1.0)] = 0.6,
         gamma: Annotated[float, Ge(0), Knob("uniform", (0.0, 1.5), neutral=0.0)] = 1.2,
-        regions: Annotated[int, Ge(2), Knob("choice", (10, 20, 30))] = 30,
+        regions: Annotated[int, Ge(2), Le(10_000), Knob("choice", (10, 20, 30))] = 30,
         aura: Annotated[bool, Knob("choice", (True, False))] = True,
         weight: Literal["effective", "reciprocal", "none"] = "effective",
         normalization: Literal["batch_mean", "none"] = "batch_mean",

@@ -99,7 +99,7 @@ class GHM(Loss):
         self,
         class_counts: Sequence[int],
         *,
-        bins: Annotated[int, Ge(2), Knob("int", (5, 30))] = 10,
+        bins: Annotated[int, Ge(2), Le(10_000), Knob("int", (5, 30))] = 10,
         momentum: Annotated[float, Ge(0), Lt(1), Knob("uniform", (0.0, 0.9))] = 0.75,
         divide_by_classes: bool = False,
     ) -> None:

@@ -18,13 +18,13 @@ from tune_lt.report.tables.sheet import Sheet
 
 def markdown(sheet: Sheet) -> str:
     """GitHub's Markdown: a heading, the table with aligned columns, the footnotes as a list."""
-    header = [_markdown_escape(name) for name in sheet.header]
-    lines = [header, *_body(sheet, bold="**{}**".format, escape=_markdown_escape)]
+    header = [markdown_text(name) for name in sheet.header]
+    lines = [header, *_body(sheet, bold="**{}**".format, escape=markdown_text)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width if at < sheet.left else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
     grid = [_pipes(line, widths, sheet.left) for line in (header, rule, *lines[1:])]
-    notes = [f"- {_markdown_escape(note)}" for note in sheet.notes]
-    return "\n".join([f"## {_markdown_escape(sheet.title)}", "", *grid, "", *notes, ""])
+    notes = [f"- {markdown_text(note)}" for note in sheet.notes]
+    return "\n".join([f"## {markdown_text(sheet.title)}", "", *grid, "", *notes, ""])
 
 
 def latex(sheet: Sheet) -> str:
@@ -123,8 +123,17 @@ def _pipes(texts: Sequence[str], widths: Sequence[int], left: int) -> str:
     return f"| {' | '.join(aligned)} |"
 
 
-def _markdown_escape(text: str) -> str:
-    return re.sub(r"([\\|*`<]|(?<=\])\()", r"\\\1", text)  # ]( would make a link of a name
+def markdown_text(text: str) -> str:
+    """A text for CommonMark, GitHub's and MLflow's Markdown, which show it as it is.
+
+    MLflow's Markdown knows no backslash before ``<``, ``&`` and ``$``, and GitHub's takes $...$ as mathematics.
+    """
+    text = _MARKS.sub(r"\\\1", text)
+    return _ENTITIES.sub(lambda found: f"&#{ord(found[0])};", text)
+
+
+_MARKS = re.compile(r"([\\|*`~#]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\()")  # ]( would make a link of a name
+_ENTITIES = re.compile(r"[<$]|&(?=#?\w+;)")
 
 
 def _ampersands(texts: Sequence[str]) -> str:
@@ -143,7 +152,7 @@ _GREEK = (
 )
 _LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"\\": r"\textbackslash{}", "`": r"\textasciigrave{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "}
     | {"±": r"$\pm$", "×": r"$\times$", "−": "$-$", "√": r"$\surd$", "→": r"$\to$", "Δ": r"$\Delta$"}
     | {"≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$"}

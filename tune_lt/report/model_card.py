@@ -96,6 +96,7 @@ def _card(report: Report, model: Model, trained: Classifier, run: Mapping[Any, A
     settings = {"model": cell.model, "loss": cell.loss, "recipe": dataclasses.asdict(cell.recipe)}
     template = Path(__file__).with_suffix(".md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    environment.filters["text"] = formats.markdown_text
     return environment.from_string(template).render(
         study=report.study,
         row=model.cell.row,

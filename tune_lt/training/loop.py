@@ -283,9 +283,9 @@ def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
     Raises InputError if that fails. So a mistake in a plugin, or parts that do not fit together, show before training.
     """
     with torch.random.fork_rng(devices=[]), threads_in_use(1):  # on a busy machine several threads would take longer
-        run = Training(cell, dataset, torch.device("cpu"))
         x = dataset.train_images[:2].float() / 255
         try:
+            run = Training(cell, dataset, torch.device("cpu"))
             value = run.loss(run.model(x), dataset.train_labels[:2])
             value.backward()
         except InputError:

@@ -13,6 +13,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from svg import texts
 
 from tune_lt.report.figures.classes import accuracy_by_class_size
 
@@ -143,8 +144,19 @@ def test_a_study_without_runs_says_so() -> None:
 
 
 def test_dollars_are_not_mathematics(make_line: Callable[..., dict[str, Any]]) -> None:
-    run = make_line(r"a$\b$", 0, (0.5,) * 5, class_names=["$x", "$", "_$"])
-    assert png(accuracy_by_class_size(pd.DataFrame([run]), [r"a$\b$"], "$5 and $6"))
+    rows, names = [r"a$\b$", "$5_$ and $6_$", "_b_"], ["$x_1$", "$", r"_\$"]
+    runs = pd.DataFrame([make_line(row, 0, (0.5,) * 5, class_names=names) for row in rows])
+    figure = accuracy_by_class_size(runs, rows, "$5 and $6")
+    assert {"$5 and $6", *names, *(f"{row} (1 run)" for row in rows)} <= set(texts(figure))
+    assert legend(figure)[2] == "_b_ (1 run)", "matplotlib leaves out what begins with _ unless it is told"
+
+
+def test_rows_with_long_names_are_in_the_legend_line_by_line(make_line: Callable[..., dict[str, Any]]) -> None:
+    rows = [letter * 100 for letter in "abcd"]
+    figure = accuracy_by_class_size(pd.DataFrame([make_line(row, 0, (0.5,) * 5) for row in rows]), rows, "long")
+    figure.draw_without_rendering()
+    width = figure.bbox.width
+    assert all(0 <= text.get_window_extent().x0 < text.get_window_extent().x1 <= width for text in figure.legends[0].get_texts())
 
 
 def test_matplotlibs_global_state_is_untouched(frame: pd.DataFrame) -> None:

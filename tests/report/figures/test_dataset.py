@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from svg import texts
 
 from tune_lt import data
 from tune_lt.report.figures import dataset
@@ -68,6 +70,13 @@ def test_the_sheet_sums_groups_and_names_classes_that_folds_miss(digits: data.Da
     assert smallest["train"] == 1
     assert [smallest[fold] for fold in ("1/3", "2/3", "3/3")] == [0, 0, 0]
     assert any(note.startswith("1/3: ") and "without an image" in note for note in sheet.notes)
+
+
+def test_a_class_called_like_a_formula_is_shown_as_it_is(digits: data.Dataset, tmp_path: Path) -> None:
+    study, names = reader.parse(TEXT, tmp_path), ("price_$5_$", "$10-$20", r"\$", *map(str, range(3, 10)))
+    frame = dataset.classes(study, replace(digits, class_names=names))
+    for figure in (dataset.profile(study, frame), dataset.samples(study, digits, frame)):
+        assert set(names) <= set(texts(figure))
 
 
 def test_the_command_writes_a_table_and_two_pictures(tmp_path: Path, cli: Any) -> None:

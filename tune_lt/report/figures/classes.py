@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tune_lt.report.figures import plain
 from tune_lt.report.points import Classes
 from tune_lt.report.tables.summary import runs_of
 
@@ -37,7 +38,7 @@ def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str)
     """
     figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    figure.suptitle(_plain(title), fontsize=12)
+    figure.suptitle(plain(title), fontsize=12)
     runs = {row: runs_of(frame, row) for row in rows}
     drawn = [lines for lines in runs.values() if len(lines)]
     if not drawn:
@@ -47,12 +48,13 @@ def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str)
     classes = _common_classes(pd.concat(drawn))
     _draw_sizes(axes, classes)
     for index, (row, lines) in enumerate(runs.items()):
-        label = f"{_plain(row)} ({len(lines) or 'no'} run{'' if len(lines) == 1 else 's'})"
+        label = f"{plain(row)} ({len(lines) or 'no'} run{'' if len(lines) == 1 else 's'})"
         _draw_row(axes, label, lines, classes, _STYLES[index % len(_STYLES)])
     _label(axes, classes)
     one_line = sum(len(row) + 15 for row in rows) <= 120  # characters across the figure
-    columns = len(rows) if one_line else (len(rows) + 1) // 2
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    columns = len(rows) if one_line else (len(rows) + 1) // 2 if max(map(len, rows)) <= 45 else 1
+    labels = [line.get_label() for line in axes.get_lines()]  # without them it has no row whose name begins with _
+    figure.legend(axes.get_lines(), labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
 
@@ -91,7 +93,7 @@ def _label(axes: Axes, classes: Classes) -> None:
     named = n == len(ticks) and max(map(len, classes.names)) <= _SHORT
     labels = [f"{classes.sizes[tick]:.0f}" for tick in ticks]
     if named:
-        labels = [f"{label}\n{_plain(classes.names[tick])}" for tick, label in zip(ticks, labels, strict=True)]
+        labels = [f"{label}\n{plain(classes.names[tick])}" for tick, label in zip(ticks, labels, strict=True)]
     axes.set_xticks(ticks, labels, fontsize=8)
     what = "training images" + (" and name" if named else "")
     axes.set_xlabel(f"classes from head to tail: {what}{_means(classes)}")
@@ -107,8 +109,3 @@ def _means(classes: Classes) -> str:
     if members == [1]:
         return ""
     return f"; a point is the mean of {' or '.join(map(str, members))} of the {sum(map(len, classes.groups))} classes"
-
-
-def _plain(text: str) -> str:
-    """A text, escaped for matplotlib, which reads $...$ as mathematics."""
-    return text.replace("$", r"\$")

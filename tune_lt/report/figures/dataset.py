@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from tune_lt import config, data
 from tune_lt.config import fold_of, long_tail
 from tune_lt.report import formats
+from tune_lt.report.figures import plain
 from tune_lt.report.of_rows import hardest, of_column
 from tune_lt.report.tables.sheet import NONE, Sheet
 from tune_lt.study import Study
@@ -95,7 +96,7 @@ def profile(study: Study, frame: pd.DataFrame) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.01)
         if len(own) <= SHOWN_CLASSES and axes is panels[-1]:  # the order is the same at every factor
-            axes.set_xticks(own.index, own["name"], rotation=30, ha="right")
+            axes.set_xticks(own.index, [plain(name) for name in own["name"]], rotation=30, ha="right")
         else:
             axes.set_xticks([])
     panels[-1].set_xlabel("classes from head to tail")
@@ -120,7 +121,7 @@ def samples(study: Study, dataset: data.Dataset, frame: pd.DataFrame) -> Figure:
         images = dataset.train_images[members].permute(0, 2, 3, 1).numpy()
         for axes, image in zip(line, images, strict=False):  # a small class leaves places empty
             axes.imshow(image, cmap="gray")  # the colours of an image with one channel
-        label = f"{row['name']}\n{row['train']} images, {row['group']}"
+        label = f"{plain(row['name'])}\n{row['train']} images, {row['group']}"
         line[0].text(-0.1, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     figure.suptitle(f"{study.name}: images head to tail, imbalance {_factor(factor)}", fontsize=10)
     return figure

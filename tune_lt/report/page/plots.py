@@ -80,8 +80,8 @@ def shades() -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """A name, escaped for plotly, which reads some HTML tags in its texts."""
-    return html.escape(text, quote=False)
+    """A name, escaped for plotly, which reads some HTML tags in its texts, and %{...} where the pointer is."""
+    return html.escape(text, quote=False).replace("%{", "%&#123;")
 
 
 def rounded(values: Iterable[float], digits: int = 3) -> list[float | None]:
