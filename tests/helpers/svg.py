@@ -14,4 +14,6 @@ def texts(figure: Figure) -> list[str]:
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg")
-    return [text.text or "" for text in ElementTree.fromstring(buffer.getvalue()).iter("{http://www.w3.org/2000/svg}text")]
+    return [
+        text.text or "" for text in ElementTree.fromstring(buffer.getvalue()).iter("{http://www.w3.org/2000/svg}text")
+    ]

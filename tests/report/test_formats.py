@@ -119,7 +119,7 @@ def test_markdown_shows_a_name_as_it_is(name: str) -> None:
 @EXAMPLES
 @given(HOSTILE)
 def test_latex_prints_a_name_as_it_is(name: str) -> None:
-    """Read by the rules of TeX: what is escaped, the ligatures of its fonts, and its quotation marks for pairs of \"."""
+    """Read by the rules of TeX: what is escaped, the ligatures of its fonts, and its quotation marks for a pair of "."""
     words = {"textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^", "textless": "<", "textgreater": ">"}
     words |= {"textbar": "|", "textasciigrave": "`"}
     lines = formats.latex(Sheet("s", name, ("Row",), ((name,),), pd.DataFrame())).splitlines()

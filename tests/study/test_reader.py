@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,13 @@ MISTAKES = [  # (text of the tiny study, what replaces it, field in the message,
     ("seeds: [0, 1]", "seeds: [0, 0]", "seeds", "none twice"),
     ("seeds: [0, 1]", "seeds: []", "seeds", "at least one"),
     ("cpus: 1", "cpus: 0", "resources.cpus", "found 0"),
+    ("cpus: 1", "cpus: 1e-9", "resources.cpus", "found 1e-09; input should be greater than or equal to 0.001"),
+    ("cpus: 1", "cpus: 1e9", "resources.cpus", "found 1000000000.0; input should be less than or equal to 10000"),
+    ("cpus: 1", "gpus: 1.5", "resources.gpus", "found 1.5; valid: a whole number, or a part of one"),
+    ("cpus: 1", "gpus: 0.5, workers: 2", "resources.gpus", "found 0.5; valid: a whole number"),
+    ("regions: {choice: [10, 20]}", "regions: 1_000_000_000", "loss.regions", "less than or equal to 10000"),
+    ("epochs: 4", "epochs: 4, optimizer: {lr: 1e39}", "recipe.optimizer.lr", "found '1e39'; valid: a finite number"),
+    ("epochs: 4", 'epochs: 4, optimizer: {lr: "0.1"}', "recipe.optimizer.lr", 'found "0.1"; input should be a valid n'),
     ("name: tiny", "name: a/b", "name", "letters, digits"),
     ("name: tiny", "name: 3", "name", "found 3"),
     ("name: tiny", "nane: tiny", "nane", "did you mean 'name'"),
@@ -150,6 +158,18 @@ def test_what_is_no_study_is_refused_in_one_line(tmp_path: Path, text: str) -> N
     file.write_text(text)
     with pytest.raises(InputError, match=r"study\.yaml: "):
         reader.read(file)
+
+
+def test_a_pipe_is_refused_before_anything_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "study.yaml")
+    with pytest.raises(InputError, match=r"study\.yaml: found a pipe"):
+        reader.read(tmp_path / "study.yaml")
+    reading, writing = os.pipe()  # as the shell has it for <(command)
+    os.write(writing, b"- a list")
+    os.close(writing)
+    with pytest.raises(InputError, match="found a list; valid: a mapping"):
+        reader.read(Path(f"/dev/fd/{reading}"))
+    os.close(reading)
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:

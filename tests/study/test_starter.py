@@ -36,6 +36,12 @@ def test_it_counts_what_is_there(birds: Path) -> None:
     assert (seen.images, seen.imbalance) == (56, 10)
 
 
+def test_files_that_are_no_images_by_their_names_are_not_counted(birds: Path) -> None:
+    for number in range(9):
+        (birds / "robin" / f"{number}.xml").write_text("<box/>")
+    assert starter.look(birds).counts["robin"] == 40
+
+
 def test_it_counts_the_training_images_alone_where_a_test_lies_beside_them(tmp_path: Path) -> None:
     _folder(tmp_path / "train", {"a": 3, "b": 2})
     _folder(tmp_path / "test", {"a": 9, "b": 9})

@@ -283,8 +283,8 @@ def test_metrics_leave_empty_groups_out() -> None:
 
 
 def test_an_unknown_or_absent_device_is_named() -> None:
-    for name in ("cudo", "cuda:99"):
-        with pytest.raises(InputError, match=name):
+    for name in ("cudo", "cuda:99", "cpu:x", "meta", ""):
+        with pytest.raises(InputError, match=f"^device '{name}' .*auto"):
             training.pick_device(name)
     assert training.pick_device("auto").type in ("cpu", "cuda", "mps")
 
@@ -302,11 +302,16 @@ def test_a_rehearsal_finds_what_cannot_be_trained_and_disturbs_nothing(digits: d
         def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return logits.sum(dim=1, keepdim=True).mean(dim=0)
 
+    class Unbuildable(losses.Loss):
+        def __init__(self, class_counts: list[int]) -> None:
+            raise MemoryError("too many bins")
+
     before = torch.get_rng_state()
     split = training.rehearse(CELL, digits)
     assert torch.equal(torch.get_rng_state(), before)
     assert sum(split.class_counts) == len(split.train_index)
-    cases = ((NoEpochs, r"no end_epoch\(\)"), (Broken, "RuntimeError: shapes do not fit"), (Vector, "must be a scalar"))
+    cases = [(NoEpochs, r"no end_epoch\(\)"), (Broken, "RuntimeError: shapes do not fit"), (Vector, "must be a scalar")]
+    cases += [(Unbuildable, "loss 'mine' cannot be trained on these images: MemoryError: too many bins")]
     for kind, message in cases:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(losses.LOSSES, "mine", kind)

@@ -81,6 +81,8 @@ def train(
 ) -> None:
     """Train one configuration, without Ray and MLflow. Scores held-out images (of the first fold) unless --test."""
     parsed = read_study(study, small)
+    if save and save.is_dir():
+        raise InputError(f"--save {save}: found a folder; valid: a file")
     import torch
 
     from tune_lt import training

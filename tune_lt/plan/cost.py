@@ -274,9 +274,7 @@ def probe(
     the pace lies between the measured one and that of a machine on which every thread and worker helps equally.
     """
     cores = os.cpu_count() or 1
-    steps = training.timed_steps(
-        cell, dataset, device=device, threads=min(threads, cores), loaders=min(loaders, cores)
-    )
+    steps = training.timed_steps(cell, dataset, device=device, threads=min(threads, cores), loaders=min(loaders, cores))
     speedup = math.sqrt(workers * (max(1, threads / cores) if device == "cpu" else 1))
     factor = max(PROBE_FACTOR, doubt(steps)) * speedup
     return Pace(statistics.fmean(steps) / speedup, factor, peak_memory(), steps=len(steps))

@@ -55,6 +55,8 @@ class File:
 
 def read(path: Path, small: bool = False) -> Study:
     """The study in the YAML file ``path``, or its small form. Raises InputError with one line for each mistake."""
+    if path.is_fifo() and path.parts[1:2] not in (("dev",), ("proc",)):  # a shell's <(command) has its end there
+        raise InputError(f"{path}: found a pipe, which may never have an end; valid: a file")
     try:
         with open(path, "rb") as file:
             whole = file.read(yaml_text.MOST_BYTES + 1)  # no more, since the path may be a device's
@@ -86,7 +88,8 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
     """
     raw = yaml_text.load(text)
     if not isinstance(raw, dict):
-        raise Problems(f"found {type(raw).__name__}; valid: a mapping with name, data, model, loss")
+        found = "nothing" if raw is None else "a list" if isinstance(raw, list) else "a single value"
+        raise Problems(f"found {found}; valid: a mapping with name, data, model, loss")
     section(File, "", raw)
     file: File = section(File, "", content(raw, small))
     name = file.name + ("-small" if small else "")

@@ -9,7 +9,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_lt.data.decode import Unreadable, opened
+from tune_lt.data.decode import EXTENSIONS, Unreadable, opened
 from tune_lt.data.sources.folder import training_files
 from tune_lt.errors import InputError
 
@@ -41,7 +41,8 @@ def look(root: Path) -> Look:
 
     Raises InputError if the folder is no data set, or if none of these files is an image.
     """
-    files = training_files(root)
+    every = training_files(root)
+    files = {name: [path for path in some if path.suffix.lower() in EXTENSIONS] for name, some in every.items()}
     paths = [path for of_class in files.values() for path in of_class]
     sides = []
     for path in paths[:: -(-len(paths) // LOOKED_AT)]:

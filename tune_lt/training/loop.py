@@ -335,6 +335,9 @@ def build(
     return model.to(place).to(memory_format=torch.channels_last), loss.to(place)
 
 
+DEVICES = ("cpu", "mps", "cuda")  # of torch's others, some compute nothing (meta), and none was tried
+
+
 def pick_device(name: str) -> torch.device:
     """The device called ``name``; ``auto`` is the first of CUDA, MPS and CPU that this machine has.
 
@@ -342,6 +345,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.partition(":")[0] not in DEVICES:
+        raise InputError(f"device {name!r} is unknown; valid: auto, {', '.join(DEVICES)}, or one GPU such as cuda:1")
     try:
         place = distributed.own_device(torch.device(name))
         torch.empty(1, device=place)

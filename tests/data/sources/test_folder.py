@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -186,8 +187,17 @@ def test_no_class_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no class folders \(0 images"):
         _build(tmp_path)
     _fill(tmp_path, 3)
-    with pytest.raises(InputError, match=r"no class folders \(3 images lie in it directly\)"):
+    with pytest.raises(
+        InputError, match=r"no class folders \(3 images lie in it directly\); make one folder per class$"
+    ):
         _build(tmp_path)
+
+
+def test_a_test_without_labels(split: Path) -> None:
+    shutil.rmtree(split / "test")
+    _fill(split / "test", 3)
+    with pytest.raises(InputError, match=r"test: no class folders .* point root at .*train, of which a fifth"):
+        _build(split)
 
 
 def test_a_single_class(tmp_path: Path) -> None:

@@ -156,7 +156,10 @@ def test_rows_with_long_names_are_in_the_legend_line_by_line(make_line: Callable
     figure = accuracy_by_class_size(pd.DataFrame([make_line(row, 0, (0.5,) * 5) for row in rows]), rows, "long")
     figure.draw_without_rendering()
     width = figure.bbox.width
-    assert all(0 <= text.get_window_extent().x0 < text.get_window_extent().x1 <= width for text in figure.legends[0].get_texts())
+    assert all(
+        0 <= text.get_window_extent().x0 < text.get_window_extent().x1 <= width
+        for text in figure.legends[0].get_texts()
+    )
 
 
 def test_matplotlibs_global_state_is_untouched(frame: pd.DataFrame) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.long
 ROWS = ("softmax", "focal", "ghm_cwap")
-HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> %{row}"
 
 
 class Page(HTMLParser):
@@ -185,6 +185,7 @@ def test_names_that_are_markup_stay_text(found: Report) -> None:
     meta = json.dumps({"row": HOSTILE})[1:-1]  # not drawn: by it the script finds a row's traces
     assert shown
     assert not any("<script" in plot.replace(meta, "") or "<img" in plot.replace(meta, "") for plot in shown)
+    assert not any("%{row}" in plot.replace(meta, "") for plot in shown), "plotly puts a value in its place"
 
 
 def test_the_page_asks_the_network_for_nothing(found: Report) -> None:

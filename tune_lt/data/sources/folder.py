@@ -110,7 +110,12 @@ def class_files(parts: Sequence[Path]) -> list[dict[str, list[Path]]]:
         names = subfolders(part)
         if not names:
             loose = sum(path.suffix.lower() in EXTENSIONS for path in part.iterdir())
-            raise InputError(f"{part}: no class folders ({loose} images lie in it directly); make one folder per class")
+            advice = "make one folder per class"
+            if part != parts[0]:
+                advice += (
+                    f", or, without labels, point root at {parts[0]}, of which a fifth is then sealed"
+                )
+            raise InputError(f"{part}: no class folders ({loose} images lie in it directly); {advice}")
         check_names(names)
         found.append({name: files_below(part / name) for name in names})
         for name, files in found[-1].items():
