@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
@@ -108,6 +108,7 @@ def shown(parser: MarkdownIt, text: str) -> list[str]:
 
 @EXAMPLES
 @given(HOSTILE)
+@example("~~x~~ __y__ ##")
 def test_markdown_shows_a_name_as_it_is(name: str) -> None:
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     sheet = Sheet("s", f"The {name}", ("Row", name), ((name, f"x {name}"),), pd.DataFrame(), (f"Of {name}.",), left=2)
@@ -119,7 +120,7 @@ def test_markdown_shows_a_name_as_it_is(name: str) -> None:
 @EXAMPLES
 @given(HOSTILE)
 def test_latex_prints_a_name_as_it_is(name: str) -> None:
-    """Read by the rules of TeX: what is escaped, the ligatures of its fonts, and its quotation marks for a pair of "."""
+    """Read by the rules of TeX: what is escaped, the ligatures of its fonts, and its quotation marks."""
     words = {"textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^", "textless": "<", "textgreater": ">"}
     words |= {"textbar": "|", "textasciigrave": "`"}
     lines = formats.latex(Sheet("s", name, ("Row",), ((name,),), pd.DataFrame())).splitlines()

@@ -117,9 +117,7 @@ def _cost_lines(cost: Estimate | None) -> list[str]:
     lines = [f"estimated {mean} {unit}-hours ({low} to {high}), {wall}, from {cost.source}"]
     if not cost.fits:
         needs = f"{cost.cpus:g} CPUs" + (f" and {cost.gpus:g} GPUs" if cost.gpus else "")
-        lines.append(
-            f"a trial takes {needs}, more than this machine has; the time is of one that has just these"
-        )
+        lines.append(f"a trial takes {needs}, more than this machine has; the time is of one that has just these")
     if cost.memory_bytes is not None:
         lines.append(f"peak memory per trial {cost.memory_bytes / 1e9:.2f} GB")
     return lines

@@ -112,9 +112,7 @@ def class_files(parts: Sequence[Path]) -> list[dict[str, list[Path]]]:
             loose = sum(path.suffix.lower() in EXTENSIONS for path in part.iterdir())
             advice = "make one folder per class"
             if part != parts[0]:
-                advice += (
-                    f", or, without labels, point root at {parts[0]}, of which a fifth is then sealed"
-                )
+                advice += f", or, without labels, point root at {parts[0]}, of which a fifth is then sealed"
             raise InputError(f"{part}: no class folders ({loose} images lie in it directly); {advice}")
         check_names(names)
         found.append({name: files_below(part / name) for name in names})
