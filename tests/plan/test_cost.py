@@ -16,7 +16,7 @@ import torch
 from tune_lt import data, training
 from tune_lt.config import CellConfig, fingerprint
 from tune_lt.documents import SearchResult, Trial, search_file
-from tune_lt.plan import cost
+from tune_lt.plan import cost, show
 from tune_lt.plan.cost import Outlook, Work, comparable, doubt, from_runs, probe, slots, trained_share
 from tune_lt.run import planner
 from tune_lt.store import CellRecord, Store
@@ -246,6 +246,13 @@ def test_what_is_done_is_not_counted_again(tiny: Study, digits: data.Dataset, st
     assert estimated is not None
     assert estimated.source == "2 past runs on this store"  # the complete ones
     assert estimated.memory_bytes == 450_000_000
+    for trials in (2, 1):  # fewer than are recorded
+        space = tiny.searches[OWN]
+        fewer = replace(tiny, searches={OWN: replace(space, search=replace(space.search, trials=trials))})
+        seen = cost.outlook(fewer, store, content)
+        assert (seen.trials_done, {work.phase for work in seen.work}) == ({OWN: trials}, {"tables"})
+        assert f"search: {trials} trials of at most 4 epochs, done" in show.lines(fewer, [], seen, None)
+        assert show.content(fewer, [], seen, cost.estimate(fewer, digits, seen))["search"]["epochs_left"]["mean"] == 0
 
 
 def test_a_cell_that_waits_for_the_search_is_not_done_by_its_placeholder(
