@@ -53,7 +53,8 @@ def accuracy_by_class_size(frame: pd.DataFrame, rows: Sequence[str], title: str)
     _label(axes, classes)
     one_line = sum(len(row) + 15 for row in rows) <= 120  # characters across the figure
     columns = len(rows) if one_line else (len(rows) + 1) // 2 if max(map(len, rows)) <= 45 else 1
-    labels = [line.get_label() for line in axes.get_lines()]  # without them it has no row whose name begins with _
+    # without labels it leaves out a row whose name begins with _
+    labels = [str(line.get_label()) for line in axes.get_lines()]
     figure.legend(axes.get_lines(), labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
