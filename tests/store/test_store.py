@@ -16,7 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tune_lt.errors import InputError
-from tune_lt.store import DAMAGED, DUPLICATE, Store, exists, sqlite, store_uri
+from tune_lt.store import DAMAGED, DUPLICATE, Store, sqlite, store_uri
 
 pytestmark = pytest.mark.long
 
@@ -68,7 +68,6 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     """The option before the environment, that before the working directory."""
     monkeypatch.chdir(tmp_path)
     assert store_uri() == f"sqlite:///{tmp_path / 'mlflow.db'}"
-    assert not exists()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:5000")
     assert store_uri() == "http://somewhere:5000"
     assert store_uri("sqlite:////x.db") == "sqlite:////x.db"

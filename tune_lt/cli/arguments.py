@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,11 +57,22 @@ def study_name(study: str, small: bool = False) -> str:
 
 def existing_store(store: str | None) -> Store:
     """The store of the option, for a command that only reads. Raises InputError where there is none."""
-    from tune_lt.store import Store, exists, store_uri
+    from tune_lt.store import Store
 
-    if not exists(store):
-        raise InputError(f"{store_uri(store)}: no store there yet; tune-lt run STUDY creates one")
-    return Store(store)
+    opened = Store(store, write=False)
+    if opened.note:
+        print(f"note: {opened.note}", file=sys.stderr)
+    return opened
+
+
+def store_if_any(store: str | None) -> Store | None:
+    """The store of the option, for a command that only reads and needs none; None where there is none."""
+    from tune_lt.store import NoStore
+
+    try:
+        return existing_store(store)
+    except NoStore:
+        return None
 
 
 def check_reports(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from tune_lt.cli.arguments import SmallOption, StoreOption, StudyFile, existing_store, read_study
+from tune_lt.cli.arguments import SmallOption, StoreOption, StudyFile, existing_store, read_study, store_if_any
 from tune_lt.cli.output import print_ways, store_option
 from tune_lt.errors import InputError
 
@@ -26,12 +26,11 @@ def cells(
     """
     parsed = read_study(study, small)
     from tune_lt.run import elsewhere, rehearsal
-    from tune_lt.store import Store, exists
 
     dataset = rehearsal.load_data(parsed)
     for line in rehearsal.rehearse(parsed, dataset):
         print(line, file=sys.stderr)
-    opened = existing_store(store) if missing else Store(store) if exists(store) else None
+    opened = existing_store(store) if missing else store_if_any(store)
     found = elsewhere.listing(parsed, dataset.content_hash, opened, missing=missing)
     if found.waiting:
         print(f"not listed, they wait for a search to end: {', '.join(found.waiting)}", file=sys.stderr)

@@ -9,7 +9,15 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from tune_lt.cli.arguments import ReportsOption, SmallOption, StoreOption, StudyFile, check_reports, read_study
+from tune_lt.cli.arguments import (
+    ReportsOption,
+    SmallOption,
+    StoreOption,
+    StudyFile,
+    check_reports,
+    read_study,
+    store_if_any,
+)
 from tune_lt.cli.output import print_tables, print_ways
 from tune_lt.errors import InputError
 
@@ -47,11 +55,10 @@ def plan(
     parsed = read_study(study, small)
     from tune_lt.plan import cost, show
     from tune_lt.run import rehearsal
-    from tune_lt.store import Store, exists
 
     dataset = rehearsal.load_data(parsed)
     lines = rehearsal.rehearse(parsed, dataset)
-    seen = cost.outlook(parsed, Store(store) if exists(store) else None, dataset.content_hash)
+    seen = cost.outlook(parsed, store_if_any(store), dataset.content_hash)
     estimated = cost.estimate(parsed, dataset, seen)
     if as_json:
         print(json.dumps(show.content(parsed, lines, seen, estimated)))

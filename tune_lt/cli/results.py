@@ -68,14 +68,13 @@ def report(
 
     Without STUDY: the paper's Tables 1 to 3, from all studies in the store that are parts of them.
     """
-    from tune_lt.store import Store
-
     if ui is not None and not ui.startswith(("http://", "https://")):
         raise InputError(f"--ui {ui}: not the address of a web page; valid: one such as http://127.0.0.1:5000")
+    opened = existing_store(store)
     if study is None:
-        _report_paper(Store(store), small, reports)
+        _report_paper(opened, small, reports)
     else:
-        report_study(study_name(study, small), Store(store), reports, ui)
+        write_study(study_name(study, small), opened, reports, ui)
 
 
 def best(
@@ -116,25 +115,23 @@ def best(
         print(f"wrote {export}; next: tune-lt train {export} --seed {seed}")
 
 
-def report_study(name: str, store: Store, reports: Path, ui: str | None = None) -> Report:
-    """Write a study's report below ``reports``, record it in MLflow, print its tables. `page.html` explains ``ui``."""
+def write_study(name: str, store: Store, reports: Path, ui: str | None = None, *, record: bool = False) -> Report:
+    """Write a study's report below ``reports`` and print its tables. `page.html` explains ``ui``.
+
+    With ``record`` the files and the tables are also put into the study's run in MLflow.
+    """
     from tune_lt.report import formats
     from tune_lt.report.collect import collect
     from tune_lt.report.write import write_report
-    from tune_lt.store import access_problem, answered
 
     collected = collect(store, name)
     files = write_report(collected, reports / name, ui)
-    run_id = collected.recorded.run_id
-    also = " and to the study's run in MLflow"
-    try:
-        store.log_files(run_id, files, "report")
-        store.describe(run_id, "\n".join(formats.markdown(table) for table in collected.tables))
-    except Exception as error:
-        if answered(error) != 403:
-            raise
-        also = f"; not to MLflow, where {access_problem(403)}"
+    if record:
+        store.log_files(collected.recorded.run_id, files, "report")
+        tables = "\n".join(formats.markdown(table) for table in collected.tables)
+        store.describe(collected.recorded.run_id, tables)
     print_tables(collected.tables)
+    also = " and to the study's run in MLflow" if record else ""
     print(f"\nwritten to {reports / name}/{also}")
     print(f"everything on one page, for a browser: {reports / name / 'report.html'}\n")
     return collected

@@ -18,7 +18,7 @@ from tune_lt.cli.arguments import (
     study_path,
 )
 from tune_lt.cli.output import print_ways, store_option
-from tune_lt.cli.results import report_study
+from tune_lt.cli.results import write_study
 from tune_lt.errors import InputError
 from tune_lt.study import command_line, smaller
 
@@ -58,7 +58,7 @@ def run(
     follow = [(f"tune-lt ui{option}", "browse every run in the MLflow UI")]
     if parsed.rows or parsed.searches:
         follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))
-        report = report_study(parsed.name, opened, reports)
+        report = write_study(parsed.name, opened, reports, record=True)
         if outcome.model:
             from tune_lt.report.model_card import export
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from tune_lt import __version__, provenance
-from tune_lt.cli.arguments import StoreOption, existing_store, study_name
+from tune_lt.cli.arguments import StoreOption, study_name
 from tune_lt.errors import InputError
 
 ROOM_BYTES = 2**30  # with less free space on a disk, doctor reports a problem
@@ -46,6 +46,9 @@ def doctor(
     study: Annotated[str | None, Argument(metavar="STUDY", help="Check its records too: a name or a file.")] = None,
     store: StoreOption = None,
     fix: Annotated[bool, Option("--fix", help="Repair the study's records, and print what was done.")] = False,
+    adopt: Annotated[
+        bool, Option("--adopt", help="Of a store that was copied or moved: use the artifacts that lie beside it.")
+    ] = False,
 ) -> None:
     """Check the installation, the devices and the store. Exits with code 1 if there is a problem.
 
@@ -55,6 +58,12 @@ def doctor(
     if fix and study is None:
         raise InputError("--fix: no study is given; valid: tune-lt doctor STUDY --fix")
     name = study_name(study) if study else None
+    if adopt:
+        from tune_lt.store import adopt as adopt_store
+        from tune_lt.store import store_uri
+
+        for line in adopt_store(store_uri(store)) or ["nothing: the store names the artifacts beside it"]:
+            print(f"adopted: {line}")
     problems = examine(store)
     if name and not problems:
         problems = _examine_study(name, store, fix)
@@ -66,11 +75,12 @@ def doctor(
 
 def _examine_study(name: str, store: str | None, fix: bool) -> list[str]:
     """Check a study's records and, with ``fix``, repair them; the problems that remain."""
-    from tune_lt.store import repair
+    from tune_lt.store import Store, repair
 
-    opened = existing_store(store)
+    opened = Store(store, write=False)
     findings = repair.examine_study(opened, name)
     if fix and any(finding.remedy for finding in findings):
+        opened = Store(store)
         for line in repair.fix(opened, name, findings):
             print(f"fixed: {name}: {line}")
         findings = repair.examine_study(opened, name)
@@ -118,10 +128,14 @@ def _devices() -> None:
 
 def _store(store: str | None) -> None:
     """Print the store and its studies. Raises InputError if it cannot be used."""
-    from tune_lt.store import Store, exists, store_uri
+    from tune_lt.errors import redacted
+    from tune_lt.store import NoStore, Store, store_uri
 
-    if not exists(store):
-        print(f"store        {store_uri(store)} (not there yet; the first run creates it)")
+    try:
+        opened = Store(store, write=False)
+    except NoStore:
+        print(f"store        {redacted(store_uri(store))} (not there yet; the first run creates it)")
         return
-    opened = Store(store)
     print(f"store        {opened.shown}, studies: {', '.join(opened.studies()) or 'none'}")
+    if opened.note:
+        raise InputError(opened.note)

@@ -15,9 +15,10 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it co
 
 from tune_lt.errors import redacted
 from tune_lt.store.client import answered, refused
+from tune_lt.store.opening import NoStore, adopt
 from tune_lt.store.records import DAMAGED, DUPLICATE, TAG, CellRecord, Cells, own_tags
 from tune_lt.store.store import PAGE, TAG_CHARACTERS, Store
-from tune_lt.store.uri import access_problem, exists, store_uri
+from tune_lt.store.uri import access_problem, store_uri
 
 __all__ = [
     "DAMAGED",
@@ -27,10 +28,11 @@ __all__ = [
     "TAG_CHARACTERS",
     "CellRecord",
     "Cells",
+    "NoStore",
     "Store",
     "access_problem",
+    "adopt",
     "answered",
-    "exists",
     "own_tags",
     "redacted",
     "refused",

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import time
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+
+from tune_lt.store.uri import URIS
+
+PROBE_SECONDS = 5.0
+CERTIFICATE = "MLFLOW_TRACKING_SERVER_CERT_PATH"
 
 
 def answered(error: Exception) -> int:
@@ -23,6 +35,68 @@ def refused(error: Exception) -> bool:
         return isinstance(error, KeyError | TypeError | ValueError)
     status = error.get_http_status_code()
     return 400 <= status < 500 and status not in (401, 403, 408, 429)
+
+
+def server_problem(error: Exception, uri: str) -> str:
+    """What is wrong with a URI that led to ``error``, and what to do, in words; "" where that is not known."""
+    if isinstance(error, UnsupportedModelRegistryStoreURIException):
+        return f"is of no kind that MLflow knows; valid: {URIS}"
+    address = urlsplit(uri)
+    if address.scheme not in ("http", "https"):
+        return ""
+    found = list(_reasons(error))
+    for one in found:
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return (
+                f"shows a certificate that is not accepted ({one.verify_message}); valid: a file that holds it, or the "
+                f"certificate of who signed it, in {CERTIFICATE}, and one of the certificate's names in the URI"
+            )
+    if any(isinstance(one, ssl.SSLError) for one in found):
+        return f"speaks no TLS, or not as we do; if it is plain HTTP, valid: http://{address.netloc}{address.path}"
+    if address.scheme == "http" and _speaks_tls(address.hostname or "", address.port or 80):
+        return f"speaks TLS; valid: https://{address.netloc}{address.path}"
+    if answered(error) in (404, 405) or "not in a valid JSON format" in str(error):
+        return (
+            "answers, but not as an MLflow server does; if it stands behind a path, valid: the URI with that path, "
+            "such as https://host/mlflow"
+        )
+    reasons = [one.strerror for one in found if isinstance(one, OSError) and one.strerror]
+    return f"does not answer ({reasons[-1]}); is the MLflow server running, and is this its address?" if reasons else ""
+
+
+def redirect(uri: str) -> str:
+    """The problem with a server that sends us from http to https, "" if there is none: it takes no change that way."""
+    if not uri.startswith("http://"):
+        return ""
+    try:
+        answer = http_request(get_default_host_creds(uri), "/health", "GET")
+    except MlflowException:
+        return ""
+    at = answer.url.removesuffix("/health")
+    return f"sends its clients to {at}; valid: --store {at}" if answer.history and at.startswith("https://") else ""
+
+
+def _reasons(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that led to it, the first cause last. The library requests keeps them in arguments."""
+    seen: list[BaseException] = []
+    waiting: list[object] = [error]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, BaseException) and one not in seen:
+            seen.append(one)
+            yield one
+            waiting += [one.__cause__ or one.__context__, getattr(one, "reason", None), *one.args]
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent
+    try:
+        with socket.create_connection((host, port), PROBE_SECONDS) as connection:
+            context.wrap_socket(connection, server_hostname=host).close()
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 class PatientClient:

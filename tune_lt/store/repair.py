@@ -18,6 +18,7 @@ from mlflow.entities import Run
 from tune_lt.documents import CONTENTS, Contents
 from tune_lt.errors import InputError
 from tune_lt.store import DAMAGED, DUPLICATE, TAG, CellRecord, Cells, Store
+from tune_lt.store.copies import CHECKPOINTS
 from tune_lt.store.journal import JOURNAL, Journal, unsent
 from tune_lt.store.lease import Lease, alive, described, holder
 from tune_lt.store.records import reused_tag
@@ -25,7 +26,6 @@ from tune_lt.texts import some
 
 SHOWN = 4  # runs that a line names
 OUTCOME = f"{TAG}outcome"
-CHECKPOINTS = f"{TAG}checkpoints"  # the tag in which a driver records the folder of the checkpoints
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,73 @@
-"""While a driver works on an SQLite store on a local disk, SQLite writes to a log beside its file (WAL) first.
+"""Reads an SQLite store without changing anything, and has SQLite write to a log beside its file (WAL) first.
 
-The functions take the engine of MLflow's own connections, None where the store is a server: they then do nothing.
+The log is for a driver on a local disk. The functions for it take the engine of MLflow's own connections, None where
+the store is a server: they then do nothing.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import Engine, event
+from sqlalchemy import URL, Engine, event
+
+from tune_lt.errors import InputError
 
 LOCAL_FILE_SYSTEMS = frozenset(
     ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs")
 )  # Linux's names of file systems that no other machine can write to at the same time
+
+
+HEADER = b"SQLite format 3\0"
+LOG, INDEX, ROLLBACK = "-wal", "-shm", "-journal"  # the endings of the files that SQLite puts beside its own
+READ_ONLY = {"mode": "ro", "readonly_shm": "1"}  # the second is for the log's index, which SQLite would rebuild
+
+
+def is_empty(file: Path) -> bool:
+    """Whether a file has no content yet. Raises InputError if it cannot be read, or is not SQLite's."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(len(HEADER)) if file.is_file() else HEADER[:1]
+    except OSError as error:
+        raise InputError(f"tracking store {file}: cannot be read ({error.strerror})") from None
+    if content not in (b"", HEADER):
+        raise InputError(f"tracking store {file}: found no SQLite file; valid: one, or a file that does not exist yet")
+    return not content
+
+
+def read_only(file: Path) -> str | None:
+    """The URI with which SQLite reads a file and writes nothing, not even a file beside it.
+
+    None where it cannot: with a log that has no index, or with changes to undo that a process which died had begun.
+    Raises InputError if the file is damaged, or if another process locks it.
+    """
+    with file.open("rb") as opened:
+        logged = opened.read(19)[18:] == b"\2"
+    if logged and not all(Path(f"{file}{end}").exists() for end in (LOG, INDEX)):
+        return None
+    path = f"file:{quote(str(file))}"
+    try:
+        with closing(sqlite3.connect(f"{path}?{'&'.join(map('='.join, READ_ONLY.items()))}", uri=True)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        if error.sqlite_errorname.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
+            return None
+        raise InputError(f"tracking store {file}: cannot be read ({error})") from None
+    return str(URL.create("sqlite+pysqlite", database=path, query=READ_ONLY | {"uri": "true"}))
+
+
+def copied(file: Path, folder: Path) -> Path:
+    """A copy of the file in a folder, which SQLite may change: with the log, or with what is to be undone."""
+    for end in ("", LOG, ROLLBACK):
+        if (beside := Path(f"{file}{end}")).exists():
+            shutil.copyfile(beside, folder / beside.name)
+    return folder / file.name
 
 
 def write_ahead(engine: Engine | None) -> bool:

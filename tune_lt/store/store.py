@@ -18,10 +18,10 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import Engine
 
 from tune_lt.errors import InputError, redacted
-from tune_lt.store import records, views
-from tune_lt.store.client import PatientClient, answered
+from tune_lt.store import copies, opening, records, views
+from tune_lt.store.client import PatientClient, answered, redirect, server_problem
 from tune_lt.store.records import TAG, CellRecord, Cells
-from tune_lt.store.uri import access_problem, sqlite_folder, store_uri, use_password_file
+from tune_lt.store.uri import access_problem, sqlite_file, store_uri, use_password_file
 from tune_lt.texts import first_line
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -35,25 +35,32 @@ Document = TypeVar("Document")
 
 
 class Store:
-    """An MLflow tracking store. MLflow creates the tables of an SQLite store that is new.
+    """An MLflow tracking store. One for reading only (``write`` false) is not changed in any way by being opened.
 
-    Raises InputError when the store cannot be used.
+    An SQLite file is created where there is none, unless it is only to be read. ``note`` says in words that an SQLite
+    store was copied or moved, else it is ""; such a store is read as if it had been adopted (`tune_lt.store.copies`).
+    Raises InputError when the store cannot be used, `NoStore` where there is nothing yet to be read.
     """
 
-    def __init__(self, uri: str | None = None) -> None:
+    def __init__(self, uri: str | None = None, *, write: bool = True) -> None:
         self.uri = store_uri(uri)
-        self.folder = sqlite_folder(self.uri)
-        if self.folder and not self.folder.is_dir():
-            raise InputError(f"tracking store {self.shown}: the folder {self.folder} does not exist")
+        file = sqlite_file(self.uri)
+        self.folder = file.parent if file else None
         use_password_file()
         try:
-            self.client = PatientClient(MlflowClient(self.uri))
+            self._place = opening.place(self.uri, write=write)  # kept, since a copy is deleted with it
+            self.client = PatientClient(MlflowClient(self._place.uri))
             self.client.search_experiments(max_results=1)
+        except InputError:
+            raise
         except Exception as error:
-            if problem := access_problem(answered(error)):
-                raise InputError(f"tracking store {self.shown} {problem}") from None
+            if problem := access_problem(answered(error)) or server_problem(error, self.uri):
+                raise InputError(redacted(f"tracking store {self.shown} {problem}")) from None
             reason = redacted(first_line(error), self.uri)
             raise InputError(f"tracking store {self.shown} cannot be used: {reason}") from None
+        self.note = opening.moved_text(self.uri, *self._place.moved) if self._place.moved else ""
+        if problem := redirect(self.uri):
+            raise InputError(redacted(f"tracking store {self.shown} {problem}"))
 
     @property
     def shown(self) -> str:
@@ -64,7 +71,7 @@ class Store:
         """The id of the study's experiment, created where it is missing."""
         found = self.client.get_experiment_by_name(study)
         if found is None:
-            artifacts = (self.folder / "mlartifacts" / study).as_uri() if self.folder else None
+            artifacts = (self.folder / copies.ARTIFACTS / study).as_uri() if self.folder else None
             kind = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on training runs
             return str(self.client.create_experiment(study, artifact_location=artifacts, tags=kind))
         if found.lifecycle_stage != "active":
@@ -207,7 +214,7 @@ class Store:
 
     def state_folder(self, study: str) -> Path:
         """The folder of the study's journal and checkpoints: beside an SQLite file, else in the working directory."""
-        return (self.folder or Path.cwd()) / ".tune_lt" / study
+        return (self.folder or Path.cwd()) / copies.STATE / study
 
     @property
     def engine(self) -> Engine | None:
