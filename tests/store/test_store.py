@@ -50,11 +50,6 @@ def test_artifacts_lie_beside_the_sqlite_file(store: Store, tmp_path: Path) -> N
 def test_a_store_that_cannot_be_used_is_one_clear_message(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the folder .* does not exist"):
         Store(f"sqlite:///{tmp_path / 'nowhere' / 'mlflow.db'}")
-    (tmp_path / "not.db").write_text("this is no database, whatever its name says")
-    with pytest.raises(InputError, match="cannot be used"):
-        Store(f"sqlite:///{tmp_path / 'not.db'}")
-    with pytest.raises(InputError, match="cannot be used"):
-        Store("nonsense://somewhere")
 
 
 def test_a_password_in_the_uri_is_not_printed() -> None:

@@ -17,7 +17,9 @@ import pandas as pd
 import psutil
 import pytest
 from processes import answers, driver, environment, free_ports, progress, tiny_study, wait_until, whole_study
+from tls import Answer, Proxy, certificate, serving
 
+from tune_lt.errors import InputError
 from tune_lt.store import Store
 
 pytestmark = pytest.mark.smoke
@@ -124,6 +126,27 @@ def test_a_tracking_server_that_is_away_for_a_while_costs_no_metric(
     assert "Traceback" not in printed
     whole_study(Store(server.uri), "tiny", epochs)
     assert not (tmp_path / ".tune_lt" / "tiny" / "journal.jsonl").exists()
+
+
+def test_a_server_behind_tls_and_a_path_is_one_like_any_other(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = certificate(tmp_path / "own.pem")
+    with serving(Proxy, own, location=server.uri) as https, serving(Answer, status=308, location=https) as http:
+        with pytest.raises(InputError, match="certificate that is not accepted"):
+            Store(f"{https}/mlflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(own))
+        with pytest.raises(InputError, match=f"the URI with that path, such as {'https://host/mlflow'}"):
+            Store(https)
+        with pytest.raises(InputError, match=f"sends its clients to {https}/mlflow; valid: --store {https}/mlflow$"):
+            Store(f"{http}/mlflow")
+        store = Store(f"{https}/mlflow/")
+        run = store.ensure_parent("s")
+        store.begin(run, "text", {})
+        store.put_json(store.client.get_run(run).info.artifact_uri, "a.json", {"a": 1})
+        looked = Store(f"{https}/mlflow", write=False)
+        assert looked.studies() == ["s"]
+        assert (looked.read_text(run, "study.yaml"), looked.read_json(run, "a.json")) == ("text", {"a": 1})
 
 
 def test_a_wheel_that_is_installed_elsewhere_runs_a_study(tmp_path: Path, tiny_text: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +23,8 @@ from tune_lt.store.uri import URIS
 
 PROBE_SECONDS = 5.0
 CERTIFICATE = "MLFLOW_TRACKING_SERVER_CERT_PATH"
+NO_MLFLOW = re.compile(r"failed with error code \d+ != 200|response body was not in a valid JSON format")  # by MLflow
+AWAY = re.compile(r"too many (\d+) error responses")  # by urllib3
 
 
 def answered(error: Exception) -> int:
@@ -44,6 +49,9 @@ def server_problem(error: Exception, uri: str) -> str:
     address = urlsplit(uri)
     if address.scheme not in ("http", "https"):
         return ""
+    file = os.environ.get(CERTIFICATE)
+    if file and not Path(file).exists():
+        return f"cannot be asked; {CERTIFICATE}: found {file}, where there is no file"
     found = list(_reasons(error))
     for one in found:
         if isinstance(one, ssl.SSLCertVerificationError):
@@ -55,11 +63,13 @@ def server_problem(error: Exception, uri: str) -> str:
         return f"speaks no TLS, or not as we do; if it is plain HTTP, valid: http://{address.netloc}{address.path}"
     if address.scheme == "http" and _speaks_tls(address.hostname or "", address.port or 80):
         return f"speaks TLS; valid: https://{address.netloc}{address.path}"
-    if answered(error) in (404, 405) or "not in a valid JSON format" in str(error):
+    if NO_MLFLOW.search(str(error)):
         return (
             "answers, but not as an MLflow server does; if it stands behind a path, valid: the URI with that path, "
             "such as https://host/mlflow"
         )
+    if away := AWAY.search(str(error)):
+        return f"answers with HTTP status {away[1]}; the log of the server, or of the proxy before it, says why"
     reasons = [one.strerror for one in found if isinstance(one, OSError) and one.strerror]
     return f"does not answer ({reasons[-1]}); is the MLflow server running, and is this its address?" if reasons else ""
 

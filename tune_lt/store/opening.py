@@ -143,18 +143,18 @@ def _copied(file: Path) -> tuple[str, tempfile.TemporaryDirectory[str]]:
 @contextmanager
 def _connected(uri: str) -> Iterator[Connection]:
     """A transaction on a database. Raises InputError if the package for this database is missing."""
-    scheme = uri.split(":")[0]
+    kind, _, driver = uri.split(":")[0].partition("+")
     try:
         engine = create_sqlalchemy_engine(uri)
     except ModuleNotFoundError as error:
         module = error.name or ""
-        other = f", or {PACKAGES[OTHER[module]]} for {scheme}+{OTHER[module]}://…" if module in OTHER else ""
+        other = f", or {PACKAGES[OTHER[module]]} for {kind}+{OTHER[module]}://…" if module in OTHER else ""
         raise InputError(
             f"tracking store {redacted(uri)} needs the Python package {module}, which is not installed; valid: "
             f"pip install {PACKAGES.get(module, module)}{other}"
         ) from None
     except NoSuchModuleError:
-        raise InputError(f"tracking store {redacted(uri)}: found {scheme}, which SQLAlchemy lacks; {URIS}") from None
+        raise InputError(f"tracking store {redacted(uri)}: SQLAlchemy knows no {driver} for {kind}; {URIS}") from None
     try:
         with engine.begin() as connection:
             yield connection
