@@ -195,6 +195,7 @@ def test_an_edited_file_extends_the_study_and_trains_only_what_is_new(ran: Ran, 
 
 
 def test_status_plan_report_and_best_read_the_store(ran: Ran, cli: Call, tmp_path: Path) -> None:
+    before = {one: one.stat().st_mtime_ns for one in ran.folder.rglob("*")}
     code, out, _ = cli("status", cwd=ran.folder)
     assert code == 0
     assert "search trials: " in out
@@ -208,6 +209,7 @@ def test_status_plan_report_and_best_read_the_store(ran: Ran, cli: Call, tmp_pat
     assert (tmp_path / "again" / "tiny" / "baselines.csv").exists()
     code, out, err = cli("best", str(ran.file), "--export", str(tmp_path / "best.yaml"), cwd=ran.folder)
     assert code == 0, err
+    assert {one: one.stat().st_mtime_ns for one in ran.folder.rglob("*")} == before
     exported = yaml.safe_load((tmp_path / "best.yaml").read_text())
     assert exported["loss"]["name"] == "ghm_cwap"
     complete = [cell for cell in ran.cells() if (cell.tags["row"], cell.tags["outcome"]) == ("search", "complete")]

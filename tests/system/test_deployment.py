@@ -163,7 +163,7 @@ def test_a_study_outlives_its_driver_and_shows_no_secret(
     code, told = call(running, "report", "grid", "--store", running.store, cwd=tmp_path)
     assert code == 0, told
     assert "margin+weight_aura" in told
-    assert "not to MLflow, where the user 'ada' may not do this" in told
+    assert "written to reports/grid/\n" in told
     bucket = running.objects().list_objects_v2(Bucket="mlflow")["Contents"]
     assert [key["Key"] for key in bucket if key["Key"].endswith("/report/report.html")]
 

@@ -64,7 +64,7 @@ def report(
         Option(metavar="URL", help="The MLflow UI that report.html links to. Default: the one of `tune-lt ui`."),
     ] = None,
 ) -> None:
-    """Write a study's tables, figures and HTML page. Prints the tables too. Trains nothing.
+    """Write a study's tables, figures and HTML page. Prints the tables too. Changes nothing in the store.
 
     Without STUDY: the paper's Tables 1 to 3, from all studies in the store that are parts of them.
     """

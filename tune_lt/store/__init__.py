@@ -14,11 +14,11 @@ os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")  # the 
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it costs a request at each run's end
 
 from tune_lt.errors import redacted
-from tune_lt.store.client import answered, refused
+from tune_lt.store.client import refused
 from tune_lt.store.opening import NoStore, adopt
 from tune_lt.store.records import DAMAGED, DUPLICATE, TAG, CellRecord, Cells, own_tags
 from tune_lt.store.store import PAGE, TAG_CHARACTERS, Store
-from tune_lt.store.uri import access_problem, store_uri
+from tune_lt.store.uri import store_uri
 
 __all__ = [
     "DAMAGED",
@@ -30,9 +30,7 @@ __all__ = [
     "Cells",
     "NoStore",
     "Store",
-    "access_problem",
     "adopt",
-    "answered",
     "own_tags",
     "redacted",
     "refused",

@@ -173,7 +173,7 @@ def _of_mlflow(connection: Connection, uri: str) -> bool:
     if not tables >= Base.metadata.tables.keys():
         raise InputError(
             f"tracking store {redacted(uri)}: found a database of another program (tables: {some(sorted(tables))}), "
-            "which is left as it is; valid: a store of MLflow's, or a file that does not exist yet"
+            "which is left as it is; valid: a store of MLflow's, an empty database, a new file"
         )
     found = MigrationContext.configure(connection).get_current_revision()
     scripts = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
