@@ -126,11 +126,7 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
         table=file.table,
         scale=SMALL if small else FULL,
     )
-    if study.resample and study.columns != (None,):
-        raise Problems(
-            f"seeds.resample: found with imbalance {', '.join(map(str, study.columns))}, where data seeds draw "
-            "sub-samples already; valid: a list of seeds, or no imbalance"
-        )
+    _check_draws(study)
     cells = len(study.rows) * len(study.columns) * len(study.seeds)
     if cells > MOST_CELLS:
         raise Problems(f"rows: found {cells:,} cells (rows x factors x seeds); valid: up to {MOST_CELLS:,}")
@@ -222,6 +218,21 @@ def _check_resources(resources: Resources) -> None:
         )
     if storage is not None and not Path(storage).is_absolute():
         raise Problems(f"resources.storage: found {storage!r}; valid: an absolute path, the same on every host")
+
+
+def _check_draws(study: Study) -> None:
+    """Raise Problems where data seeds draw sub-samples twice over, or not at all."""
+    if study.resample and study.columns != (None,):
+        raise Problems(
+            f"seeds.resample: found with imbalance {', '.join(map(str, study.columns))}, where data seeds draw "
+            "sub-samples already; valid: a list of seeds, or no imbalance"
+        )
+    all_taken = study.columns == (None,) and study.data["largest"] is None and not study.resample
+    if all_taken and len({init for _, init in study.seeds}) < len(study.seeds):
+        raise Problems(
+            f"seeds.data: found {len({data for data, _ in study.seeds})} seeds, but all images are taken, so they "
+            "would repeat the same trainings; valid: a list of seeds, or {resample: [0, 1, 2]}"
+        )
 
 
 def _different(field: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
