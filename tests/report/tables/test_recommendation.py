@@ -47,13 +47,13 @@ def _advice(recorded, make_trial: Trial, gains: dict[str, list[float]], text: st
 
 
 def test_held_out_images_choose_even_where_the_test_says_otherwise(recorded, make_trial: Trial) -> None:  # type: ignore[no-untyped-def]
-    worse, better = [-0.01, -0.02, -0.01, -0.02, -0.01], [0.2, 0.21, 0.2, 0.21, 0.2]
+    worse, better = [-0.1, -0.11, -0.1, -0.11, -0.1], [0.2, 0.21, 0.2, 0.21, 0.2]
     advice = _advice(recorded, make_trial, {"vs (searched)": worse, "ghm_cwap (searched)": better})
     assert advice is not None
     assert advice.title == "Recommendation: vs (searched)"
     assert any("Of 2 losses" in note and "65.00 ± 5.00" in note and "ghm_cwap 55.00" in note for note in advice.notes)
-    assert any("the tail (Few and Rare, each group alike) loses −1.40 points [" in note for note in advice.notes)
-    assert any(note.startswith("The head (Many) loses −1.40 points [") for note in advice.notes)
+    assert any("the tail (Few and Rare, each group alike) loses −10.40 points [" in note for note in advice.notes)
+    assert any(note.startswith("The head (Many) loses −10.40 points [") for note in advice.notes)
     assert any("Nothing here shows that it is better" in note for note in advice.notes)
     assert [line[0] for line in advice.lines] == ["softmax", "vs (searched)", "Δ vs softmax [95 % CI]"]
 

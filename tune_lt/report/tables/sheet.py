@@ -20,7 +20,8 @@ from tune_lt.study import smaller
 TIED = "≈"
 LEGEND = (
     "Accuracy in %: mean ± standard deviation over the runs; 95 % interval of the mean by Student's t. "
-    "Bold: the highest mean of the column, not a test of significance."
+    "No standard error is taken to be below half of what one sealed image changes. Bold: the highest mean of the "
+    "column, not a test of significance."
 )
 TIES = (
     f"{TIED}: cannot be told from the best of the column, paired by seeds, from {PAIRS_TO_TEST} pairs on. Where all "
