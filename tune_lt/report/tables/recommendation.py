@@ -137,7 +137,9 @@ def _gains(table: Table[str], row: str, losses: Mapping[str, str]) -> list[str]:
     named = reference
     if losses[reference] != REFERENCE:
         named = f"{reference} (a row of {losses[reference]}; the study has none of plain cross-entropy)"
-    where = ", on these training images alone," if table.runs[row, "Overall"].draw == "fixed" else ""
+    draw = table.runs[row, "Overall"].draw
+    where = ", on these training images alone," if draw == "fixed" else ""
+    more = "more images" if draw == "bootstrap" else "more seeds"  # a bootstrap has no more to say than its images
     sentences = [
         f"Against {named}{where} the tail ({' and '.join(lower)}, each group alike) {_verdict(tail)}, "
         f"{tail.pairs} pairs of runs.",
@@ -147,7 +149,7 @@ def _gains(table: Table[str], row: str, losses: Mapping[str, str]) -> list[str]:
     ]
     if not (tail.low > 0 or whole.low > 0):
         sentences.append(
-            f"Nothing here shows that it is better than {reference}: more seeds narrow these intervals; until they do, "
+            f"Nothing here shows that it is better than {reference}: {more} narrow these intervals; until they do, "
             f"{reference} is the simpler choice."
         )
     elif head.high < 0 and not whole.low > 0:
