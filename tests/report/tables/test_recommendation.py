@@ -212,3 +212,19 @@ def test_a_reference_that_is_not_plain_cross_entropy_is_called_what_it_is(record
     named = "Against base (a row of ghm_cwap; the study has none of plain cross-entropy) the tail"
     assert any(note.startswith(named) for note in advice.notes)
     assert not any("softmax" in note or note.startswith("That is") for note in advice.notes)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "sentence", "note"),
+    [
+        ("[0, 1, 2, 3, 4]", "Against softmax, on these training images alone, the tail", "All runs have the same"),
+        ("{resample: [0, 1, 2, 3, 4]}", "Against softmax the tail", "Each data seed draws the training images"),
+    ],
+)
+def test_of_a_folders_images_it_says_what_the_sentences_cover(  # type: ignore[no-untyped-def]
+    recorded, make_trial: Trial, seeds: str, sentence: str, note: str
+) -> None:
+    advice = _advice(recorded, make_trial, GAIN, TEXT.replace(", imbalance: 20", "").replace("[0, 1, 2, 3, 4]", seeds))
+    assert advice is not None
+    assert any(one.startswith(sentence) for one in advice.notes)
+    assert any(one.startswith(note) for one in advice.notes)

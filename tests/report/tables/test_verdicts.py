@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tune_lt.report.tables.differences import (
+    Draw,
     Pair,
     Sample,
     corrected,
@@ -45,9 +46,11 @@ def test_many_studies_at_once_give_what_each_of_them_gives(draw: np.random.Gener
     for data, images, overlap, intervals in ((3, 10, 0.0, 1), (5, 50, 1.0, 1), (3, 20, 0.0, 3), (2, 20, 0.0, 1)):
         own, base = (draw.binomial(images, 0.3, (60, data, 2)) / images for _ in range(2))
         points = 100 * (own - base).mean(axis=2)
-        both = zip(*(map(_runs, values) for values in (own, base)), strict=True)
-        kind = "bootstrap" if overlap else "sub-sample"
-        single = [difference(*(Sample.of(one, kind, 1 / images) for one in pair), intervals) for pair in both]
+        kind: Draw = "bootstrap" if overlap else "sub-sample"
+        single = [
+            difference(Sample.of(_runs(a), kind, 1 / images), Sample.of(_runs(b), kind, 1 / images), intervals)
+            for a, b in zip(own, base, strict=True)
+        ]
         assert [one.low > 1e-9 or one.high < -1e-9 for one in single] == wrong(
             points, 1 / images, overlap, intervals
         ).tolist()
