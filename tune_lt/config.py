@@ -117,7 +117,7 @@ class CellConfig:
 
 def long_tail(data: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a data section that choose among a data set's images; `data.cell_data` has parameters for them."""
-    defaults = {"imbalance": None, "profile": "exponential", "largest": None, "sealed": None}
+    defaults = {"imbalance": None, "profile": "exponential", "largest": None, "sealed": None, "resample": False}
     return {key: data.get(key, default) for key, default in defaults.items()}
 
 
@@ -127,6 +127,8 @@ def determining(data: Mapping[str, Any], fold: str) -> dict[str, Any]:
     ``largest`` has its name of older versions, ``head``, so that hashes and records stay the same.
     """
     kept = {key: value for key, value in long_tail(data).items() if key != "sealed" or fold == "full"}
+    if not kept["resample"]:
+        del kept["resample"]  # cells of older versions keep their hashes
     return {"head": kept.pop("largest"), **kept}
 
 

@@ -179,6 +179,11 @@ class SearchResult:
         """See `violation`, with the constraints of this search."""
         return violation(trial, self.constraints, self.reference)
 
+    @property
+    def merit(self) -> tuple[float, float]:
+        """What the best trials of several searches are compared by: first the least violation, then the best mean."""
+        return -self.violation(self.best), statistics.fmean(map(self.best.value, self.objectives))
+
     def outcomes(self) -> Counter[str]:
         """Outcome -> number of trials; without those whose cells another trial of the same run was training."""
         return Counter(point.outcome for point in self.points)

@@ -347,6 +347,35 @@ def test_impossible_values_are_named(digits: Dataset, changes: dict[str, object]
         _cell(digits, **changes)
 
 
+@pytest.mark.parametrize("aside", [{}, {"holdout": 0.2}, {"fold": (2, 5)}])
+def test_a_bootstrap_draws_training_images_again_and_held_out_ones_never(aside: dict[str, object]) -> None:
+    """As many of each class as before, from the same images; of a class of 400 about 1 − 1/e = 63.2 % come up."""
+    dataset = _dataset([500, 60, 7, 1])
+    plain, drawn = (_cell(dataset, imbalance=None, resample=again, **aside) for again in (False, True))
+    assert (drawn.class_counts, drawn.split_counts) == (plain.class_counts, plain.split_counts)
+    assert _counts(dataset, drawn.train_index) == plain.class_counts
+    assert (drawn.train_index.diff() >= 0).all()
+    assert set(drawn.train_index.tolist()) < set(plain.train_index.tolist())
+    if aside:
+        assert drawn.val_index is not None
+        assert plain.val_index is not None
+        assert drawn.val_index.equal(plain.val_index)
+        assert not set(drawn.train_index.tolist()) & set(drawn.val_index.tolist())
+    largest = drawn.train_index[dataset.train_labels[drawn.train_index] == 0]
+    assert len(largest.unique()) / len(largest) == pytest.approx(0.632, abs=0.06)  # four standard deviations
+
+
+def test_each_data_seed_has_a_bootstrap_of_its_own_and_each_image_its_chance() -> None:
+    """Of 300 draws of 20 images, each image is in 300 on average, with a standard deviation of √300 = 17.3."""
+    dataset = _dataset([20, 20])
+    draws = [_cell(dataset, imbalance=None, resample=True, data_seed=seed).train_index for seed in range(300)]
+    assert draws[0].equal(_cell(dataset, imbalance=None, resample=True).train_index)
+    assert not draws[0].equal(draws[1])
+    times = torch.bincount(torch.cat(draws), minlength=40)
+    assert times.min() > 300 - 4 * 17.3
+    assert times.max() < 300 + 4 * 17.3
+
+
 def test_of_sealed_images_the_first_of_each_class_are_scored() -> None:
     digits = data.build("digits")
     few = data.cell_data(digits, imbalance=20, data_seed=3, sealed=2).test_index

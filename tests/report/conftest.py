@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from mlflow.entities import Metric, Param
 
-from tune_lt.documents import SearchResult, TableCell, Trial
+from tune_lt.documents import ByImage, SearchResult, TableCell, Trial
 from tune_lt.report.tables.summary import COLUMNS, Table, runs_by_row
 from tune_lt.run.planner import Plan, found_by, parent_tags
 from tune_lt.store import TAG, CellRecord, Store
@@ -186,6 +186,9 @@ class Recorded:
             )
             classes = {"class_counts": [100, 20, 4], "test": [value] * 3, "class_names": ["cat", "dog", "lynx"]}
             self.store.log_json(run.info.run_id, "per_class.json", classes)
+            if len(scored) == 1:  # a sealed test of 300 images; more runs with it would make a table by difficulty
+                images = ByImage([0, 1, 2] * 100, [1] * 300, [1.0] * 300)
+                self.store.log_json(run.info.run_id, "by_image.json", images.content())
             self.store.finish(run.info.run_id)
 
 

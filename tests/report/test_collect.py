@@ -84,7 +84,8 @@ def test_what_was_found_stands_before_the_rows_trained_with_it(
     assert "The plainest of them within one standard error of the best: alpha 1." in ablation.notes
     only = "Only ghm_cwap was searched; the other losses run as the study file has them."
     assert only in named(collected)["baselines"].notes
-    assert lines(ablation)["best mean"][6] == "+10.00 [+10.00, +10.00]"  # two pairs: no test
+    assert lines(ablation)["best mean"][6] == "+10.00"
+    assert any("too few seeds for an interval" in note for note in ablation.notes)
 
 
 def test_rows_by_imbalance_against_plain_loops(recorded: Recorded, three_rows: str) -> None:
@@ -151,14 +152,46 @@ def test_missing_cells_are_counted_and_never_averaged(recorded: Recorded, three_
     assert one["p_holm"] == one["p"]  # the only comparison there is
 
 
-def test_crossed_seeds_are_paired_by_both_and_said_to_be_dependent(recorded: Recorded, three_rows: str) -> None:
+def test_crossed_seeds_count_by_their_data_seeds_and_that_is_said(recorded: Recorded, three_rows: str) -> None:
     study = recorded.study(three_rows.replace("[0, 1, 2, 3, 4]", "{data: [0, 1, 2], init: [0, 1]}"))
     base = {(data, init): 0.5 + 0.1 * data + 0.03 * init for data in range(3) for init in range(2)}
     recorded.rows(study, {}, lambda row, factor, data, init: base[data, init] + (0 if row == "softmax" else 0.02))
     (sheet,) = collect.collect(recorded.store, "rows").tables
-    assert lines(sheet)["focal"][6] == "+2.00 [+2.00, +2.00], p < 0.001"
-    note = "6 runs on 3 sub-samples: those on one are not independent, which narrows every interval."
-    assert note in sheet.notes
+    assert lines(sheet)["focal"][6] == "+2.00 [+1.28, +2.72]"  # ± t(0.975, 2) · half of one of 300 images; no test
+    note = (
+        "6 runs on 3 sub-samples: for intervals, tests and ≈ the runs on a sub-sample count as one, their mean, so n "
+    )
+    assert note + "is 3." in sheet.notes
+    assert any("with fewer than 5 pairs nothing is tested" in note for note in sheet.notes)
+
+
+FIXED = "All runs have the same training images. So intervals, tests and ≈ cover initialisation, order and augmentation"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "note", "error"),
+    [
+        ("[0, 1, 2, 3, 4]", FIXED, sqrt(2.5 / 5)),
+        (
+            "{resample: [0, 1, 2, 3, 4]}",
+            "Each data seed draws the training images of every class anew",
+            sqrt(2.5 * 1.2),
+        ),
+    ],
+)
+def test_what_the_seeds_of_all_images_of_a_folder_cover(
+    recorded: Recorded, three_rows: str, seeds: str, note: str, error: float
+) -> None:
+    """Differences of 1 to 5 points, s² = 2.5; a bootstrap shares its images (`test_differences.py`)."""
+    text = three_rows.replace("name: digits, imbalance: 20", "name: digits").replace("[0, 1, 2, 3, 4]", seeds)
+    study = recorded.study(text)
+    recorded.rows(study, {}, lambda row, factor, data, init: 0.5 + (0.0 if row == "softmax" else 0.01 * (init + 1)))
+    (sheet,) = collect.collect(recorded.store, "rows").tables
+    half = 2.776445 * error
+    assert lines(sheet)["focal"][6].startswith(f"+3.00 [{3 - half:+.2f}, {3 + half:+.2f}]".replace("-", "−"))
+    assert [one for one in sheet.notes if one.startswith(note)]
+    every = named(collect.collect(recorded.store, "rows"))["pairs"]
+    assert lines(every)["focal"][-1].startswith(f"+3.00 [{3 - half:+.2f}, {3 + half:+.2f}]".replace("-", "−"))
 
 
 def test_a_base_row_is_the_reference_where_there_is_no_softmax(recorded: Recorded, three_rows: str) -> None:
@@ -230,7 +263,7 @@ def test_an_incomplete_row_is_in_no_pair(recorded: Recorded, three_rows: str) ->
     recorded.rows(study, {}, lambda row, factor, data, init: None if (row, data) == ("focal", 4) else 0.5 + data / 100)
     pairs = named(collect.collect(recorded.store, "rows"))["pairs"]
     assert [line[:2] for line in pairs.lines] == [("ghm_cwap", "softmax")]
-    assert pairs.lines[0][2] == "+0.00 [+0.00, +0.00]"
+    assert pairs.lines[0][2] == "+0.00 [−1.39, +1.39]"  # ± t(0.975, 4) · half of one of the 100 images of Many
 
 
 def test_without_plain_cross_entropy_the_first_row_is_what_the_others_are_compared_with(
@@ -241,7 +274,7 @@ def test_without_plain_cross_entropy_the_first_row_is_what_the_others_are_compar
     recorded.rows(study, {}, lambda row, factor, data, init: gain[row])
     (baselines,) = [one for one in collect.collect(recorded.store, "rows").tables if one.name == "baselines"]
     assert "Δ Overall vs seesaw [95 % CI]" in baselines.header
-    assert lines(baselines)["ghm_cwap"][6].startswith("+10.00 [+10.00, +10.00], p < 0.001")
+    assert lines(baselines)["ghm_cwap"][6].startswith("+10.00 [+9.54, +10.46], p < 0.001")  # of 300 images
     assert lines(baselines)["seesaw"][6] == "—"
 
 

@@ -302,7 +302,7 @@ def test_negative_differences_have_a_minus_sign(
     sheet = of_groups("t", "T", make_table(lines, ("softmax", "a"), 1, "softmax"))
     assert markdown_cells(formats.markdown(sheet))[3][7] == "−10.00"
     assert "$-$10.00" in formats.latex(sheet)
-    assert any("no test with fewer than 5 pairs" in note for note in sheet.notes)
+    assert any("too few seeds for an interval" in note for note in sheet.notes)
 
 
 def test_with_differences_it_still_fits_eighty_columns(compared: Sheet) -> None:

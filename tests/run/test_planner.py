@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tune_lt import training
+from tune_lt.data.sources import digits
 from tune_lt.documents import SearchResult, Trial, search_file
 from tune_lt.run.planner import Plan
 from tune_lt.run.search.planned import averages
@@ -85,3 +87,25 @@ def test_a_network_with_random_weights_is_recorded_by_its_architecture(
     """The paper's tables know it by that."""
     study = reader.parse(TEXT.replace("name: resnet8, width: 4", network), tmp_path)
     assert Plan(study, "images").contents([], {}, None).model == recorded
+
+
+def test_a_bootstrap_is_of_the_rows_alone_and_makes_other_cells(tmp_path: Path) -> None:
+    """The search and its signature stay the same, and the row that has what was found is recommended as ever."""
+    text = TEXT.replace(", imbalance: 20", "") + "rows: {own: {loss: {best: true}}}\nseeds: [0, 1]\n"
+    plain = Plan(reader.parse(text, tmp_path), "images")
+    drawn = Plan(reader.parse(text.replace("seeds: [0, 1]", "seeds: {resample: [0, 1]}"), tmp_path), "images")
+    before, after = (plan.cells({OWN: FOUND}) for plan in (plain, drawn))
+    assert [(one.cell.data_seed, one.cell.init_seed) for one in after] == [(0, 0), (1, 1)]
+    assert not {one.fingerprint for one in before} & {one.fingerprint for one in after}
+    assert [training.images_of(one.cell, digits.digits()).train_index.unique().numel() for one in before] == [1297] * 2
+    assert all(training.images_of(one.cell, digits.digits()).train_index.unique().numel() < 1000 for one in after)
+    units = [[one.fingerprint for one in plan.units(plan.study.searches[OWN], FOUND)] for plan in (plain, drawn)]
+    assert units[0] == units[1]
+    assert plain.signatures == drawn.signatures
+    best = Trial(FOUND, "complete", {"val/balanced": 0.5})
+    result = SearchResult(OWN, drawn.signatures[OWN], 4, ("val/balanced",), {}, {}, (best,), best)
+    chosen = drawn.recommended({OWN: result}, after)
+    assert chosen is not None
+    assert (chosen.row, chosen.fingerprint) == ("own", after[0].fingerprint)
+    assert drawn.contents(after, {}, None).data["resample"] is True
+    assert "resample" not in plain.contents(before, {}, None).data

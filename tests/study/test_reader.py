@@ -77,6 +77,9 @@ MISTAKES = [  # (text of the tiny study, what replaces it, field in the message,
     ("drw: {start: 0.5}", "drw: {stort: 0.5}", "rows.ldam+drw.loss.drw.stort", "did you mean 'start'"),
     ("seeds: [0, 1]", "seeds: [0, 0]", "seeds", "none twice"),
     ("seeds: [0, 1]", "seeds: []", "seeds", "at least one"),
+    ("seeds: [0, 1]", "seeds: {resample: [0, 0]}", "seeds.resample", "none twice"),
+    ("seeds: [0, 1]", "seeds: {resample: [0], init: [1]}", "seeds", "resample alone, or data and init"),
+    ("seeds: [0, 1]", "seeds: {resample: [0, 1]}", "seeds.resample", "found with imbalance 20"),
     ("cpus: 1", "cpus: 0", "resources.cpus", "found 0"),
     ("cpus: 1", "cpus: 1e-9", "resources.cpus", "found 1e-09; input should be greater than or equal to 0.001"),
     ("cpus: 1", "cpus: 1e9", "resources.cpus", "found 1000000000.0; input should be less than or equal to 10000"),
@@ -108,6 +111,18 @@ def test_a_mistake_names_file_field_and_valid_values(
     line = str(caught.value).splitlines()[0]
     assert line.startswith(f"{file}: {field}")
     assert rest in line
+
+
+def test_data_seeds_that_draw_nothing_would_repeat_trainings(tmp_path: Path, tiny_text: str) -> None:
+    """Without an imbalance all images are taken, unless ``largest`` or ``resample`` says otherwise."""
+    whole = tiny_text.replace("imbalance: 20, ", "")
+    for seeds in ("{data: [0, 1]}", "{data: [0, 1], init: [0, 1]}"):
+        with pytest.raises(reader.Problems, match=r"seeds.data: found 2 seeds, but all images are taken"):
+            reader.parse(whole.replace("seeds: [0, 1]", f"seeds: {seeds}"), tmp_path)
+    few = whole.replace("name: digits", "name: digits, largest: 20").replace("seeds: [0, 1]", "seeds: {data: [0, 1]}")
+    assert reader.parse(few, tmp_path).seeds == ((0, 0), (1, 0))
+    drawn = reader.parse(whole.replace("seeds: [0, 1]", "seeds: {resample: [0, 1]}"), tmp_path)
+    assert (drawn.seeds, drawn.resample) == (((0, 0), (1, 1)), True)
 
 
 def test_every_mistake_of_a_section_is_told_at_once(tmp_path: Path, tiny_text: str) -> None:

@@ -17,8 +17,8 @@ from tune_lt.data.profiles import PROFILES
 from tune_lt.errors import InputError
 from tune_lt.registry import lookup, violation
 
-# A hold-out, a sealed test and folds have random generators of their own: none changes which images are sub-sampled.
-_HOLDOUT, _SEAL, _FOLDS = 1, 2, 3
+# A hold-out, a sealed test, folds and a bootstrap have random generators of their own: none changes the sub-sample.
+_HOLDOUT, _SEAL, _FOLDS, _BOOTSTRAP = 1, 2, 3, 4
 _BOUNDS: dict[str, Any] = {
     "imbalance": Annotated[float, Ge(1), Lt(math.inf)] | None,
     "largest": Annotated[int, Ge(1)] | None,
@@ -29,7 +29,7 @@ _BOUNDS: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class CellData:
-    """The images of one cell, as sorted int64 positions in ``Dataset.train_images``.
+    """The images of one cell, as sorted int64 positions in ``Dataset.train_images``, some of them twice in a bootstrap.
 
     ``val_index``: the images held out for validation, None if there are none. ``class_counts``: images per class in
     ``train_index``; a loss is built with them. ``split_counts``: images per class in the whole long-tailed training
@@ -55,6 +55,7 @@ def cell_data(
     data_seed: int,
     holdout: float | None = None,
     fold: tuple[int, int] | None = None,
+    resample: bool = False,
 ) -> CellData:
     """Sub-sample the training images to a long tail, then hold a stratified part of that out for validation.
 
@@ -70,6 +71,9 @@ def cell_data(
     a single one is never held out. Images of one class in two folds differ by at most one, and so do those of all
     classes together. A class of fewer than K images is missing in some folds (``unvalidated``), but every fold's
     training images include it.
+
+    ``resample``: the training images that are left are drawn anew with replacement, as many of each class as there are
+    (stratified bootstrap), so no held-out image comes among them, and no count changes.
 
     ``data_seed``, below 2**32, seeds all random choices. The sub-sample does not depend on what is held out, and a
     smaller imbalance or a higher ``largest`` only adds images to it. It has the same images as the public CIFAR-LT of
@@ -98,8 +102,13 @@ def cell_data(
     elif fold is not None:
         parts = _fold(members, fold, np.random.default_rng([data_seed, _FOLDS]))
     else:
-        return CellData(_index(members), None, split_counts, list(split_counts), test)
+        parts = [(positions[:0], positions) for positions in members]
     held, kept = [aside for aside, _ in parts], [rest for _, rest in parts]
+    if resample:
+        generator = np.random.default_rng([data_seed, _BOOTSTRAP])
+        kept = [generator.choice(positions, len(positions)) if len(positions) else positions for positions in kept]
+    if holdout is None and fold is None:
+        return CellData(_index(kept), None, split_counts, list(split_counts), test)
     unvalidated = tuple(c for c, positions in enumerate(held) if len(positions) == 0)
     return CellData(_index(kept), _index(held), [len(positions) for positions in kept], split_counts, test, unvalidated)
 

@@ -101,6 +101,8 @@ def _defaults(study: Study) -> dict[str, Any]:
 
 
 def _seeds(study: Study) -> Any:
+    if study.resample:
+        return {"resample": [data for data, _ in study.seeds]}
     if all(data == init for data, init in study.seeds):
         return [data for data, _ in study.seeds]
     return {"data": sorted({data for data, _ in study.seeds}), "init": sorted({init for _, init in study.seeds})}

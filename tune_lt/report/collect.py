@@ -25,8 +25,9 @@ from tune_lt.errors import InputError
 from tune_lt.report.of_rows import hardest, of_column, of_rows, reference_of
 from tune_lt.report.study_run import Recorded, read, with_runs
 from tune_lt.report.tables import claims, paper, recommendation, searches
+from tune_lt.report.tables.scoring import scorings
 from tune_lt.report.tables.sheet import Sheet, marked
-from tune_lt.report.tables.summary import COLUMNS, with_classes
+from tune_lt.report.tables.summary import COLUMNS, Scoring, with_classes
 from tune_lt.store import CellRecord, Store, own_tags
 from tune_lt.study.rows import REFERENCE
 
@@ -90,11 +91,12 @@ def collect(store: Store, study: str) -> Report:
     finished = store.finished_cells() if any(rows.values()) else {}
     frame = _frame(store, rows, finished)
     if content and any(rows.values()):
-        own, every_two, figures["accuracy_by_class_size"], shown = of_rows(study, content, frame, finished)
-        advice = recommendation.sheet(content, searched, finished)
+        scoring = scorings(store, content, finished)
+        own, every_two, figures["accuracy_by_class_size"], shown = of_rows(study, content, frame, finished, scoring)
+        advice = recommendation.sheet(content, searched, finished, scoring)
         tables += [*own, *([advice] if advice else [])]
-        details += [*every_two, *_measured(store, frame, content)]
-        beside = paper.sheets_of(own_tags(parent), content, finished)
+        details += [*every_two, *_measured(store, frame, content, scoring)]
+        beside = paper.sheets_of(own_tags(parent), content, finished, scoring)
     recorded = read(store, parent, frame, finished)
     return Report(
         study,
@@ -109,13 +111,16 @@ def collect(store: Store, study: str) -> Report:
     )
 
 
-def _measured(store: Store, frame: pd.DataFrame, content: Contents) -> list[Sheet]:
+def _measured(
+    store: Store, frame: pd.DataFrame, content: Contents, scoring: Mapping[float | None, Scoring]
+) -> list[Sheet]:
     """Tables of what runs recorded beside their scores, at the largest imbalance factor: the paper's two claims."""
-    own = frame[of_column(frame, hardest(content.columns))]
+    factor = hardest(content.columns)
+    own, draw = frame[of_column(frame, factor)], scoring[factor].draw
     sheets = []
     if reference_of(content.rows) == REFERENCE:
-        sheets.append(claims.terciles(own, REFERENCE, lambda run: store.read(run, BY_IMAGE, ByImage.of)))
-    sheets.append(claims.precision(own, lambda run: store.read(run, NORMS, Norms.of)))
+        sheets.append(claims.terciles(own, REFERENCE, lambda run: store.read(run, BY_IMAGE, ByImage.of), draw))
+    sheets.append(claims.precision(own, lambda run: store.read(run, NORMS, Norms.of), draw))
     return [sheet for sheet in sheets if sheet is not None]
 
 

@@ -13,8 +13,9 @@ from tune_lt.documents import Contents, TableCell
 from tune_lt.report.figures.classes import accuracy_by_class_size
 from tune_lt.report.tables import pairs, searches
 from tune_lt.report.tables.origins import provenance
+from tune_lt.report.tables.scoring import covered
 from tune_lt.report.tables.sheet import Sheet, of_factors, of_groups
-from tune_lt.report.tables.summary import COLUMNS, Runs, Table, cells_at, records_of, runs_by_row, with_classes
+from tune_lt.report.tables.summary import COLUMNS, Runs, Scoring, Table, cells_at, records_of, runs_by_row, with_classes
 from tune_lt.store import CellRecord
 from tune_lt.study.rows import ONE_SE, plain_row
 
@@ -25,11 +26,16 @@ SWAPPED = (
 
 
 def of_rows(
-    study: str, content: Contents, frame: pd.DataFrame, finished: Mapping[str, CellRecord]
+    study: str,
+    content: Contents,
+    frame: pd.DataFrame,
+    finished: Mapping[str, CellRecord],
+    scoring: Mapping[float | None, Scoring],
 ) -> tuple[list[Sheet], list[Sheet], Figure, list[str]]:
     """A study's tables of rows, its tables of every two rows, its figure, and the rows in the figure.
 
-    ``frame``: a line for each finished cell of ``content``, as `collect` makes it; ``finished``: cells by fingerprint.
+    ``frame``: a line for each finished cell of ``content``, as `collect` makes it; ``finished``: cells by fingerprint;
+    ``scoring``: by imbalance factor.
     """
     several = len(content.columns) > 1
     sheets: list[Sheet] = []
@@ -37,7 +43,7 @@ def of_rows(
     overall: dict[tuple[str, str], Runs] = {}
     for imbalance in content.columns:
         cells = cells_at(content.rows, imbalance)
-        runs = runs_by_row(cells, finished)
+        runs = runs_by_row(cells, finished, scoring=scoring[imbalance])
         suffix, end = (f"_{imbalance:g}", f", imbalance {imbalance:g}") if several and imbalance else ("", "")
         sheets += _ablation_and_baselines(replace(content, rows=cells), runs, finished, suffix, end)
         compared.append(pairs.sheet(list(cells), runs, f"pairs{suffix}", f"{study}: every two rows{end}"))
@@ -47,7 +53,7 @@ def of_rows(
         levels = list(dict.fromkeys(label for _, label in overall))
         table = Table(list(content.rows), levels, overall, reference_of(content.rows), pooled=True)
         title = f"{study}: accuracy by imbalance factor"
-        sheets.insert(0, of_factors("by_imbalance", title, table, "imbalance", _crossed(content)))
+        sheets.insert(0, of_factors("by_imbalance", title, table, "imbalance", covered(content)))
     factor = hardest(content.columns)
     own = frame[of_column(frame, factor)]
     shown = _figure_rows(content, own)
@@ -82,7 +88,7 @@ def _ablation_and_baselines(
     rows, searched = content.rows, content.searched
     own = [row for row in rows if content.losses[row] == searched]
     others = [row for row in rows if content.losses[row] != searched]
-    notes = [*_found(content.found), *_crossed(content)]
+    notes = [*_found(content.found), *covered(content)]
     used = records_of(rows, finished)
     notes += [provenance(used)] if used else []
     if any(abs(record.metrics["test/top1"] - record.metrics["test/balanced"]) > 1e-9 for record in used):
@@ -139,15 +145,6 @@ def _found(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if name not in names and values != best.get(_search(name)):
             notes.append(f"The plainest of them within one standard error of the best: {searches.listed(values)}.")
     return notes
-
-
-def _crossed(content: Contents) -> list[str]:
-    """The footnote on runs that are less independent than the intervals and tests take them to be."""
-    cells = len({(cell.data_seed, cell.init_seed) for cell in content.cells})
-    data = len({cell.data_seed for cell in content.cells})
-    if data == cells:
-        return []
-    return [f"{cells} runs on {data} sub-samples: those on one are not independent, which narrows every interval."]
 
 
 def _search(name: str) -> str:

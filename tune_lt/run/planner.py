@@ -49,7 +49,10 @@ class Plan:
         study = self.study
         rows = {row: row_cell(study, row, found) for row in study.rows}
         return [
-            self._planned(row, replace(one, data={**one.data, "imbalance": imbalance}, data_seed=data, init_seed=init))
+            self._planned(
+                row,
+                replace(one, data={**one.data, **study.drawn, "imbalance": imbalance}, data_seed=data, init_seed=init),
+            )
             for data, init in study.seeds
             for imbalance in study.columns
             for row, one in rows.items()
@@ -131,14 +134,14 @@ class Plan:
         return store.read(parent_id, search_file(space.name), of)
 
     def recommended(self, results: Mapping[str, SearchResult], cells: Sequence[PlannedCell]) -> Recommended | None:
-        """The choice between the study's searches by the best mean of each, which the test never enters.
+        """The choice between the study's searches by the `merit` of each, which the test never enters.
 
         None where nothing was searched, or no row was trained with the best configuration as it was found, on images
         of the imbalance that the search was judged at. ``cells``: of the tables.
         """
         if not results:
             return None
-        name, result = max(results.items(), key=lambda item: sum(map(item[1].best.value, item[1].objectives)))
+        name, result = max(results.items(), key=lambda item: item[1].merit)
         wanted = _settings(self.units(self.study.searches[name], result.best.found)[0].cell)
         first = next((planned for planned in cells if _settings(planned.cell) == wanted), None)
         return Recommended(name, first.row, first.fingerprint) if first else None
@@ -154,7 +157,7 @@ class Plan:
         return Contents(
             found={name: dict(values) for name, values in found.items()},
             searches={name: search_file(name) for name in self.study.searches},
-            data=determining(self.study.data, "full"),
+            data=determining({**self.study.data, **self.study.drawn}, "full"),
             model=model["name"] if pretrained else model.get("architecture", model["name"]),
             searched=self.study.loss["name"],
             recommended=chosen,
@@ -192,8 +195,9 @@ def parent_tags(study: Study) -> dict[str, str]:
 
 
 def _settings(cell: CellConfig) -> tuple[Any, ...]:
-    """What a cell is trained with, apart from its seeds and fold."""
-    return cell.data, cell.model, cell.loss, cell.recipe
+    """What a cell is trained with, apart from its seeds and fold and what is drawn by them."""
+    data = {key: value for key, value in cell.data.items() if key != "resample"}
+    return data, cell.model, cell.loss, cell.recipe
 
 
 def _known(metrics: Mapping[str, float] | None, watched: Sequence[str]) -> dict[str, float] | None:

@@ -118,6 +118,7 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
         rows=_rows(file, spaces, [changes for changes, _ in compared]),
         columns=_different("cross.imbalance", file.cross.get("imbalance", (base["data"]["imbalance"],))),
         seeds=_seeds(file.seeds),
+        resample="resample" in file.seeds,
         resources=file.resources,
         plugins=file.plugins,
         folder=folder,
@@ -125,6 +126,7 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
         table=file.table,
         scale=SMALL if small else FULL,
     )
+    _check_draws(study)
     cells = len(study.rows) * len(study.columns) * len(study.seeds)
     if cells > MOST_CELLS:
         raise Problems(f"rows: found {cells:,} cells (rows x factors x seeds); valid: up to {MOST_CELLS:,}")
@@ -191,12 +193,17 @@ def _rows(file: File, searches: Mapping[str, Space], compared: list[dict[str, An
 def _seeds(raw: Any) -> tuple[tuple[int, int], ...]:
     """Pairs of data seed (which images) and init seed (network, order, augmentation).
 
-    They are (s, s) for each s of a list, and all combinations of a mapping's ``data`` and ``init``, by default (0,).
+    They are (s, s) for each s of a list, or of a mapping's ``resample``, and all combinations of a mapping's ``data``
+    and ``init``, by default (0,).
     """
     if not isinstance(raw, dict):
         seeds: tuple[int, ...] = section(tuple[Seed, ...], "seeds", raw)
         return tuple((seed, seed) for seed in _different("seeds", seeds))
-    given = section(dict[Literal["data", "init"], tuple[Seed, ...]], "seeds", raw)
+    given = section(dict[Literal["data", "init", "resample"], tuple[Seed, ...]], "seeds", raw)
+    if "resample" in given:
+        if len(given) > 1:
+            raise Problems(f"seeds: found {', '.join(given)}; valid: resample alone, or data and init")
+        return tuple((seed, seed) for seed in _different("seeds.resample", given["resample"]))
     data, init = (_different(f"seeds.{kind}", given.get(kind, (0,))) for kind in ("data", "init"))
     if len(data) * len(init) > MOST_CELLS:
         raise Problems(f"seeds: found {len(data)} times {len(init)}; valid: up to {MOST_CELLS:,}")
@@ -211,6 +218,21 @@ def _check_resources(resources: Resources) -> None:
         )
     if storage is not None and not Path(storage).is_absolute():
         raise Problems(f"resources.storage: found {storage!r}; valid: an absolute path, the same on every host")
+
+
+def _check_draws(study: Study) -> None:
+    """Raise Problems where data seeds draw sub-samples twice over, or not at all."""
+    if study.resample and study.columns != (None,):
+        raise Problems(
+            f"seeds.resample: found with imbalance {', '.join(map(str, study.columns))}, where data seeds draw "
+            "sub-samples already; valid: a list of seeds, or no imbalance"
+        )
+    all_taken = study.columns == (None,) and study.data["largest"] is None and not study.resample
+    if all_taken and len({init for _, init in study.seeds}) < len(study.seeds):
+        raise Problems(
+            f"seeds.data: found {len({data for data, _ in study.seeds})} seeds, but all images are taken, so they "
+            "would repeat the same trainings; valid: a list of seeds, or {resample: [0, 1, 2]}"
+        )
 
 
 def _different(field: str, values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -41,7 +41,9 @@ def schema() -> dict[str, Any]:
         "loss": a_loss,
         "compare": _object({"losses": {"type": "array", "items": compared, "minItems": 1}}),
         "rows": rows,
-        "seeds": {"anyOf": [seeds, _object({"data": seeds, "init": seeds})]},
+        "seeds": {
+            "anyOf": [seeds, _object({"data": seeds, "init": seeds}), _object({"resample": seeds}, ["resample"])]
+        },
     }
     ablation = study["properties"]["ablation"]["anyOf"][0]["properties"]
     ablation["factors"]["additionalProperties"] = {

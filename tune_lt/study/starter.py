@@ -103,7 +103,7 @@ def study(root: Path, seen: Look, *, gpu: bool) -> str:
         "    - {loss: {name: ldam, drw: {start: 0.8}}, model: {head: cosine}}",
         "rows:",
         "  softmax: {loss: {name: softmax}}   # plain cross-entropy: what the others are measured against",
-        "seeds: [0, 1, 2, 3, 4]",
+        "seeds: [0, 1, 2, 3, 4]   # every run has all images; {resample: [0, 1, 2, 3, 4]} draws from them",
         f"resources: {{cpus: {4 if large else 1}, gpus: {(1 if large else 0.25) if gpu else 0}}}",
     ]
     return "\n".join(lines) + "\n"

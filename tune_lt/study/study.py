@@ -174,8 +174,9 @@ class Study:
 
     ``searches``: by the loss's name, the study's own loss first (if it has a range), then the losses that it is
     compared with; all have the same number of trials. ``rows``: what each row changes, by the row's name. ``columns``:
-    the imbalance factors that rows are trained with. ``seeds``: pairs of data seed and init seed. ``text``: the file's
-    whole text. ``sources``: hashes of the plugins' code. ``table``: the paper's table that the study is a part of.
+    the imbalance factors that rows are trained with. ``seeds``: pairs of data seed and init seed; ``resample``: in rows
+    a data seed draws the training images with replacement (`tune_lt.data.cell_data`). ``text``: the file's whole text.
+    ``sources``: hashes of the plugins' code. ``table``: the paper's table that the study is a part of.
     """
 
     name: str
@@ -189,12 +190,18 @@ class Study:
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     columns: tuple[float | None, ...] = ()
     seeds: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (2, 2))
+    resample: bool = False
     resources: Resources = field(default_factory=Resources)
     plugins: tuple[str, ...] = ()
     folder: Path = Path()
     sources: Mapping[str, str] = field(default_factory=dict)
     table: Literal[1, 2, 3] | None = None
     scale: str = FULL
+
+    @property
+    def drawn(self) -> dict[str, bool]:
+        """What the data section of a row's cell has beside the study's: no field where nothing is resampled."""
+        return {"resample": True} if self.resample else {}
 
     def base(self) -> dict[str, Any]:
         """The study's configuration as a nested mapping; rows and searched values update it."""

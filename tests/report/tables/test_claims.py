@@ -80,19 +80,20 @@ def test_a_row_with_a_missing_run_is_left_out_and_one_reference_run_is_too_few(m
 
 
 def test_precision_by_group_of_classes_over_seeds_by_hand(make_line: Line) -> None:
-    """Counts 100, 50, 20, 5 make groups of one class each. Errors of two runs in the largest: equal 0.4 and 0.6 (mean
-    0.5, s = √(2 · 0.1²) = 0.141), own 0.3 and 0.4 (0.35, 0.071); own less equal −0.1 and −0.2: −0.15 ± t · 0.05.
+    """Counts 100, 50, 20, 5 make groups of one class each. Errors of three runs in the largest: equal 0.4, 0.6 and 0.5
+    (mean 0.5, s = 0.1), own 0.3, 0.4 and 0.35 (0.35, 0.05); own less equal −0.1, −0.2 and −0.15: −0.15 ± t · 0.05 / √3.
 
-    t(0.975, 1) = 12.706: [−0.785, +0.485].
+    t(0.975, 2) = 4.3027: [−0.274, −0.026].
     """
     counts = [100, 50, 20, 5]
     rows = ("softmax", "aura", "short")
     frame = pd.DataFrame(
-        [make_line(row, seed, (0.9, 0.8, 0.7, 0.6, 0.8), class_counts=counts) for row in rows for seed in (0, 1)]
-    ).iloc[:5]
+        [make_line(row, seed, (0.9, 0.8, 0.7, 0.6, 0.8), class_counts=counts) for row in rows for seed in (0, 1, 2)]
+    ).iloc[:7]
     content = {
         "aura-0": Norms(100, {}, 0, 3, {}, {"equal": [0.4, 0.2, None, 0.1], "own": [0.3, 0.1, None, 0.5]}),
         "aura-1": Norms(100, {}, 0, 3, {}, {"equal": [0.6, 0.2, None, 0.1], "own": [0.4, 0.3, None, 0.5]}),
+        "aura-2": Norms(100, {}, 0, 3, {}, {"equal": [0.5, 0.2, None, 0.1], "own": [0.35, 0.2, None, 0.5]}),
         "short-0": Norms(100, {}, 0, 3, {}, {"equal": [0.6, 0.2, None, 0.1], "own": [0.4, 0.3, None, 0.5]}),
     }
     without = Norms(100, {}, 0, 3, None)  # softmax has no regions
@@ -101,8 +102,35 @@ def test_precision_by_group_of_classes_over_seeds_by_hand(make_line: Line) -> No
     assert sheet.header[1:5] == ("many equal", "many own", "many Δ [95 % CI]", "medium equal")
     ((row, *texts),) = sheet.lines  # short lacks a run
     assert row == "aura"
-    assert texts[:3] == ["0.50 ± 0.14", "0.35 ± 0.07", "−0.15 [−0.79, +0.49]"]
-    assert texts[3:5] == ["0.20 ± 0.00", "0.20 ± 0.14"]
-    assert texts[6:] == ["—", "—", "—", "0.10 ± 0.00", "0.50 ± 0.00", "+0.40 [+0.40, +0.40]"]
+    assert texts[:3] == ["0.50 ± 0.10", "0.35 ± 0.05", "−0.15 [−0.27, −0.03]"]
+    assert texts[3:5] == ["0.20 ± 0.00", "0.20 ± 0.10"]
+    assert texts[6:] == ["—", "—", "—", "0.10 ± 0.00", "0.50 ± 0.00", "+0.40"]  # equal differences say nothing
     assert claims.precision(frame, lambda run: without) is None
     assert claims.precision(frame, lambda run: None) is None  # runs of an older version
+
+
+def test_an_images_difficulty_is_that_of_other_sub_samples(make_line: Line) -> None:
+    """Images 0 and 1 are hard for data seed 0 in both its runs, 2 and 3 for data seed 1: each judges the other."""
+    lines = [
+        make_line(row, 0, ACCURACIES, class_counts=[5, 100, 4], run_id=f"{row}-{d}{i}", data_seed=d, init_seed=i)
+        for row in ("softmax", "other") for d in (0, 1) for i in (0, 1)
+    ]  # fmt: skip
+    hard = {0: [0, 1], 1: [2, 3]}
+    content = {}
+    for line in lines:
+        missed = hard[line["data_seed"]]
+        right = [int(image not in missed) for image in range(6)]
+        content[line["run_id"]] = ByImage([1] * 6, right, [0.9 if one else 0.1 for one in right])
+    frame = pd.DataFrame(lines)
+    sheet = claims.terciles(frame, "softmax", lambda run: content[run])
+    assert sheet is not None
+    data = sheet.data.set_index(["row", "tercile"])["mean"]
+    assert data["softmax", "hard"] == 100  # what is hard for the other sub-sample is right here
+
+
+def test_two_sub_samples_are_two_units_however_many_runs_they_have(make_line: Line) -> None:
+    frame, content = _study(make_line, {"softmax": 0.0, "other": 0.1}, 4)
+    frame["data_seed"] = frame["init_seed"] // 2
+    sheet = claims.terciles(frame, "softmax", lambda run: content[run])
+    assert sheet is not None
+    assert sheet.data["low"].isna().all()

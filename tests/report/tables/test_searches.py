@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from math import nan, sqrt
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,7 @@ def test_searches_are_found_without_a_list_of_them(
 
 
 def test_every_complete_trial_stands_beside_the_best_unit_by_unit(make_trial: Callable[..., Trial]) -> None:
-    """Units 0.5, 0.7 against the best one's 0.6, 0.9: -10 and -20 points, so -15 ± 12.706 · 7.071 / √2."""
+    """Units 0.5, 0.7 against the best one's 0.6, 0.9: -10 and -20 points, s = 7.071, so -15 ± 7.071 / √2."""
     best = make_trial({"loss/alpha": 0.4}, val_balanced=[0.6, 0.9])
     other = make_trial({"loss/alpha": 0.8}, val_balanced=[0.5, 0.7])
     stopped = make_trial({"loss/alpha": 0.6}, "pruned", val_balanced=[0.5, nan])
@@ -141,9 +142,19 @@ def test_every_complete_trial_stands_beside_the_best_unit_by_unit(make_trial: Ca
     sheet = searches.trials_sheet(searched)
     assert sheet.lines == (
         ("alpha 0.4", "75.00 ± 15.00", "—", "2"),
-        ("alpha 0.8", "60.00 ± 10.00", "−15.00 [−78.53, +48.53]", "2"),
+        ("alpha 0.8", "60.00 ± 10.00", "−15.00 ± 5.00", "2"),
     )
     assert list(sheet.data["difference"][1:]) == pytest.approx([-15.0])
+
+
+def test_folds_share_training_images_and_have_a_larger_error(make_trial: Callable[..., Trial]) -> None:
+    """As above over two folds: 7.071 · √(1/2 + 1/(2 − 1)) = 8.66 (Nadeau and Bengio 2003)."""
+    best = make_trial({"loss/alpha": 0.4}, val_balanced=[0.6, 0.9])
+    other = make_trial({"loss/alpha": 0.8}, val_balanced=[0.5, 0.7])
+    searched = replace(_searched(other, best), order=("seed 0, 1/2", "seed 0, 2/2"))
+    sheet = searches.trials_sheet(searched)
+    assert sheet.lines[1][2] == "−15.00 ± 8.66"
+    assert any("Nadeau and Bengio" in note for note in sheet.notes)
 
 
 def test_a_unit_without_a_value_shifts_no_other(make_trial: Callable[..., Trial]) -> None:
@@ -152,7 +163,7 @@ def test_a_unit_without_a_value_shifts_no_other(make_trial: Callable[..., Trial]
     other = make_trial({"loss/alpha": 0.8}, val_balanced=[nan, 0.5, 0.7])
     searched = _searched(other, best)
     line = searches.trials_sheet(searched).lines[1]
-    assert (line[0], line[2], line[3]) == ("alpha 0.8", "−15.00 [−78.53, +48.53]", "2")
+    assert (line[0], line[2], line[3]) == ("alpha 0.8", "−15.00 ± 5.00", "2")
 
 
 def test_what_was_chosen_is_the_complete_trial_and_no_stopped_one_with_the_same_values(

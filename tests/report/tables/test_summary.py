@@ -13,8 +13,18 @@ import pytest
 from scipy import stats
 
 from tune_lt.documents import TableCell
+from tune_lt.report.tables.differences import Sample
 from tune_lt.report.tables.sheet import of_groups
-from tune_lt.report.tables.summary import COLUMNS, Table, cells_at, runs_by_row, runs_of, summarise
+from tune_lt.report.tables.summary import (
+    COLUMNS,
+    Runs,
+    Scored,
+    Table,
+    cells_at,
+    runs_by_row,
+    runs_of,
+    summarise,
+)
 from tune_lt.store import CellRecord
 
 MakeTable = Callable[..., Table[str]]
@@ -34,11 +44,11 @@ def test_three_runs_by_hand() -> None:
 def test_two_runs_by_hand() -> None:
     """0.4, 0.6: mean 50, std = √((100 + 100) / 1) = 14.142; t(0.975, 1) = 12.706, half width 12.706 · 10 = 127.06.
 
-    The interval leaves [0, 100] and is left so.
+    An accuracy lies between 0 and 100, and so does the interval.
     """
     summary = summarise([0.4, 0.6])
     assert (summary.mean, summary.std) == pytest.approx((50, 10 * sqrt(2)))
-    assert (summary.low, summary.high) == pytest.approx((-77.06, 177.06), abs=0.005)
+    assert (summary.low, summary.high) == (0, 100)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 30])
@@ -48,8 +58,8 @@ def test_agrees_with_scipy_and_the_standard_library(n: int) -> None:
     percent = [100 * value for value in values.tolist()]
     assert summary.mean == pytest.approx(statistics.mean(percent))
     assert summary.std == pytest.approx(statistics.stdev(percent))
-    interval = stats.t.interval(0.95, n - 1, loc=summary.mean, scale=stats.sem(percent))
-    assert (summary.low, summary.high) == pytest.approx(interval)
+    low, high = stats.t.interval(0.95, n - 1, loc=summary.mean, scale=stats.sem(percent))
+    assert (summary.low, summary.high) == pytest.approx((max(0, low), min(100, high)))
 
 
 def test_one_run_has_a_mean_and_no_spread() -> None:
@@ -58,9 +68,20 @@ def test_one_run_has_a_mean_and_no_spread() -> None:
     assert all(map(isnan, (summary.std, summary.low, summary.high)))
 
 
-def test_equal_runs_have_an_interval_of_no_width() -> None:
-    summary = summarise([0.5, 0.5, 0.5])
-    assert (summary.std, summary.low, summary.high) == (0, 50, 50)
+def test_equal_runs_are_as_uncertain_as_half_an_image() -> None:
+    """Three times 0.5 of 20 images: error 2.5, t(0.975, 2) = 4.3027, so 50 ± 10.757. Unknown images: no interval."""
+    summary = summarise([0.5] * 3, Sample(dict.fromkeys(range(3), 0.5), step=1 / 20))
+    assert (summary.std, summary.low, summary.high) == pytest.approx((0, 50 - 10.757, 50 + 10.757), abs=1e-3)
+    assert all(map(isnan, (summarise([0.5] * 3).low, summarise([0.5] * 3).high)))
+
+
+def test_the_interval_of_crossed_runs_is_over_their_data_seeds() -> None:
+    """Six runs on three sub-samples, whose means are 50, 60 and 70: the interval of those three."""
+    values = {(d, i): 0.5 + 0.1 * d + 0.03 * (2 * i - 1) for d in range(3) for i in range(2)}
+    runs = Runs(tuple(Scored("", "", *pair, value) for pair, value in values.items()))
+    assert (runs.summary.mean, runs.summary.n) == (pytest.approx(60), 6)
+    assert (runs.summary.low, runs.summary.high) == pytest.approx((60 - 24.84, 60 + 24.84), abs=0.005)
+    assert runs.summary.std == pytest.approx(statistics.stdev([100 * value for value in values.values()]))
 
 
 @pytest.mark.parametrize("values", [[nan, 0.5, 0.6], [nan, nan], []])
@@ -126,15 +147,15 @@ def test_a_row_has_the_cells_that_it_plans_at_a_factor_and_no_others() -> None:
     assert runs["b", "Overall"].summary.n == 0
 
 
-def test_what_a_test_cannot_tell_from_the_best_is_marked(
+def test_what_cannot_be_told_from_the_best_is_marked(
     make_line: Callable[..., dict[str, Any]], make_table: MakeTable
 ) -> None:
-    """``near`` is 0.2 points off the best, up and down in turn; ``far`` 10 points below, ``part`` incomplete."""
+    """``near`` is 0.2 points off the best, up and down in turn; ``far`` about 10 points below, ``part`` incomplete."""
     spread = [0.81, 0.79, 0.80, 0.82, 0.78]
     values = {
         "best": spread,
         "near": [value - 0.0002 - 0.002 * (-1) ** seed for seed, value in enumerate(spread)],
-        "far": [value - 0.1 for value in spread],
+        "far": [value - 0.1 - 0.001 * (-1) ** seed for seed, value in enumerate(spread)],
         "part": spread[:4],
     }
     lines = [make_line(row, s, (nan, nan, nan, nan, v)) for row, some in values.items() for s, v in enumerate(some)]
@@ -144,10 +165,11 @@ def test_what_a_test_cannot_tell_from_the_best_is_marked(
     assert table.tied("Overall") == {"near"}
     sheet = of_groups("t", "T", table)
     near = summarise(values["near"])
-    shown = ["80.00 ± 1.58", f"{near.mean:.2f} ± {near.std:.2f} ≈", "70.00 ± 1.58", "—"]
+    far = summarise(values["far"])
+    shown = ["80.00 ± 1.58", f"{near.mean:.2f} ± {near.std:.2f} ≈", f"{far.mean:.2f} ± {far.std:.2f}", "—"]
     assert [line[5] for line in sheet.lines] == shown
     assert sheet.bold == {(0, 5)}
-    assert any(note.startswith("≈: not distinguishable") for note in sheet.notes)
+    assert any(note.startswith("≈: cannot be told from the best") for note in sheet.notes)
     few = [line for line in lines if line["data_seed"] < 4]
     assert not make_table(few, ("best", "near"), 4).tied("Overall")  # four pairs are not tested
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tune_lt.documents import ByImage, Norms
-from tune_lt.report.tables.differences import Pair, difference
+from tune_lt.report.tables.differences import LEAST, PAIRS_TO_TEST, Draw, Pair, Sample, difference
 from tune_lt.report.tables.sheet import Sheet, TextColumn, difference_text, gains, mean_std, of_columns
 from tune_lt.report.tables.summary import Runs, Scored, Table, summarise
 from tune_lt.training import accuracies
@@ -23,12 +23,17 @@ TERCILES = ("easy", "middle", "hard")
 MOST_RUNS = 300  # each has an artifact to read; of studies with more runs there is neither table
 
 
-def terciles(frame: pd.DataFrame, reference: str, images_of: Callable[[str], ByImage | None]) -> Sheet | None:
+def terciles(
+    frame: pd.DataFrame,
+    reference: str,
+    images_of: Callable[[str], ByImage | None],
+    draw: Draw = "sub-sample",
+) -> Sheet | None:
     """Accuracy on the head's images (group Many) by how hard they are for ``reference``, a line for each row.
 
-    ``frame``: of one imbalance factor, as `collect` makes it; ``images_of``: what the run with this id recorded. Rows
-    without all of the reference's seeds are left out. None if the reference has fewer than two runs, or if a run did
-    not record its images.
+    ``frame``: of one imbalance factor, as `collect` makes it; ``images_of``: what the run with this id recorded;
+    ``draw``: as in `Sample`. Rows without all of the reference's seeds are left out. None if the reference has fewer
+    than two runs, or if a run did not record its images.
     """
     known = frame[frame["class_counts"].notna()]
     pairs = {row: {_pair(line) for _, line in own.iterrows()} for row, own in known.groupby("row")}
@@ -40,10 +45,12 @@ def terciles(frame: pd.DataFrame, reference: str, images_of: Callable[[str], ByI
     if not all(images.values()):
         return None
     base = {_pair(line): images[line["run_id"]] for _, line in known[known["row"] == reference].iterrows()}
+    at = 0 if len({data for data, _ in base}) > 1 else 1  # runs of one data seed share what is hard by chance
     scored: dict[tuple[str, str], list[Scored]] = {}
+    steps: dict[str, float] = {}
     for _, line in known.iterrows():
         content = images[line["run_id"]]
-        others = [one["p"] for pair, one in base.items() if pair != _pair(line)]
+        others = [one["p"] for pair, one in base.items() if pair[at] != _pair(line)[at]]
         own = np.isin(content["label"], accuracies.groups(line["class_counts"])["many"])
         mean = np.mean(others, axis=0)[own]
         drawn = np.random.default_rng(0).permutation(
@@ -53,8 +60,10 @@ def terciles(frame: pd.DataFrame, reference: str, images_of: Callable[[str], ByI
         for name, part in zip(TERCILES, np.array_split(content["right"][own][order], 3), strict=True):
             run = Scored(line["run_id"], line["experiment"], *_pair(line), float(part.mean()))
             scored.setdefault((line["row"], name), []).append(run)
+            steps[name] = 1 / max(1, len(part))
     rows = list(dict.fromkeys(known["row"]))
-    return _terciles_sheet(Table(rows, TERCILES, {key: Runs(tuple(runs)) for key, runs in scored.items()}, reference))
+    found = {(row, name): Runs(tuple(runs), draw=draw, step=steps[name]) for (row, name), runs in scored.items()}
+    return _terciles_sheet(Table(rows, TERCILES, found, reference))
 
 
 def _arrays(images: ByImage | None) -> dict[str, np.ndarray]:
@@ -81,17 +90,17 @@ def _terciles_sheet(table: Table[str]) -> Sheet:
     notes = (
         "Accuracy in % on sealed images of the largest classes (Many): mean ± standard deviation over runs. Terciles "
         f"by the probability that {table.reference}'s runs of the other seeds give an image's class.",
-        f"Δ: points more than {table.reference}, paired by seeds, with the 95 % interval; p: paired t-test, two-sided, "
-        "Holm's correction over a column.",
+        f"Δ: points more than {table.reference}, paired by seeds, with the 95 % interval from {LEAST} pairs on; p: "
+        f"paired t-test, two-sided, Holm's correction over a column, from {PAIRS_TO_TEST} pairs on.",
     )
     return of_columns("difficulty", "Images of the head by difficulty", table.rows, columns, pd.DataFrame(data), notes)
 
 
-def precision(frame: pd.DataFrame, norms_of: Callable[[str], Norms | None]) -> Sheet | None:
+def precision(frame: pd.DataFrame, norms_of: Callable[[str], Norms | None], draw: Draw = "sub-sample") -> Sheet | None:
     """How well unit regions follow the density of gradient norms, by group of classes.
 
-    ``frame``: as in `terciles`; ``norms_of``: what the run with this id recorded. Rows are left out unless all their
-    runs recorded the precision of unit regions (`tune_lt.training.gradient_norms`). None if no row is left.
+    ``frame``, ``draw``: as in `terciles`; ``norms_of``: what the run with this id recorded. Rows are left out unless
+    all their runs recorded the precision of unit regions (`tune_lt.training.gradient_norms`). None if no row is left.
     """
     known = frame[frame["class_counts"].notna()]
     if known.empty or len(known) > MOST_RUNS:
@@ -111,7 +120,7 @@ def precision(frame: pd.DataFrame, norms_of: Callable[[str], Norms | None]) -> S
                 kind: {pair: _mean(one[kind], labels) / 100 for pair, one in found.items()}  # a summary has percent
                 for kind in ("equal", "own")
             }
-            gain = difference(errors["own"], errors["equal"])
+            gain = difference(Sample.of(errors["own"], draw), Sample.of(errors["equal"], draw))
             texts += [*(mean_std(summarise(errors[kind].values())) for kind in ("equal", "own")), difference_text(gain)]
             means = {kind: 100 * float(np.mean(list(some.values()))) for kind, some in errors.items()}
             extra = {"difference": gain.mean, "low": gain.low, "high": gain.high, "runs": gain.pairs}
@@ -124,9 +133,9 @@ def precision(frame: pd.DataFrame, norms_of: Callable[[str], Norms | None]) -> S
         "Mean over images and classes of |log density of the unit region − log density in bins of 1/1000| of the "
         "gradient norms of the training images after the last epoch, mean ± standard deviation over runs: smaller is "
         "more precise.",
-        "equal: N regions of one width (URA); own: those of the loss (AURA, where it is on); Δ: own less equal, run by "
-        "run. Bins of small classes hold an image or none, so what is measured there is their noise more than the "
-        "regions.",
+        "equal: N regions of one width (URA); own: those of the loss (AURA, where it is on); Δ: own less equal, paired "
+        f"by seeds, with the 95 % interval from {LEAST} pairs on. Bins of small classes hold an image or none, so what "
+        "is measured there is their noise more than the regions.",
     )
     return Sheet(
         "precision", "Precision of the unit regions", ("Method", *header), tuple(lines), pd.DataFrame(data), notes

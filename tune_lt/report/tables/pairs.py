@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from tune_lt.report.tables.differences import difference
+from tune_lt.report.tables.differences import LEAST, difference
 from tune_lt.report.tables.sheet import Sheet, difference_text
 from tune_lt.report.tables.summary import COLUMNS, Runs
 
@@ -25,13 +25,13 @@ def sheet(rows: Sequence[str], runs: Mapping[tuple[str, str], Runs], name: str, 
         return None
     lines, data = [], []
     for less, row in itertools.combinations(complete, 2):
-        found = {column: difference(runs[row, column].values, runs[less, column].values) for column in COLUMNS}
+        found = {column: difference(runs[row, column].sample, runs[less, column].sample) for column in COLUMNS}
         lines.append((row, less, *map(difference_text, found.values())))
         for column, one in found.items():
             shown = {key: value for key, value in asdict(one).items() if key not in ("p", "holm")}
             data.append({"row": row, "less": less, "column": column, **shown})
     notes = (
-        "Points that the row is above the other, over runs paired by data seed and init seed, with the 95 % interval "
-        "(Student's t). No correction: of twenty intervals about one leaves 0 out by chance.",
+        f"Points that the row is above the other, paired by seeds, with the 95 % interval (Student's t), from {LEAST} "
+        "pairs on. No correction: of twenty intervals about one leaves 0 out by chance.",
     )
     return Sheet(name, title, ("Row", "less", *COLUMNS), tuple(lines), pd.DataFrame(data), notes, left=2)

@@ -12,10 +12,12 @@ import pandas as pd
 
 from tune_lt.documents import CONTENTS, Contents
 from tune_lt.report.tables import published
+from tune_lt.report.tables.differences import LEAST, PAIRS_TO_TEST
 from tune_lt.report.tables.origins import provenance
 from tune_lt.report.tables.published import Column
+from tune_lt.report.tables.scoring import covered, scorings
 from tune_lt.report.tables.sheet import NONE, TIES, Sheet, gains, marked, means, of_columns
-from tune_lt.report.tables.summary import Runs, Table, cells_at, records_of, runs_by_row
+from tune_lt.report.tables.summary import Runs, Scoring, Table, cells_at, records_of, runs_by_row
 from tune_lt.store import CellRecord, Store, own_tags
 from tune_lt.study import FULL, SMALL, command_line
 from tune_lt.study.rows import REFERENCE
@@ -44,13 +46,15 @@ BESIDE = "Lines 'paper': the published number, one run, and in brackets ours min
 class Part:
     """What a study has of one data set and imbalance factor: its ``runs`` by row and group, and their ``records``.
 
-    ``as_paper``: whether it was trained on the paper's profile, all of it, with the paper's network.
+    ``as_paper``: whether it was trained on the paper's profile, all of it, with the paper's network. ``notes``: on what
+    its intervals cover.
     """
 
     study: str
     as_paper: bool
     runs: Mapping[tuple[str, str], Runs]
     records: Sequence[CellRecord]
+    notes: Sequence[str] = ()
 
     @property
     def missing(self) -> int:
@@ -75,21 +79,27 @@ def sheets(store: Store, scale: str = FULL) -> list[Sheet]:
             continue
         content = store.read(run.info.run_id, CONTENTS, Contents.of)
         parts = found.setdefault(int(tags["table"]), {})
-        for column, part in (_parts(tags, content, finished) if content else {}).items():
+        own = _parts(tags, content, finished, scorings(store, content, finished)) if content else {}
+        for column, part in own.items():
             if column not in parts or len(part.records) > len(parts[column].records):
                 parts[column] = part
     return [sheet for table in sorted(found) if found[table] for sheet in _of_table(table, found[table], scale)]
 
 
-def sheets_of(tags: Mapping[str, str], content: Contents, finished: Mapping[str, CellRecord]) -> list[Sheet]:
+def sheets_of(
+    tags: Mapping[str, str],
+    content: Contents,
+    finished: Mapping[str, CellRecord],
+    scoring: Mapping[float | None, Scoring],
+) -> list[Sheet]:
     """As `sheets`, of one study alone with its own columns; none where it is no part of a table.
 
     ``tags`` (without their prefix) and ``content`` of cells.json are those of the study's run; ``finished``: as
-    `Store.finished_cells` gives them.
+    `Store.finished_cells` gives them; ``scoring``: by imbalance factor.
     """
     if not tags.get("table"):
         return []
-    parts = _parts(tags, content, finished)
+    parts = _parts(tags, content, finished, scoring)
     return _of_table(int(tags["table"]), parts, tags.get("scale", FULL), alone=True)
 
 
@@ -99,15 +109,21 @@ def _command(name: str, scale: str) -> str:
     return command_line("run", own if own in STUDIES.values() else f"{own}.yaml", small)
 
 
-def _parts(tags: Mapping[str, str], content: Contents, finished: Mapping[str, CellRecord]) -> dict[Column, Part]:
+def _parts(
+    tags: Mapping[str, str],
+    content: Contents,
+    finished: Mapping[str, CellRecord],
+    scoring: Mapping[float | None, Scoring],
+) -> dict[Column, Part]:
     """What a study has of its table, by columns of the group Overall."""
     whole = content.data["profile"] == "exponential" and content.data["head"] is None and content.data["sealed"] is None
     as_paper = whole and content.model == NETWORKS[int(tags["table"])]
     parts = {}
     for imbalance in content.columns:
         cells = cells_at(content.rows, imbalance)
-        runs, records = runs_by_row(cells, finished), records_of(cells, finished)
-        parts[Column(tags["dataset"], imbalance)] = Part(tags["study"], as_paper, runs, records)
+        runs = runs_by_row(cells, finished, scoring=scoring[imbalance])
+        records = records_of(cells, finished)
+        parts[Column(tags["dataset"], imbalance)] = Part(tags["study"], as_paper, runs, records, covered(content))
     return parts
 
 
@@ -169,7 +185,9 @@ def _differences(name: str, title: str, table: Table[Column]) -> Sheet:
     found = table.differences
     shown = list(dict.fromkeys(column for _, column in found))
     untested = all(isnan(one.p) for one in found.values())
-    how = "no test with fewer than 5 pairs" if untested else "p: paired t-test, two-sided, Holm over this table"
+    how = (
+        f"no test with fewer than {PAIRS_TO_TEST}" if untested else "p: paired t-test, two-sided, Holm over this table"
+    )
     places = [(row, column) for row in table.rows for column in shown if (row, column) in found]
     return of_columns(
         f"{name}_differences",
@@ -177,7 +195,7 @@ def _differences(name: str, title: str, table: Table[Column]) -> Sheet:
         list(dict.fromkeys(row for row, _ in places)),
         [gains(table, column, column.label, column.label.replace(" ", "\n")) for column in shown],
         pd.DataFrame([{"row": row, **vars(column), **vars(found[row, column])} for row, column in places]),
-        [f"Points more than {REFERENCE} [95 % interval], over runs paired by data seed and init seed; {how}."],
+        [f"Points more than {REFERENCE}, paired by seeds [95 % interval, from {LEAST} pairs on]; {how}."],
     )
 
 
@@ -214,6 +232,7 @@ def _sources(parts: Parts, scale: str) -> list[str]:
     odd = dict.fromkeys(part.study for part in parts.values() if scale == FULL and not part.as_paper)
     notes = [f"Not beside the published numbers, for another profile, network or fewer images: {name}." for name in odd]
     records = [record for part in parts.values() for record in part.records]
+    notes += dict.fromkeys(f"{part.study}: {note}" for part in parts.values() for note in part.notes)
     return [f"Studies: {', '.join(studies)}.", *notes, *([provenance(records)] if records else [])]
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 
 from tune_lt.documents import Contents, SearchResult
-from tune_lt.report.tables.differences import Difference, Pair, difference
+from tune_lt.report.tables.differences import LEAST, Difference, Sample, difference
+from tune_lt.report.tables.scoring import covered
 from tune_lt.report.tables.searches import listed
 from tune_lt.report.tables.sheet import Sheet, TextColumn, data, difference_text, mean_std, of_columns, plus_minus
-from tune_lt.report.tables.summary import COLUMNS, Table, cells_at, records_of, runs_by_row
+from tune_lt.report.tables.summary import COLUMNS, Scoring, Table, cells_at, records_of, runs_by_row
 from tune_lt.store import CellRecord
 from tune_lt.study.rows import REFERENCE, plain_row
 
@@ -20,12 +21,20 @@ HONEST = (
     "Held-out training images made the choice and the sealed test had no part in it, so these differences are not "
     "flattered by having been chosen."
 )
+SENTENCES = 3  # on the tail, the head and the mean over classes: with 95 % none of them is wrong by chance
 
 
-def sheet(content: Contents, searched: Sequence[SearchResult], finished: Mapping[str, CellRecord]) -> Sheet | None:
-    """The recommended row beside plain cross-entropy, and what follows in sentences; None if the study recommends none.
+def sheet(
+    content: Contents,
+    searched: Sequence[SearchResult],
+    finished: Mapping[str, CellRecord],
+    scoring: Mapping[float | None, Scoring],
+) -> Sheet | None:
+    """The recommended row beside the reference, and what follows in sentences; None if the study recommends none.
 
-    ``content``: the study's ``cells.json``; ``finished``: cells by fingerprint, as `Store.finished_cells` gives them.
+    The reference is plain cross-entropy, or the base of an ablation in a study without it. ``content``: the study's
+    ``cells.json``; ``finished``: cells by fingerprint, as `Store.finished_cells` gives them; ``scoring``: by imbalance
+    factor.
     """
     chosen = content.recommended
     if chosen is None or not records_of(content.rows, finished):
@@ -33,8 +42,9 @@ def sheet(content: Contents, searched: Sequence[SearchResult], finished: Mapping
     row, reference = chosen.row, plain_row(content.rows)
     imbalance = next(cell.imbalance for cell in content.rows[row] if cell.fingerprint == chosen.fingerprint)
     rows = [row] if reference in (None, row) else [str(reference), row]
-    runs = runs_by_row(cells_at(content.rows, imbalance), finished, {**COLUMNS, BALANCED: "test/balanced"})
-    table = Table(rows, list(COLUMNS), runs, reference if len(rows) == 2 else None)
+    metrics = {**COLUMNS, BALANCED: "test/balanced"}
+    runs = runs_by_row(cells_at(content.rows, imbalance), finished, metrics, scoring[imbalance])
+    table = Table(rows, list(COLUMNS), runs, reference if len(rows) == 2 else None, pooled=True)
     last = [f"Δ vs {reference} [95 % CI]"] if table.differences else []
     columns = []
     for column in COLUMNS:
@@ -42,13 +52,15 @@ def sheet(content: Contents, searched: Sequence[SearchResult], finished: Mapping
         texts = {name: mean_std(one.summary) for name, one in own.items()}
         texts |= {name: difference_text(table.differences[row, column]) for name in last}
         columns.append(TextColumn(column, texts, runs=own))
+    notes = [*_why(chosen.search, searched), *_no_choice(content, searched), *_gains(table, row, content.losses)]
+    each = ["Δ: each interval for itself; p: paired t-test, Holm's correction over the line."] if last else []
     return of_columns(
         NAME,
         f"Recommendation: {row}",
         [*rows, *last],
         columns,
         data(table, "column"),
-        [*_why(chosen.search, searched), *_no_choice(content, searched), *_gains(table, row), HONEST],
+        [*notes, HONEST, *each, *covered(content)],
         dim=[name for name in rows if runs[name, "Overall"].missing],
     )
 
@@ -56,21 +68,41 @@ def sheet(content: Contents, searched: Sequence[SearchResult], finished: Mapping
 def _why(search: str, searched: Sequence[SearchResult]) -> list[str]:
     """How the held-out images chose this search among those of the study."""
     one = next(one for one in searched if one.name == search)
-    metrics = one.objectives
     found = f"{search}: {listed(one.best.found)}."
     score = ", ".join(
         f"{metric} {plus_minus(100 * one.best.value(metric), 100 * one.best.standard_error(metric))} %"
-        for metric in metrics
+        for metric in one.objectives
     )
     others = [other for other in searched if other is not one]
     if not others:
         return [found, f"Its best trial reached {score} on held-out images; no other loss was searched."]
-    following = max(others, key=lambda other: sum(other.best.value(metric) for metric in metrics))
-    return [
-        found,
-        f"Of {len(searched)} losses, each searched with the same budget, its best trial did best on held-out images: "
-        f"{score}; the next is {following.name} {100 * following.best.value(metrics[0]):.2f}.",
-    ]
+    following = max(others, key=lambda other: other.merit)
+    among = f"Of {len(searched)} losses, each searched with the same budget,"
+    if not any(other.constraints for other in searched):
+        return [
+            found,
+            f"{among} its best trial did best on held-out images: {score}; the next is {_short(following)}.",
+        ]
+    broken = one.violation(one.best)
+    keep = sum(other.violation(other.best) == 0 for other in searched)
+    limits = ", ".join(dict.fromkeys(metric for other in searched for metric in other.constraints))
+    if broken:
+        reached = (
+            f"none keeps the constraints ({limits}) on held-out images; its best trial breaks them least, by "
+            f"{100 * broken:.2f} points, and reached"
+        )
+    elif keep == 1:
+        reached = f"it alone keeps the constraints ({limits}) on held-out images; its best trial reached"
+    else:
+        reached = f"{keep} keep the constraints ({limits}) on held-out images, and of those its best trial did best:"
+    return [found, f"{among} {reached} {score}; the next is {_short(following)}."]
+
+
+def _short(one: SearchResult) -> str:
+    """A search with its best mean, and by how much that breaks the constraints."""
+    broken = one.violation(one.best)
+    limits = f", which breaks the constraints by {100 * broken:.2f} points" if broken else ""
+    return f"{one.name} {100 * one.best.value(one.metric):.2f}{limits}"
 
 
 def _no_choice(content: Contents, searched: Sequence[SearchResult]) -> list[str]:
@@ -80,49 +112,63 @@ def _no_choice(content: Contents, searched: Sequence[SearchResult]) -> list[str]
     return [f"Not in that choice, because nothing of them was searched: {', '.join(left)}."] if left else []
 
 
-def _gains(table: Table[str], row: str) -> list[str]:
-    """What the sealed test says of the tail, of the head and of all classes, and whether the row is better at all."""
+def _gains(table: Table[str], row: str, losses: Mapping[str, str]) -> list[str]:
+    """What the sealed test says of the tail, of the head and of all classes, and whether the row is better at all.
+
+    ``losses``: the loss of each row.
+    """
     missing = sum(runs.missing for runs in table.column("Overall").values())
     if missing:
         return [f"{missing} runs are missing: what it gains cannot be said yet."]
-    if row == REFERENCE:
-        return ["That is plain cross-entropy itself, which the others are compared with."]
-    if not table.differences or table.reference is None:
-        return ["There is no row of plain cross-entropy to compare it with."]
     reference = table.reference
+    if reference is None and plain_row([row]):
+        what = "plain cross-entropy" if losses[row] == REFERENCE else f"the base of the ablation ({losses[row]})"
+        return [f"That is {what} itself, which the others are compared with."]
+    if not table.differences or reference is None:
+        return ["There is no row of plain cross-entropy to compare it with."]
     groups = [column for column in COLUMNS if column != "Overall" and not isnan(table.runs[row, column].summary.mean)]
     lower = [name for name in groups if name in TAIL] or groups[-1:]
     tail, head, whole = (
-        difference(_means(table, row, columns), _means(table, reference, columns))
+        difference(_mean(table, row, columns), _mean(table, reference, columns), SENTENCES)
         for columns in (lower, groups[:1], [BALANCED])
     )
-    if isnan(tail.low):
-        return [f"One pair of runs with {reference} says nothing: give the study more seeds."]
+    if tail.pairs < LEAST:
+        return [f"Too few seeds for a verdict against {reference}: {tail.pairs} of at least {LEAST}."]
+    named = reference
+    if losses[reference] != REFERENCE:
+        named = f"{reference} (a row of {losses[reference]}; the study has none of plain cross-entropy)"
+    draw = table.runs[row, "Overall"].draw
+    where = ", on these training images alone," if draw == "fixed" else ""
+    more = "more images" if draw == "bootstrap" else "more seeds"  # a bootstrap has no more to say than its images
     sentences = [
-        f"Against {reference} the tail ({' and '.join(lower)}, each group alike) {_verdict(tail)}, "
+        f"Against {named}{where} the tail ({' and '.join(lower)}, each group alike) {_verdict(tail)}, "
         f"{tail.pairs} pairs of runs.",
         f"The head ({groups[0]}) {_verdict(head)}.",
         f"The mean over classes {_verdict(whole)}.",
+        "These three intervals are wide enough to hold together with 95 %.",
     ]
-    if tail.low <= 0 and whole.low <= 0:
+    if not (tail.low > 0 or whole.low > 0):
         sentences.append(
-            f"Nothing here shows that it is better than {reference}: more seeds narrow these intervals; until they do, "
+            f"Nothing here shows that it is better than {reference}: {more} narrow these intervals; until they do, "
             f"{reference} is the simpler choice."
         )
-    elif head.high < 0 and whole.low <= 0:
+    elif head.high < 0 and not whole.low > 0:
         sentences.append(
             f"The head pays for the tail: over all classes alike nothing here shows that it is better than {reference}."
         )
     return sentences
 
 
-def _means(table: Table[str], row: str, columns: Sequence[str]) -> dict[Pair, float]:
-    """Each run's mean over some columns, by seeds."""
-    values = [table.runs[row, column].values for column in columns]
-    return {pair: sum(one[pair] for one in values) / len(values) for pair in values[0]}
+def _mean(table: Table[str], row: str, columns: Sequence[str]) -> Sample:
+    """The mean over some columns, by unit."""
+    samples = [table.runs[row, column].sample for column in columns]
+    values = {unit: sum(one.values[unit] for one in samples) / len(samples) for unit in samples[0].values}
+    return Sample(values, max(one.step for one in samples) / len(samples), samples[0].overlap)
 
 
 def _verdict(one: Difference) -> str:
+    if isnan(one.low):
+        return f"shows nothing, since all pairs differ by the same {one.mean:+.2f} points".replace("-", "−")
     shown = f"{one.mean:+.2f} points [{one.low:+.2f}, {one.high:+.2f}]".replace("-", "−")
     if one.low > 0:
         return f"gains {shown}"

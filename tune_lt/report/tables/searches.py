@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from tune_lt.documents import SEARCH_FILE, SearchResult, Trial, file_part
-from tune_lt.report.tables.differences import Pair, difference
-from tune_lt.report.tables.sheet import NONE, Sheet, difference_text, plus_minus
+from tune_lt.report.tables.differences import Sample, difference
+from tune_lt.report.tables.sheet import NONE, Sheet, plus_minus
 from tune_lt.store import Store
 from tune_lt.texts import found_values
 
@@ -53,33 +53,42 @@ def compared_sheet(all_searched: Sequence[SearchResult]) -> Sheet:
 def trials_sheet(searched: SearchResult) -> Sheet:
     """Every complete trial of one search, best first, with its difference from the best over the units of both."""
     metric = searched.metric
-    complete = [point for point in searched.points if point.outcome == "complete" and _pairs(point, metric)]
+    complete = [point for point in searched.points if point.outcome == "complete" and _units(point, metric).values]
     lines, data = [], []
-    best = _pairs(searched.best, metric)
+    folds = max((int(name.rpartition("/")[2]) for name in searched.order if "/" in name), default=0)
+    overlap = 1 / (folds - 1) if folds else 0.0
+    best = _units(searched.best, metric, overlap)
     for point in sorted(complete, key=lambda point: -point.value(metric)):
-        pairs = _pairs(point, metric)
-        one = None if point is searched.best else difference(pairs, best)
+        units = _units(point, metric, overlap)
+        one = None if point is searched.best else difference(units, best)
         scores = plus_minus(100 * point.value(metric), 100 * point.standard_error(metric))
-        lines.append((listed(point.found), scores, difference_text(one), str(len(pairs))))
-        gap = {"difference": one.mean, "low": one.low, "high": one.high} if one else {}
-        data.append({**point.found, metric: 100 * point.value(metric), "units": len(pairs), **gap})
+        behind = plus_minus(one.mean, one.error, "+").replace("-", "−") if one else NONE
+        lines.append((listed(point.found), scores, behind, str(len(units.values))))
+        gap = {"difference": one.mean, "standard_error": one.error} if one else {}
+        data.append({**point.found, metric: 100 * point.value(metric), "units": len(units.values), **gap})
     return Sheet(
         f"trials_{file_part(searched.name)}",
         f"Search of {searched.name}: its complete trials",
-        ("Found", metric, "Δ vs the best [95 % CI]", "Units"),
+        ("Found", metric, "Δ vs the best", "Units"),
         tuple(lines),
         pd.DataFrame(data),
         (
             LEGEND,
-            "Δ: points, paired by units (folds × seeds), Student's interval; of many trials the best is better than it "
-            "really is, and so are the others' distances from it.",
+            "Δ: points, paired by units, ± its standard error"
+            + (
+                ", with the correction of Nadeau and Bengio (2003) for folds, whose training images overlap"
+                if folds
+                else ""
+            )
+            + ". No test: of many trials the best looks better than it is, and the others look further from it.",
         ),
     )
 
 
-def _pairs(trial: Trial, metric: str) -> dict[Pair, float]:
-    """The finite values of a trial by unit, over which its mean is, in the form in which `difference` pairs runs."""
-    return {(0, unit): value for unit, value in enumerate(trial.units.get(metric, ())) if math.isfinite(value)}
+def _units(trial: Trial, metric: str, overlap: float = 0.0) -> Sample:
+    """The finite values of a trial by unit, over which its mean is."""
+    values = {unit: value for unit, value in enumerate(trial.units.get(metric, ())) if math.isfinite(value)}
+    return Sample(values, overlap=overlap)
 
 
 def listed(found: Mapping[str, Any]) -> str:
@@ -106,7 +115,7 @@ def _sheet(
         counts = [searched.outcomes()[outcome] for outcome in OUTCOMES]
         means = {metric: 100 * trial.value(metric) for metric in watched}
         errors = {metric: 100 * trial.standard_error(metric) for metric in watched}
-        units, total = len(_pairs(trial, searched.metric)), len(trial.units.get(searched.metric, ()))
+        units, total = len(_units(trial, searched.metric).values), len(trial.units.get(searched.metric, ()))
         texts.append(
             (
                 first,

@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isnan
+from typing import Literal
 
 import pandas as pd
 
-from tune_lt.report.tables.differences import PAIRS_TO_TEST, Difference
+from tune_lt.report.tables.differences import LEAST, PAIRS_TO_TEST, Difference
 from tune_lt.report.tables.summary import Column, Runs, Summary, Table
 from tune_lt.study import smaller
 
 TIED = "≈"
 LEGEND = (
     "Accuracy in %: mean ± standard deviation over the runs; 95 % interval of the mean by Student's t. "
-    "Bold: the highest mean of the column, not a test of significance."
+    "No standard error is taken to be below half of what one sealed image changes. Bold: the highest mean of the "
+    "column, not a test of significance."
 )
 TIES = (
-    f"{TIED}: not distinguishable from the best of the column (paired t-test against it, two-sided, Holm's correction "
-    "over the column, p ≥ 0.05; from 5 pairs on)."
+    f"{TIED}: cannot be told from the best of the column, paired by seeds, from {PAIRS_TO_TEST} pairs on. Where all "
+    "rows are equal, a column lacks such a mark in 5 % of the tables."
 )
 NONE = "—"
 _COMPARED = {  # a difference's fields, as the CSV file names them
@@ -33,6 +35,7 @@ _COMPARED = {  # a difference's fields, as the CSV file names them
     "pairs": "pairs",
     "p": "p",
     "holm": "p_holm",
+    "error": "difference_error",
 }
 
 
@@ -198,11 +201,11 @@ def mean_std(cell: Summary) -> str:
     return plus_minus(cell.mean, cell.std)
 
 
-def plus_minus(mean: float, spread: float) -> str:
-    """Two decimals of each; the mean alone where the spread is NaN."""
+def plus_minus(mean: float, spread: float, sign: Literal["", "+"] = "") -> str:
+    """Two decimals of each; the mean alone where the spread is NaN. ``sign``: "+" shows that of a positive mean."""
     if isnan(mean):
         return NONE
-    return f"{mean:.2f}" if isnan(spread) else f"{mean:.2f} ± {spread:.2f}"
+    return f"{mean:{sign}.2f}" if isnan(spread) else f"{mean:{sign}.2f} ± {spread:.2f}"
 
 
 def _interval(cell: Summary) -> str:
@@ -228,7 +231,12 @@ def _compared_how(table: Table[Column], over: str) -> list[str]:
     """The footnote on columns of differences, if there are any."""
     if not table.differences:
         return []
-    how = f"Δ: points of Overall more than {table.reference}, over runs paired by data seed and init seed"
-    if all(isnan(one.p) for one in table.differences.values()):
-        return [f"{how}; no test with fewer than {PAIRS_TO_TEST} pairs."]
+    how = f"Δ: points of Overall more than {table.reference}, paired by seeds"
+    pairs = max(one.pairs for one in table.differences.values())
+    if pairs < LEAST:
+        return [f"{how}; too few seeds for an interval, which takes {LEAST}."]
+    if pairs < PAIRS_TO_TEST:
+        return [
+            f"{how}, each interval for itself: with fewer than {PAIRS_TO_TEST} pairs nothing is tested or corrected."
+        ]
     return [f"{how}; p: paired t-test, two-sided, Holm's correction over {over}."]

@@ -6,17 +6,26 @@ Accuracies of runs are fractions in [0, 1]; a `Summary` is in percent, a `Differ
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from math import isnan, nan, sqrt
+from math import isnan, nan
 from typing import Generic, TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from tune_lt.documents import TableCell
-from tune_lt.report.tables.differences import CONFIDENCE, Difference, Pair, corrected, difference, tied
+from tune_lt.report.tables.differences import (
+    Difference,
+    Draw,
+    Pair,
+    Sample,
+    corrected,
+    difference,
+    interval,
+    standard_error,
+    tied,
+)
 from tune_lt.store import CellRecord
 
 COLUMNS: Mapping[str, str] = {
@@ -35,8 +44,8 @@ Column = TypeVar("Column")
 class Summary:
     """Mean, standard deviation (n - 1 in its denominator) and 95 % interval [``low``, ``high``] of ``n`` runs, in %.
 
-    ``std`` and the interval are NaN for fewer than two runs. Everything but ``n`` is NaN where a run has no value (a
-    group without classes) or where runs are missing.
+    ``std`` is NaN for fewer than two runs, the interval for fewer than two units (`Sample`). Everything but ``n`` is
+    NaN where a run has no value (a group without classes) or where runs are missing.
     """
 
     mean: float
@@ -67,12 +76,14 @@ class Runs:
     """The runs that one number of a table is made of.
 
     ``missing``: how many more the study has planned; as long as there are any, nothing is averaged. ``against``: the
-    reference's runs, where the number is a difference.
+    reference's runs, where the number is a difference. ``draw`` and ``step``: as in `Sample`.
     """
 
     runs: tuple[Scored, ...]
     missing: int = 0
     against: tuple[Scored, ...] = ()
+    draw: Draw = "sub-sample"
+    step: float = 0.0
 
     @cached_property
     def values(self) -> dict[Pair, float]:
@@ -80,9 +91,30 @@ class Runs:
         return {(run.data_seed, run.init_seed): run.fraction for run in self.runs}
 
     @cached_property
+    def sample(self) -> Sample:
+        """The units of the runs, for intervals and tests."""
+        return Sample.of(self.values, self.draw, self.step)
+
+    @cached_property
     def summary(self) -> Summary:
         """What a table shows of the runs: `summarise`, or NaN with the number of runs while some are missing."""
-        return Summary(nan, nan, len(self.runs), nan, nan) if self.missing else summarise(self.values.values())
+        if self.missing:
+            return Summary(nan, nan, len(self.runs), nan, nan)
+        return summarise(self.values.values(), self.sample)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the runs of a study at one imbalance factor differ, and how finely they are scored.
+
+    ``draw``: what the data seed does; ``steps``: metric -> `Sample.step`, without those that are not known.
+    """
+
+    draw: Draw = "sub-sample"
+    steps: Mapping[str, float] = field(default_factory=dict)
+
+
+UNKNOWN = Scoring()
 
 
 @dataclass(frozen=True)
@@ -115,10 +147,12 @@ class Table(Generic[Column]):
         """
         found: dict[tuple[str, Column], Difference] = {}
         for column in self.columns:
-            values = {row: runs.values for row, runs in self.complete(column).items()}
-            base = values.pop(self.reference, {}) if self.reference else {}
+            values = self.complete(column)
+            base = values.pop(self.reference, Runs(())) if self.reference else Runs(())
             compared = {
-                (row, column): difference(own, base) for row, own in values.items() if own.keys() == base.keys()
+                (row, column): difference(own.sample, base.sample)
+                for row, own in values.items()
+                if own.values.keys() == base.values.keys()
             }
             found |= compared if self.pooled else corrected(compared)
         return corrected(found) if self.pooled else found
@@ -130,14 +164,17 @@ class Table(Generic[Column]):
         return [row for row, mean in known.items() if mean == max(known.values())] if len(known) > 1 else []
 
     def tied(self, column: Column) -> set[str]:
-        """The complete rows below the best of a column that a paired test cannot tell from it."""
+        """The complete rows below the best of a column that cannot be told from it."""
         top = self.best(column)
-        values = {row: runs.values for row, runs in self.complete(column).items()}
+        values = {row: runs.sample for row, runs in self.complete(column).items()}
         return tied(values, top[0]) - set(top) if top else set()
 
 
 def runs_by_row(
-    rows: Mapping[str, Sequence[TableCell]], finished: Mapping[str, CellRecord], metrics: Mapping[str, str] = COLUMNS
+    rows: Mapping[str, Sequence[TableCell]],
+    finished: Mapping[str, CellRecord],
+    metrics: Mapping[str, str] = COLUMNS,
+    scoring: Scoring = UNKNOWN,
 ) -> dict[tuple[str, str], Runs]:
     """The runs of each row in each column. ``rows``: planned cells; ``metrics``: by column, the metric that it shows.
 
@@ -153,7 +190,8 @@ def runs_by_row(
                 )
                 for cell, record in done
             ]
-            found[row, column] = Runs(tuple(runs), len(cells) - len(done))
+            step = scoring.steps.get(metric, 0.0)
+            found[row, column] = Runs(tuple(runs), len(cells) - len(done), draw=scoring.draw, step=step)
     return found
 
 
@@ -167,22 +205,24 @@ def records_of(rows: Mapping[str, Sequence[TableCell]], finished: Mapping[str, C
     return [finished[cell.fingerprint] for cells in rows.values() for cell in cells if cell.fingerprint in finished]
 
 
-def summarise(values: Iterable[float]) -> Summary:
+def summarise(values: Iterable[float], sample: Sample | None = None) -> Summary:
     """Mean, standard deviation and 95 % interval of the mean of accuracies given as fractions, one per run.
 
-    The interval is Student's t with n - 1 degrees of freedom, mean ± t · std / √n. It is not cut to [0, 100]: an
-    interval that leaves that range shows that there are too few runs. If one value is NaN, so is the result.
+    The interval is Student's t over the units of ``sample``, by default every run is one, within [0, 100]. If one value
+    is NaN, so is the result.
     """
-    percent = 100 * np.asarray(list(values), dtype=float)
+    fractions = list(values)
+    percent = 100 * np.asarray(fractions, dtype=float)
+    own = sample or Sample(dict(enumerate(fractions)))
     n = len(percent)
     if n == 0:
         return Summary(nan, nan, 0, nan, nan)
     mean = float(percent.mean())
-    if n == 1:
-        return Summary(mean, nan, n, nan, nan)
-    std = float(percent.std(ddof=1))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / sqrt(n)  # t.interval is NaN where std is 0
-    return Summary(mean, std, n, mean - half, mean + half)
+    std = float(percent.std(ddof=1)) if n > 1 else nan
+    units = 100 * np.array(list(own.values.values()))
+    error = standard_error(units, own.step, own.overlap) if len(units) > 1 else nan
+    low, high = map(float, interval(mean, error, len(units), 0)) if error > 0 else (nan, nan)
+    return Summary(mean, std, n, low, high)
 
 
 def with_classes(frame: pd.DataFrame) -> pd.DataFrame:
