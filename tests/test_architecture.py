@@ -15,13 +15,14 @@ ROOT = Path(__file__).parents[1] / "tune_lt"
 # a folder may import from itself and from the levels above it in this list
 LEVELS = (
     {"__init__", "errors"},
-    {"registry", "config", "provenance", "plugins", "distributed", "documents", "texts"},
+    {"registry", "config", "provenance", "plugins", "distributed", "documents", "texts", "process"},
     {"losses", "models", "data"},
     {"training"},
     {"study", "store"},
     {"run"},
     {"plan", "report"},
     {"cli"},
+    {"__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 

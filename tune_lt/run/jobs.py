@@ -204,7 +204,7 @@ def _script(file: str, small: bool, folder: str, store: str) -> str:
     driver once more, except after Ctrl-C (130). `ray job stop` ends the shell as well as the driver.
     """
     return f"""\
-found=$(python -m tune_lt.cli --version 2>/dev/null) || {{
+found=$(python -m tune_lt --version 2>/dev/null) || {{
   echo "error: tune-lt is not installed on the head node of this cluster; install tune-lt {__version__} on every node"
   exit 2
 }}
@@ -214,7 +214,7 @@ state=$HOME/tune_lt/{shlex.quote(folder)}
 mkdir -p "$state" && cd "$state" || exit 2
 echo "$found on $(hostname), in $state"
 run() {{
-  python -m tune_lt.cli run "$here"/{shlex.quote(file)}{" --small" if small else ""} \\
+  python -m tune_lt run "$here"/{shlex.quote(file)}{" --small" if small else ""} \\
     --store {shlex.quote(store)} --reports reports
 }}
 run

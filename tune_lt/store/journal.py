@@ -137,7 +137,7 @@ class Journal:
             self.drain(patience)
         finally:
             self._closing = True
-            self._thread.join()
+            self._thread.join(patience)  # it may be waiting for an answer of the server
             self._file.close()
             sqlite.write_through(self._store.engine)
         self._path.unlink(missing_ok=True)
