@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,13 @@ from ray._private import services
 
 from tune_lt.errors import InputError
 from tune_lt.process import STOPPING
-from tune_lt.run.ray_folder import check_sockets, ray_folder
 from tune_lt.run.shared_folder import check_shared
 from tune_lt.texts import first_line
 
 OBJECT_STORE_BYTES = 200 * 2**20  # of Ray, in addition to the images
 ANSWER_SECONDS = 5.0
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # that the system allows for a Unix socket's path
+SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # Ray's longest; a time, a process
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # how a client of gRPC begins
 SETTINGS = bytes([4])  # the kind of frame with which its server answers
 
@@ -29,34 +31,48 @@ SETTINGS = bytes([4])  # the kind of frame with which its server answers
 def address() -> str:
     """The address for `ray.init`: "local", or the host and the port of the cluster that RAY_ADDRESS names.
 
-    Raises InputError within seconds if no cluster answers there, or if Ray's folder on this machine cannot be used.
+    Raises InputError within seconds if no cluster answers there, or if the paths of Ray's sockets on this machine
+    would be too long.
     """
     found = os.environ.get("RAY_ADDRESS") or "local"
     if found == "local":
-        check_sockets(ray_folder())
+        _check_sockets()
         return found
-    ways = "start the cluster there, or unset RAY_ADDRESS to run on this machine"
+    unset = "unset RAY_ADDRESS to run on this machine"
     if "://" in found:
         dashboard = found.startswith(("http://", "https://"))
         raise InputError(
             f"RAY_ADDRESS: found {found}, {'a dashboard' if dashboard else 'which is for Ray clients'}; valid: the "
-            f"cluster's own address, host:6379 or auto on one of its hosts; {ways}; from elsewhere: "
+            f"cluster's own address, host:6379 or auto on one of its hosts; {unset}; from elsewhere: "
             f"tune-lt submit STUDY --address {found if dashboard else 'http://HEAD:8265'}"
         )
     try:
         at = services.get_ray_address_from_environment(found, None)
         host, _, port = at.rpartition(":")
         if not (host and port.isdecimal()):
-            raise InputError(f"RAY_ADDRESS: found {found}; valid: host:6379, or auto on a host of the cluster; {ways}")
+            raise InputError(f"RAY_ADDRESS: found {found}; valid: host:6379, or auto on a host of the cluster; {unset}")
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as probe:
             probe.sendall(HTTP2)
             secured = os.environ.get("RAY_USE_TLS", "0") != "0"
             problem = "" if secured or probe.recv(4)[3:] == SETTINGS else "another program listens there"
     except (OSError, OverflowError) as error:
-        problem = first_line(error)
+        problem = first_line(error).split(". ")[0]
     if problem:
-        raise InputError(f"RAY_ADDRESS: found {found}, where no Ray cluster answers ({problem}); {ways}")
+        raise InputError(
+            f"RAY_ADDRESS: found {found}, where no Ray cluster answers ({problem}); start one there, or {unset}"
+        )
     return str(at)
+
+
+def _check_sockets() -> None:
+    name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+    folder = os.environ.get(name) or "/tmp"  # in which Ray makes its own
+    found, most = len(os.fsencode(folder)), SOCKET_BYTES - len(f"/{SOCKET}")
+    if found > most:
+        raise InputError(
+            f"{name}: found {folder}, {found} bytes, which is too long for the paths of Ray's sockets; valid: at most "
+            f"{most} bytes; set {name}=/tmp"
+        )
 
 
 @contextmanager
