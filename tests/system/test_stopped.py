@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,6 +21,7 @@ EPOCHS = 20
 SLOW = """\
 # The digits, which take their time: until a file is there.
 import time
+from contextlib import suppress
 from pathlib import Path
 from tune_lt import data
 
@@ -101,3 +105,43 @@ def test_a_signal_at_any_other_stage_does_too(tmp_path: Path, tiny_text: str) ->
 def _raylet(process: subprocess.Popen[bytes]) -> bool:
     """Whether Ray has begun to start its processes."""
     return bool(psutil.Process(process.pid).children())
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_is_one_message_and_costs_nothing(tmp_path: Path, tiny_text: str) -> None:
+    """The disk of the store, the journal and the checkpoints; then that of Ray and of temporary files."""
+    for place in ("study", "temporary"):
+        folder, small = tmp_path / place, Path(tempfile.mkdtemp(prefix="tlr"))
+        folder.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(small)], check=False)
+        if mounted.returncode:
+            small.rmdir()
+            pytest.skip("a small disk can only be mounted by root")
+        try:
+            file, out = tiny_study(small if place == "study" else folder, tiny_text, EPOCHS), folder / "out.txt"
+            extra = {} if place == "study" else {"TMPDIR": str(small)}
+            with driver(file, out, **extra) as process:
+                wait_until(lambda file=file: progress(file.parent)[1] > 0, out)
+                with suppress(OSError), open(small / "filler", "wb", buffering=0) as filler:
+                    while True:
+                        filler.write(bytes(4096))
+                assert process.wait(120) == 2, out.read_text()
+            printed = out.read_text()
+            assert printed.count("error: ") == 1
+            assert re.search(r"error: \S+: \d+ MiB free on the disk; .* make room and run the study again", printed)
+            assert "Traceback" not in printed
+            (small / "filler").unlink()
+            with driver(file, out, **extra) as process:
+                assert process.wait(600) == 0, out.read_text()
+            whole_study(Store(f"sqlite:///{file.parent / 'mlflow.db'}"), "tiny", EPOCHS)
+        finally:
+            subprocess.run(["umount", "--lazy", str(small)], check=True)
+            small.rmdir()
+
+
+@pytest.mark.smoke
+def test_a_run_whose_display_is_lost_is_recorded_whole(tmp_path: Path, tiny_text: str) -> None:
+    """Its encoding has no ±, and the disk behind it is full."""
+    with driver(tiny_study(tmp_path, tiny_text, 4), Path("/dev/full"), PYTHONIOENCODING="ascii") as process:
+        assert process.wait(600) == 0
+    whole_study(Store(f"sqlite:///{tmp_path / 'mlflow.db'}"), "tiny", 4)

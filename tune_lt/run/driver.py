@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from tune_lt.run.display import Display
 from tune_lt.run.planner import Model, found_by, parent_tags
 from tune_lt.run.ray_session import address, ray_session
 from tune_lt.run.rehearsal import load_data, rehearse
+from tune_lt.run.room import check_folders
 from tune_lt.run.runner import Runner
 from tune_lt.run.shared_folder import checkpoint_folder
 from tune_lt.store import TAG, Store
@@ -22,7 +21,6 @@ from tune_lt.store.lease import Lease
 from tune_lt.study import Search, Study
 
 STOP_SECONDS = 3.0  # for the last records of a study that is stopped
-ROOM_BYTES = 200 * 2**20  # that must be free on the disk for the store, the journal and checkpoints
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,7 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
     at = address()
     folder = store.state_folder(study.name)
     checkpoints = checkpoint_folder(study, store)
-    _check_room(folder)
-    _check_room(checkpoints)
+    check_folders(folder, checkpoints)
     store.client.patience = PATIENCE_SECONDS
     dataset = load_data(study)
     for line in rehearse(study, dataset):
@@ -83,25 +80,24 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
                 if chosen:
                     model = runner.model(next(cell for cell in cells if cell.fingerprint == chosen.fingerprint))
             status = "FINISHED" if whole else "FAILED"
-        except KeyboardInterrupt:
-            status, store.client.patience = "KILLED", STOP_SECONDS
+            journal.close()
+        except BaseException as error:
+            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            _close(store, journal, display)
             raise
-        finally:
-            _close(journal, store.client.patience, display if status == "KILLED" else None)
     finally:
         if not lease.lost:
             _leave(store, parent, status, lease)
     return Outcome(status == "FINISHED", model)
 
 
-def _close(journal: Journal, patience: float, stopped: Display | None) -> None:
-    """Send what the journal still has. A study that is stopped does not wait long, as the next run sends the rest."""
+def _close(store: Store, journal: Journal, display: Display) -> None:
+    """Send what the journal of a study that stops still has, without waiting long: the next run sends the rest."""
+    store.client.patience = STOP_SECONDS
     try:
-        journal.close(patience)
-    except InputError as error:
-        if stopped is None:
-            raise
-        stopped.say(str(error))
+        journal.close(STOP_SECONDS)
+    except InputError as unsent:
+        display.say(str(unsent))
 
 
 def _leave(store: Store, parent: str, status: str, lease: Lease) -> None:
@@ -123,19 +119,3 @@ def _show(store: Store, study: Study) -> None:
     search = spaces[0].search if spaces else Search()
     searched = dict.fromkeys(path for space in spaces for path in space.space)
     store.show(study.name, list(searched), search.objectives[0])
-
-
-def _check_room(folder: Path) -> None:
-    """Raise InputError if the folder cannot be written to or its disk is nearly full."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written to ({error.strerror}); the study's journal and checkpoints go there"
-        ) from None
-    for place in (folder, Path(tempfile.gettempdir())):
-        free = shutil.disk_usage(place).free
-        if free < ROOM_BYTES:
-            raise InputError(f"{place}: {free / 2**20:.0f} MiB free on the disk; {ROOM_BYTES / 2**20:.0f} are needed")

@@ -201,7 +201,7 @@ def _script(file: str, small: bool, folder: str, store: str) -> str:
     """The shell script that the head node runs. It works in a folder that outlives the job's own folder.
 
     A shell's exit code for a program that a signal killed is 128 plus the signal's number. The script starts such a
-    driver once more, except after Ctrl-C (130). `ray job stop` ends the shell as well as the driver.
+    driver once more, unless it was asked to stop (130, 143). `ray job stop` ends the shell as well as the driver.
     """
     return f"""\
 found=$(python -m tune_lt --version 2>/dev/null) || {{
@@ -219,7 +219,7 @@ run() {{
 }}
 run
 code=$?
-if [ $code -gt 128 ] && [ $code -ne 130 ]; then
+if [ $code -gt 128 ] && [ $code -ne 130 ] && [ $code -ne 143 ]; then
   echo "warning: signal $((code - 128)) killed the study's driver; it is started once more and goes on"
   run
   code=$?

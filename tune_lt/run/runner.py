@@ -20,6 +20,7 @@ from tune_lt.run.display import Display
 from tune_lt.run.out_of_memory import kills_fail_trials
 from tune_lt.run.planner import Model, Plan, PlannedCell, study_tags
 from tune_lt.run.recorder import Recorder
+from tune_lt.run.room import check_room
 from tune_lt.run.search import selection
 from tune_lt.run.search.past import ENDED, past_trials
 from tune_lt.run.search.planned import PlannedTrial, averages
@@ -230,6 +231,7 @@ class Runner:
 
     def _check_end(self) -> None:
         self.check_interrupt()
+        check_room(self.checkpoints, self.store.state_folder(self.study.name))
         if self.lease.lost:
             raise InputError(f"another driver has taken over the study {self.study.name!r}; this one stops")
 
