@@ -15,13 +15,14 @@ ROOT = Path(__file__).parents[1] / "tune_lt"
 # a folder may import from itself and from the levels above it in this list
 LEVELS = (
     {"__init__", "errors"},
-    {"registry", "config", "provenance", "plugins", "distributed", "documents", "texts"},
+    {"registry", "config", "provenance", "plugins", "distributed", "documents", "texts", "process"},
     {"losses", "models", "data"},
     {"training"},
     {"study", "store"},
     {"run"},
     {"plan", "report"},
     {"cli"},
+    {"__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
@@ -121,11 +122,22 @@ print(hasattr(tune_lt, "nothing"))
     assert _run(code) == "False\n"
 
 
-def test_what_the_user_sets_for_ray_stays() -> None:
+def test_what_the_user_sets_for_ray_and_mlflow_stays() -> None:
     code = """
 import os
-os.environ["RAY_USAGE_STATS_ENABLED"] = "1"
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}
 from tune_lt.run.search import planned
-print(os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["RAY_AIR_NEW_OUTPUT"])
+from tune_lt import store
+print(*map(os.environ.get, ("RAY_USAGE_STATS_ENABLED", "RAY_AIR_NEW_OUTPUT", "MLFLOW_HTTP_REQUEST_TIMEOUT")))
 """
-    assert _run(code) == "1 0\n"
+    assert _run(code) == "1 0 7\n"
+
+
+def test_no_module_overwrites_a_variable_of_the_environment() -> None:
+    """`setdefault` keeps what is there. MLflow's password is read from its file only where it is not set."""
+    found = []
+    for file in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            found += [ast.unparse(target) for target in targets if ast.unparse(target).startswith("os.environ[")]
+    assert found == ["os.environ[PASSWORD]"]

@@ -26,7 +26,7 @@ def environment() -> dict[str, str]:
 
 
 def command(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "tune_lt.cli", *arguments], cwd=folder, env=environment(), **options)
+    return subprocess.Popen([sys.executable, "-m", "tune_lt", *arguments], cwd=folder, env=environment(), **options)
 
 
 def output(folder: Path, *arguments: str) -> str:

@@ -164,7 +164,7 @@ def test_every_command_has_a_line_of_help_that_fits(cli: Call) -> None:
 def test_the_ui_serves_the_store(tmp_path: Path, empty_store: Path, cli: Call) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "tune_lt.cli", "ui", "--port", str(port)]
+    command = [sys.executable, "-m", "tune_lt", "ui", "--port", str(port)]
     server = subprocess.Popen(
         command,
         cwd=tmp_path,

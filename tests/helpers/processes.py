@@ -81,7 +81,7 @@ def tiny_study(folder: Path, text: str, epochs: int, *changes: tuple[str, str]) 
 @contextmanager
 def driver(file: Path, out: Path, **extra: str) -> Iterator[subprocess.Popen[bytes]]:
     """`tune-lt run` of a study in its folder, in a group of its own; killed if it still runs in the end."""
-    command = [sys.executable, "-m", "tune_lt.cli", "run", str(file)]
+    command = [sys.executable, "-m", "tune_lt", "run", str(file)]
     with open(out, "w") as stream:
         process = subprocess.Popen(
             command, cwd=file.parent, env=environment(**extra), stdout=stream, stderr=stream, start_new_session=True

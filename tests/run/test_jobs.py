@@ -232,7 +232,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 def _start(file: Path, lab: Lab, out: Path, *options: str, **changed: str) -> subprocess.Popen[bytes]:
     """Begin `tune-lt submit` with the cluster's token; a RAY_ADDRESS of another cluster must not matter."""
-    command = [sys.executable, "-m", "tune_lt.cli", "submit", str(file), "--address", lab.address]
+    command = [sys.executable, "-m", "tune_lt", "submit", str(file), "--address", lab.address]
     extra = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": lab.token, "RAY_ADDRESS": "http://127.0.0.1:1"}
     extra |= {"MLFLOW_TRACKING_PASSWORD": "not-to-be-seen", "MLFLOW_TRACKING_USERNAME": "me"} | changed
     with open(out, "w") as stream:

@@ -47,14 +47,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def call(running: Service, *arguments: str, cwd: Path, seconds: float = 240, **changed: str) -> tuple[int, str]:
     """The command line on a laptop -> exit code, everything it printed."""
-    command = [sys.executable, "-m", "tune_lt.cli", *arguments]
+    command = [sys.executable, "-m", "tune_lt", *arguments]
     options = {"cwd": cwd, "env": running.client(**changed), "timeout": seconds}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)  # type: ignore[call-overload]
     return done.returncode, done.stdout
 
 
 def submitted(running: Service, file: Path, out: Path, **changed: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tune_lt.cli", "submit", str(file), "--address", running.address, "--follow"]
+    command = [sys.executable, "-m", "tune_lt", "submit", str(file), "--address", running.address, "--follow"]
     with open(out, "w") as log:
         return subprocess.Popen(
             [*command, "--store", running.store], cwd=file.parent, env=running.client(**changed), stdout=log, stderr=log
@@ -87,7 +87,7 @@ def whole(running: Service, name: str, epochs: int, monkeypatch: pytest.MonkeyPa
 def driver(running: Service) -> list[psutil.Process]:
     """The processes of studies on the cluster's head."""
     found = [psutil.Process(pid) for pid in running.hosts.running("ray-head")]
-    return [one for one in found if one.cmdline()[1:4] == ["-m", "tune_lt.cli", "run"]]
+    return [one for one in found if one.cmdline()[1:4] == ["-m", "tune_lt", "run"]]
 
 
 @pytest.mark.parametrize(

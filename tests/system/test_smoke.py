@@ -157,7 +157,7 @@ def test_a_wheel_that_is_installed_elsewhere_runs_a_study(tmp_path: Path, tiny_t
     where = [sys.executable, "-c", "import tune_lt; print(tune_lt.__file__)"]
     options = {"cwd": tmp_path, "env": environment(PYTHONPATH=str(site)), "check": True, "capture_output": True}
     assert Path(subprocess.run(where, text=True, **options).stdout).is_relative_to(site)
-    bundled = subprocess.run([sys.executable, "-m", "tune_lt.cli", "plan", "digits"], text=True, **options).stdout
+    bundled = subprocess.run([sys.executable, "-m", "tune_lt", "plan", "digits"], text=True, **options).stdout
     assert "cells" in bundled
     file, out = tiny_study(tmp_path, tiny_text, 2, ("trials: 5", "trials: 2"), ("[0, 1]", "[0]")), tmp_path / "out.txt"
     with driver(file, out, PYTHONPATH=str(site)) as process:

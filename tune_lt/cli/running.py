@@ -20,9 +20,13 @@ from tune_lt.cli.arguments import (
 from tune_lt.cli.output import print_ways, store_option
 from tune_lt.cli.results import write_study
 from tune_lt.errors import InputError
+from tune_lt.process import stoppable
 from tune_lt.study import command_line, smaller
 
 if TYPE_CHECKING:
+    from tune_lt.run.driver import Outcome
+    from tune_lt.store import Store
+    from tune_lt.study import Study
     from tune_lt.training import EpochResult
 
 
@@ -38,37 +42,39 @@ def run(
     from tune_lt.run.display import Display
 
     check_reports(reports)
-    with Display(Console()) as display:
-        display.say("reading the study and loading torch, ray, mlflow ...")
-        parsed = read_study(study, small)
-        if warning := smaller(parsed.scale):
-            display.say(warning)
-        from tune_lt.run.driver import run_study
-        from tune_lt.store import Store
+    again = command_line("run", study, small)
+    kept = f"stopped; what is finished is kept, and the same command goes on from there: {again}"
+    with stoppable(kept):
+        with Display(Console()) as display:
+            display.say("reading the study and loading torch, ray, mlflow ...")
+            parsed = read_study(study, small)
+            if warning := smaller(parsed.scale):
+                display.say(warning)
+            from tune_lt.run.driver import run_study
+            from tune_lt.store import Store
 
-        display.say("opening the store ...")
-        opened = Store(store)
-        try:
+            display.say("opening the store ...")
+            opened = Store(store)
             outcome = run_study(parsed, opened, display)
-        except KeyboardInterrupt:
-            again = command_line("run", study, small)
-            display.say(f"stopped; what is finished is kept, and the same command goes on from there: {again}")
-            raise Exit(130) from None
-    option = store_option(store)
+        _tell(parsed, opened, outcome, reports, command_line("best", study, small), store_option(store))
+    if not outcome.whole:
+        raise Exit(1)  # cells of the tables failed; their reasons are above and in the store
+
+
+def _tell(study: Study, store: Store, outcome: Outcome, reports: Path, best: str, option: str) -> None:
+    """Write and print what a study that has been run came to, and the commands that go on from there."""
     follow = [(f"tune-lt ui{option}", "browse every run in the MLflow UI")]
-    if parsed.rows or parsed.searches:
-        follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))
-        report = write_study(parsed.name, opened, reports, record=True)
+    if study.rows or study.searches:
+        follow.append((f"tune-lt report {study.name}{option}", "these tables again"))
+        report = write_study(study.name, store, reports, record=True)
         if outcome.model:
             from tune_lt.report.model_card import export
 
-            export(report, outcome.model, opened, reports / parsed.name / "model", print)
+            export(report, outcome.model, store, reports / study.name / "model", print)
             print()
-    if parsed.searches:
-        follow.append((f"{command_line('best', study, small)}{option}", "the configuration found, for tune-lt train"))
+    if study.searches:
+        follow.append((f"{best}{option}", "the configuration found, for tune-lt train"))
     print_ways(follow)
-    if not outcome.whole:
-        raise Exit(1)  # cells of the tables failed; their reasons are above and in the store
 
 
 def train(
@@ -97,15 +103,17 @@ def train(
     holdout, folds = parsed.validation.holdout, parsed.validation.folds
     fold = "full" if test else f"1/{folds}" if folds else "holdout"
     cell = base_cell(parsed, data_seed=seed, init_seed=seed, fold=fold, holdout=holdout)
-    for result in training.run_epochs(
-        cell,
-        device=device,
-        score_test=test,
-        save_to=save,
-        identity=json.dumps(parsed.sources),
-        loaders=parsed.resources.readers,
-    ):
-        print(_epoch_line(result), flush=True)
+    kept = f"the same command goes on from {save}" if save else "with --save FILE the same command would go on"
+    with stoppable(f"stopped; {kept}"):
+        for result in training.run_epochs(
+            cell,
+            device=device,
+            score_test=test,
+            save_to=save,
+            identity=json.dumps(parsed.sources),
+            loaders=parsed.resources.readers,
+        ):
+            print(_epoch_line(result), flush=True)
 
 
 def submit(

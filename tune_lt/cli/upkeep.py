@@ -97,7 +97,7 @@ def examine(store: str | None) -> list[str]:
     for package, version in versions.items():
         print(f"{package:<12} {version}")
     problems = [f"{package} is not installed: pip install tune-lt" for package, v in versions.items() if v == "missing"]
-    for package, look in (("torch", _devices), ("mlflow", lambda: _store(store))):
+    for package, look in (("torch", _devices), ("mlflow", lambda: _store(store)), ("ray", _ray)):
         try:
             if versions[package] != "missing":
                 look()
@@ -124,6 +124,14 @@ def _devices() -> None:
         properties = torch.cuda.get_device_properties(index)
         print(f"cuda:{index}       {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     print(f"device: auto is {pick_device('auto')}")
+
+
+def _ray() -> None:
+    """Print where studies run. Raises InputError if no cluster answers there, or if Ray cannot start here."""
+    from tune_lt.run.ray_session import address
+
+    found = address()
+    print(f"Ray          {'is started on this machine by each run' if found == 'local' else f'the cluster at {found}'}")
 
 
 def _store(store: str | None) -> None:

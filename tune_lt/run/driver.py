@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import ray
-
-from tune_lt import data, provenance
+from tune_lt import provenance
 from tune_lt.errors import InputError
 from tune_lt.run.display import Display
 from tune_lt.run.planner import Model, found_by, parent_tags
+from tune_lt.run.ray_session import address, ray_session
 from tune_lt.run.rehearsal import load_data, rehearse
+from tune_lt.run.room import check_folders
 from tune_lt.run.runner import Runner
-from tune_lt.run.shared_folder import check_shared, checkpoint_folder
+from tune_lt.run.shared_folder import checkpoint_folder
 from tune_lt.store import TAG, Store
 from tune_lt.store.journal import PATIENCE_SECONDS, Journal
 from tune_lt.store.lease import Lease
 from tune_lt.study import Search, Study
 
-OBJECT_STORE_BYTES = 200 * 2**20  # of Ray, in addition to the images
-ROOM_BYTES = 200 * 2**20  # that must be free on the disk for the store, the journal and checkpoints
+STOP_SECONDS = 3.0  # for the last records of a study that is stopped
 
 
 @dataclass(frozen=True)
@@ -48,10 +41,10 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
         raise InputError(
             f"the study {study.name!r} has neither a search nor rows; train its one network with tune-lt train"
         )
+    at = address()
     folder = store.state_folder(study.name)
     checkpoints = checkpoint_folder(study, store)
-    _check_room(folder)
-    _check_room(checkpoints)
+    check_folders(folder, checkpoints)
     store.client.patience = PATIENCE_SECONDS
     dataset = load_data(study)
     for line in rehearse(study, dataset):
@@ -75,7 +68,9 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
                 display.say(f"{orphans} runs of a driver that died; those that the study still needs are continued")
             store.begin(parent, study.text, {**parent_tags(study), **_where(checkpoints)})
             _show(store, study)
-            with _ray_session(display, dataset, checkpoints):
+            display.say("starting Ray ..." if at == "local" else f"connecting to Ray at {at} ...")
+            images = dataset.train_images.nbytes + dataset.test_images.nbytes
+            with ray_session(at, images, checkpoints):
                 runner = Runner(study, store, display, dataset, parent, journal, lease, finished, before)
                 results = {name: runner.search(space) for name, space in study.searches.items()}
                 found = found_by(*results.values())
@@ -85,15 +80,24 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
                 if chosen:
                     model = runner.model(next(cell for cell in cells if cell.fingerprint == chosen.fingerprint))
             status = "FINISHED" if whole else "FAILED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
             journal.close()
+        except BaseException as error:
+            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            _close(store, journal, display)
+            raise
     finally:
         if not lease.lost:
             _leave(store, parent, status, lease)
     return Outcome(status == "FINISHED", model)
+
+
+def _close(store: Store, journal: Journal, display: Display) -> None:
+    """Send what the journal of a study that stops still has, without waiting long: the next run sends the rest."""
+    store.client.patience = STOP_SECONDS
+    try:
+        journal.close(STOP_SECONDS)
+    except InputError as unsent:
+        display.say(str(unsent))
 
 
 def _leave(store: Store, parent: str, status: str, lease: Lease) -> None:
@@ -115,47 +119,3 @@ def _show(store: Store, study: Study) -> None:
     search = spaces[0].search if spaces else Search()
     searched = dict.fromkeys(path for space in spaces for path in space.space)
     store.show(study.name, list(searched), search.objectives[0])
-
-
-def _check_room(folder: Path) -> None:
-    """Raise InputError if the folder cannot be written to or its disk is nearly full."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written to ({error.strerror}); the study's journal and checkpoints go there"
-        ) from None
-    for place in (folder, Path(tempfile.gettempdir())):
-        free = shutil.disk_usage(place).free
-        if free < ROOM_BYTES:
-            raise InputError(f"{place}: {free / 2**20:.0f} MiB free on the disk; {ROOM_BYTES / 2**20:.0f} are needed")
-
-
-@contextmanager
-def _ray_session(display: Display, dataset: data.Dataset, checkpoints: Path) -> Iterator[None]:
-    """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine; end the session after the block.
-
-    Raises InputError if Ray cannot be used, or if a node of the cluster does not see the folder ``checkpoints``.
-    """
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    if address.startswith(("http://", "https://")):
-        raise InputError(
-            f"RAY_ADDRESS: found {address}, a dashboard; valid: the cluster's own address, host:6379 or auto on one of "
-            f"its hosts; from elsewhere: tune-lt submit STUDY --address {address}"
-        )
-    display.say("starting Ray ..." if address == "local" else f"connecting to Ray at {address} ...")
-    images = dataset.train_images.nbytes + dataset.test_images.nbytes
-    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES + 2 * images}
-    for noisy in ("ray.tune", "ray.tune.tuner", "ray._private", "ray.train"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == "local" else {}))
-    except Exception as error:
-        raise InputError(f"Ray cannot be used at {address}: {type(error).__name__}: {error}") from None
-    try:
-        check_shared(checkpoints)
-        yield
-    finally:
-        ray.shutdown()

@@ -201,10 +201,10 @@ def _script(file: str, small: bool, folder: str, store: str) -> str:
     """The shell script that the head node runs. It works in a folder that outlives the job's own folder.
 
     A shell's exit code for a program that a signal killed is 128 plus the signal's number. The script starts such a
-    driver once more, except after Ctrl-C (130). `ray job stop` ends the shell as well as the driver.
+    driver once more, unless it was asked to stop (130, 143). `ray job stop` ends the shell as well as the driver.
     """
     return f"""\
-found=$(python -m tune_lt.cli --version 2>/dev/null) || {{
+found=$(python -m tune_lt --version 2>/dev/null) || {{
   echo "error: tune-lt is not installed on the head node of this cluster; install tune-lt {__version__} on every node"
   exit 2
 }}
@@ -214,12 +214,12 @@ state=$HOME/tune_lt/{shlex.quote(folder)}
 mkdir -p "$state" && cd "$state" || exit 2
 echo "$found on $(hostname), in $state"
 run() {{
-  python -m tune_lt.cli run "$here"/{shlex.quote(file)}{" --small" if small else ""} \\
+  python -m tune_lt run "$here"/{shlex.quote(file)}{" --small" if small else ""} \\
     --store {shlex.quote(store)} --reports reports
 }}
 run
 code=$?
-if [ $code -gt 128 ] && [ $code -ne 130 ]; then
+if [ $code -gt 128 ] && [ $code -ne 130 ] && [ $code -ne 143 ]; then
   echo "warning: signal $((code - 128)) killed the study's driver; it is started once more and goes on"
   run
   code=$?

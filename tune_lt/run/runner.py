@@ -14,11 +14,13 @@ from ray import tune
 from tune_lt import data, provenance, training
 from tune_lt.documents import CONTENTS, Contents, SearchResult, Trial, search_file
 from tune_lt.errors import InputError
+from tune_lt.process import interrupts_wait
 from tune_lt.run import workers
 from tune_lt.run.display import Display
 from tune_lt.run.out_of_memory import kills_fail_trials
 from tune_lt.run.planner import Model, Plan, PlannedCell, study_tags
 from tune_lt.run.recorder import Recorder
+from tune_lt.run.room import check_room
 from tune_lt.run.search import selection
 from tune_lt.run.search.past import ENDED, past_trials
 from tune_lt.run.search.planned import PlannedTrial, averages
@@ -224,10 +226,12 @@ class Runner:
             for file in (state, state.with_suffix(".json")):
                 file.unlink(missing_ok=True)
 
-        options |= {"class_names": self.dataset.class_names, "on_end": done_with, "check": self._check_lease}
+        options |= {"class_names": self.dataset.class_names, "on_end": done_with, "check": self._check_end}
         return Recorder(self.journal, self.display, total, **options)
 
-    def _check_lease(self) -> None:
+    def _check_end(self) -> None:
+        self.check_interrupt()
+        check_room(self.checkpoints, self.store.state_folder(self.study.name))
         if self.lease.lost:
             raise InputError(f"another driver has taken over the study {self.study.name!r}; this one stops")
 
@@ -262,7 +266,7 @@ class Runner:
                 ),
             )
             try:
-                with kills_fail_trials():
+                with kills_fail_trials(), interrupts_wait() as self.check_interrupt:
                     tuner.fit()
             finally:
                 interrupted = recorder.close()

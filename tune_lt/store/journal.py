@@ -32,6 +32,7 @@ LAST_METRIC = "train/loss"  # the last to be sent of an epoch's metrics: an epoc
 LONGEST_PAUSE_SECONDS = 10.0
 PATIENCE_SECONDS = 90.0
 IDLE_SECONDS = 0.2
+JOIN_SECONDS = 3.0  # for the sending thread, which may be waiting for an answer of the server
 JOURNAL, SENT = "journal.jsonl", "journal.sent"  # the file, and how many of its bytes are known to be sent
 RESUME = "run the study again once there is room, nothing that is recorded is lost"
 
@@ -132,12 +133,14 @@ class Journal:
             )
 
     def close(self, patience: float = PATIENCE_SECONDS) -> None:
-        """Wait as `drain` does, then stop. Also raises InputError if the store refused a record."""
+        """Wait as `drain` does, then stop. Also raises InputError if the store refused a record. Does it once."""
+        if self._closing:
+            return
         try:
             self.drain(patience)
         finally:
             self._closing = True
-            self._thread.join()
+            self._thread.join(JOIN_SECONDS)
             self._file.close()
             sqlite.write_through(self._store.engine)
         self._path.unlink(missing_ok=True)

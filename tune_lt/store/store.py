@@ -26,6 +26,7 @@ from tune_lt.texts import first_line
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs with a traceback
 
 CELLS = f"tags.`{TAG}kind` != 'study'"  # cells, and trials of several cells
 FINISHED = f"tags.`{TAG}kind` = 'cell' and tags.`{TAG}outcome` = 'complete' and attributes.status = 'FINISHED'"

@@ -20,7 +20,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ import torch
 from tune_lt import data, provenance, training
 from tune_lt.errors import InputError, TrainingFailed, printable
 from tune_lt.plugins import load_plugins
+from tune_lt.process import run, stoppable
 from tune_lt.texts import first_line
 from tune_lt.training import checkpoint, results
 from tune_lt.training.exchange import LISTED, ListedCell, Listing, Record, TrainedCell, result_file
@@ -309,9 +309,9 @@ def _train_all(cells: Sequence[ListedCell], setting: _Setting, at_once: int) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns its exit code.
+    """The command line. Returns its exit code: 0 if every cell has a result and none diverged, else 1.
 
-    0: every cell has a result and none diverged. 1: otherwise. 2: a mistake of the user. 130: Ctrl-C.
+    Raises InputError for a mistake of the user, TrainingFailed if a process died.
     """
     parser = argparse.ArgumentParser("python -m tune_lt.training.cells", description=__doc__.splitlines()[0])
     parser.add_argument("cells", type=Path, help="the list that tune-lt cells wrote")
@@ -327,33 +327,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes: found {options.minutes}; valid: above 0")
     try:
-        whole = train(
-            Listing.read(options.cells),
-            options.results,
-            root=options.data,
-            plugins=options.plugins,
-            device=options.device,
-            at_once=options.at_once,
-            minutes=options.minutes,
-        )
-    except InputError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
+        with stoppable("stopped; what has ended is kept, the same command goes on"):
+            whole = train(
+                Listing.read(options.cells),
+                options.results,
+                root=options.data,
+                plugins=options.plugins,
+                device=options.device,
+                at_once=options.at_once,
+                minutes=options.minutes,
+            )
     except OSError as error:
         place = error.filename or options.results  # a full disk names no file
-        print(f"error: {printable(str(place))}: {error.strerror}", file=sys.stderr)
-        return 2
+        raise InputError(f"{place}: {error.strerror}") from None
     except BrokenProcessPool:
-        said = "a training's process died, perhaps for want of memory; the results so far are kept"
-        print(f"error: {said}; give the command again, perhaps with a smaller --at-once", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; what has ended is kept, the same command goes on", file=sys.stderr)
-        return 130
+        raise TrainingFailed(
+            "a training's process died, perhaps for want of memory; the results so far are kept; give the command "
+            "again, perhaps with a smaller --at-once"
+        ) from None
     return 0 if whole else 1
 
 
 if __name__ == "__main__":
     from tune_lt.training.cells import main as imported  # the pool's processes import the functions from there
 
-    sys.exit(imported())
+    run(imported)

@@ -482,3 +482,12 @@ def test_a_configuration_that_was_stopped_is_not_trained_again() -> None:
     again = CellSearch(_space(SMALL, trials=6), _plan, sorted(past, key=lambda trial: trial.number))
     assert again.exhausted
     assert [trial.state for trial in again.study.trials] == [TrialState.PRUNED] * 6
+
+
+def test_an_epoch_that_a_lost_worker_repeats_is_told_once(recwarn: pytest.WarningsRecorder) -> None:
+    searcher = _search()
+    searcher.suggest("a")
+    for epoch, value in ((1, 0.2), (2, 0.3), (1, 0.9), (2, 0.9), (3, 0.4)):  # after 2 its worker died
+        searcher.on_trial_result("a", _result(value, epoch, final=False))
+    assert searcher.study.trials[0].intermediate_values == {1: 0.2, 2: 0.3, 3: 0.4}
+    assert not recwarn.list

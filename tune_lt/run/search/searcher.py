@@ -90,6 +90,7 @@ class CellSearch(Searcher):
         self._redo: list[tuple[Trial, optuna.trial.Trial]] = []
         self._ended: dict[str, tuple[TrialState, Values, int]] = {}  # fingerprint -> how a trial of it ended, its step
         self._begun: dict[str, tuple[optuna.trial.Trial, str]] = {}  # Tune's id of a trial -> Optuna's, its fingerprint
+        self._reported: dict[str, int] = {}  # Tune's id of a trial -> its last step; a lost worker repeats some
         self._running: dict[str, list[optuna.trial.Trial]] = {}  # fingerprint -> trials that wait for its result
         for trial in past:
             self._remember(trial)
@@ -125,8 +126,13 @@ class CellSearch(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         value = result.get(self.metric, math.nan)
-        if math.isfinite(value) and len(self._search.objectives) == 1:
+        if (
+            math.isfinite(value)
+            and len(self._search.objectives) == 1
+            and result["step"] > self._reported.get(trial_id, 0)
+        ):
             self._begun[trial_id][0].report(value, result["step"])
+            self._reported[trial_id] = result["step"]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id not in self._begun:
