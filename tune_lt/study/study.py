@@ -176,6 +176,7 @@ class Study:
     compared with; all have the same number of trials. ``rows``: what each row changes, by the row's name. ``columns``:
     the imbalance factors that rows are trained with. ``seeds``: pairs of data seed and init seed. ``text``: the file's
     whole text. ``sources``: hashes of the plugins' code. ``table``: the paper's table that the study is a part of.
+    ``replace``: it may take over the reports and the model of a study of the same name on another data set.
     """
 
     name: str
@@ -194,6 +195,7 @@ class Study:
     folder: Path = Path()
     sources: Mapping[str, str] = field(default_factory=dict)
     table: Literal[1, 2, 3] | None = None
+    replace: bool = False
     scale: str = FULL
 
     def base(self) -> dict[str, Any]:
