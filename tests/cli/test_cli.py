@@ -129,7 +129,7 @@ def test_questions_about_a_study_that_never_ran(cli: Call, tmp_path: Path, empty
         assert "'nope'" in err
     code, _, err = cli("best", str(study), cwd=tmp_path)
     assert code == 2
-    assert "no finished search of 'tiny'" in err
+    assert "no study 'tiny' in" in err
     code, out, _ = cli("status", cwd=tmp_path)
     assert (code, out.startswith("no studies")) == (0, True)
 
@@ -145,11 +145,14 @@ def test_doctor_finds_nothing_wrong_here_and_names_a_store_it_cannot_use(cli: Ca
     assert "problem: tracking store" in out
 
 
-def test_a_missing_study_names_the_bundled_ones() -> None:
+def test_a_missing_study_names_the_bundled_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="bundled: ablation, alpha_cv, compare, digits, method_alpha, "):
         study_path("nope")
     assert study_path("digits").name == "digits.yaml"
     assert study_path("nope.yaml") == Path("nope.yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()  # such as the folder of its reports, or of images
+    assert study_path("digits").name == "digits.yaml"
 
 
 def test_every_command_has_a_line_of_help_that_fits(cli: Call) -> None:

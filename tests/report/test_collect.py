@@ -61,12 +61,33 @@ def test_a_search_without_rows_is_a_report(
     assert all((tmp_path / "out" / file).stat().st_size for file in files)
 
 
-def test_neither_searches_nor_cells_are_an_error(recorded: Recorded, alphas: Study) -> None:
-    recorded.store.ensure_parent(alphas.name)
-    with pytest.raises(InputError, match="no cells of a study 'alphas'; studies there: alphas"):
-        collect.collect(recorded.store, "alphas")
-    with pytest.raises(InputError, match="no cells of a study 'other'"):
-        collect.collect(recorded.store, "other")
+def test_why_there_is_nothing_to_report_is_said(recorded: Recorded, alphas: Study, alpha_trials: list[Trial]) -> None:
+    store = recorded.store
+    parent = store.ensure_parent(alphas.name)
+
+    def why(study: str = "alphas") -> str:
+        with pytest.raises(InputError) as caught:
+            collect.collect(store, study)
+        return str(caught.value)
+
+    assert "no study 'other' in" in why("other")
+    assert why("other").endswith("studies there: alphas")
+    assert "no search of it has ended" in why()
+    recorded.rows(alphas, recorded.search(alphas, alpha_trials), lambda *cell: 0.5)
+    store.begin(parent, alphas.text, {"tune_lt.dataset": "digits"})
+    collect.collect(store, "alphas")
+    store.client.rename_experiment(store.experiment("alphas"), "Alphas of 2024")
+    collect.collect(store, "alphas")
+    store.client.delete_run(parent)
+    assert f"mlflow runs restore --run-id {parent} restores it" in why()
+    store.client.restore_run(parent)
+    store.client.delete_experiment(store.experiment("alphas"))
+    assert "the experiment of the study 'alphas' was deleted from the store" in why()
+    store.client.restore_experiment(store.home("alphas").experiment_id)
+    collect.collect(store, "alphas")
+    place = recorded.folder / "mlartifacts" / "alphas"
+    place.rename(place.with_name("elsewhere"))
+    assert f"none of its files are in file://{place}" in why()
 
 
 def test_what_was_found_stands_before_the_rows_trained_with_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from ran import Ran
 
 from tune_lt import data, provenance
+from tune_lt.errors import InputError
+from tune_lt.run.driver import _check_images
+from tune_lt.run.planner import parent_tags
+from tune_lt.run.rehearsal import load_data
+from tune_lt.store import Store
 from tune_lt.study import flattened, reader
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]
@@ -173,9 +180,17 @@ def test_an_edited_file_extends_the_study_and_trains_only_what_is_new(ran: Ran, 
     edited = ran.folder / "edited.yaml"
     text = ran.file.read_text().replace("trials: 5", "trials: 7") + "# a comment\n"
     edited.write_text(text.replace("\nrows:\n", "\nrows:\n  focal: {loss: {name: focal}}\n"))
+    states = copy.folder / ".tune_lt" / "tiny" / "checkpoints"
+    (network,) = states.glob("*.pt")  # of the recommended row
+    reference = next(cell for cell in copy.cells() if cell.tags["row"] == "softmax")
+    stale = [states / f"{reference.fingerprint}.pt", states / f".{reference.fingerprint}.pt.x1y2"]
+    for file in stale:  # as of a trial that was stopped while it wrote its state
+        shutil.copy(network, file)
     code, out, err = on_ray("run", str(edited), cwd=copy.folder)
     assert code == 1, err
     assert "search: 7 trials, 5 reused, 0 to be carried on, 2 to begin" in out
+    assert not any(file.exists() for file in stale)
+    assert len(list(states.iterdir())) == 1
     assert "2 known to fail: TrainingFailed: the training loss became nan" in out
     new = [cell for cell in copy.cells() if cell.run_id not in before]
     assert sorted(cell.tags["trial"] for cell in new if cell.tags["row"] == "search") == ["5", "6"]
@@ -192,6 +207,8 @@ def test_an_edited_file_extends_the_study_and_trains_only_what_is_new(ran: Ran, 
     assert len(copy.cells()) == len(before) + rows.total()
     assert not (copy.folder / ".tune_lt" / "tiny" / "journal.jsonl").exists()
     assert len(ran.cells()) == len(before)
+    code, out, _ = on_ray("doctor", "tiny", cwd=copy.folder)
+    assert (code, out.splitlines()[-1]) == (0, "problems: none"), out
 
 
 def test_status_plan_report_and_best_read_the_store(ran: Ran, cli: Call, tmp_path: Path) -> None:
@@ -199,7 +216,9 @@ def test_status_plan_report_and_best_read_the_store(ran: Ran, cli: Call, tmp_pat
     code, out, _ = cli("status", cwd=ran.folder)
     assert code == 0
     assert "search trials: " in out
-    assert out.startswith("tiny: ")
+    assert out.startswith("tiny: failed; ")  # a row diverges
+    code, out, _ = cli("doctor", "tiny", cwd=ran.folder)
+    assert (code, out.splitlines()[-1]) == (0, "problems: none"), out
     code, out, err = cli("plan", str(ran.file), cwd=ran.folder)
     assert code == 0, err
     assert "search: 5 trials of at most 4 epochs, done" in out
@@ -217,3 +236,45 @@ def test_status_plan_report_and_best_read_the_store(ran: Ran, cli: Call, tmp_pat
     code, out, err = cli("train", str(tmp_path / "best.yaml"), cwd=tmp_path)
     assert code == 0, err
     assert f"balanced {winner.metrics['val/balanced']:.3f}" in out.splitlines()[-1]  # it is what was searched
+
+
+def test_another_data_set_under_a_studys_name_is_refused_unless_it_is_to_replace_it(
+    cli: Call, tmp_path: Path, empty_store: Path
+) -> None:
+    """Images that were added, or a folder that was moved, are the same data set; another folder of others is not."""
+
+    def images(folder: Path, count: int, colour: int) -> None:
+        for name in ("a", "b"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                Image.new("RGB", (8, 8), (index, colour, 0)).save(folder / name / f"{index}.png")
+
+    def check(root: str, name: str = "image_folder", **more: bool) -> None:
+        whole = {"name": "train", "data": {"name": name} | ({"root": root, "size": 8} if root else {})} | more
+        whole |= {"model": {"name": "resnet8", "width": 4}, "loss": {"name": "softmax"}, "rows": {"softmax": {}}}
+        (tmp_path / "train.yaml").write_text(yaml.safe_dump(whole))
+        study = reader.read(tmp_path / "train.yaml")
+        content_hash = load_data(study).content_hash
+        _check_images(study, store, content_hash)
+        store.begin(store.ensure_parent("train"), study.text, parent_tags(study, content_hash))
+
+    store = Store(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}")
+    images(tmp_path / "birds", 5, 0)
+    images(tmp_path / "fish", 5, 99)
+    check("birds")
+    images(tmp_path / "birds", 6, 0)
+    check("birds")
+    (tmp_path / "birds").rename(tmp_path / "moved")
+    check("moved")
+    with pytest.raises(
+        InputError, match=rf"found image_folder {tmp_path}/fish; the store .* of another data set, image"
+    ):
+        check("fish")
+    with pytest.raises(InputError, match=r"found digits; the store .* valid: another name for this study, or replace:"):
+        check("", "digits")
+    code, _, err = cli("run", "train.yaml", cwd=tmp_path)
+    assert (code, "data: found digits; the store" in err) == (2, True)
+    check("fish", replace=True)
+    check("fish")
+    with pytest.raises(InputError, match=f"found image_folder {tmp_path}/moved; .* image_folder {tmp_path}/fish"):
+        check("moved")

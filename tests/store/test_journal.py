@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from mlflow.cli import gc
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
@@ -261,20 +263,97 @@ def test_the_lease_is_kept_while_much_is_being_sent(
     assert "beat" in names[made[0] : made[1]]
 
 
-def test_a_beat_that_is_refused_costs_no_record(store: Store, tmp_path: Path) -> None:
-    """The study's own run was deleted in the UI, say."""
-    asked = threading.Event()
-
-    def beat() -> None:
-        asked.set()
-        raise ValueError("no such run")
-
-    journal = _open(store, tmp_path / "j", beat=beat)
-    assert asked.wait(60)
-    _cell(journal, "f1")
-    with pytest.raises(InputError, match="no such run"):
+def _stops(journal: Journal) -> str:
+    """What the journal says once it has ended because the store takes nothing more."""
+    journal._thread.join(60)
+    with pytest.raises(InputError):
+        journal.check()
+    with pytest.raises(InputError) as caught:
         journal.close()
-    assert list(store.finished_cells()) == ["f1"]
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["experiment", "own run"])
+def test_what_is_recorded_after_a_deletion_is_kept_and_sent_once_that_is_restored(
+    store: Store, tmp_path: Path, kind: str
+) -> None:
+    parent, client = store.ensure_parent("s"), store.client
+    journal = Journal(store, "s", parent, tmp_path / "j", beat=lambda: client.raw.set_tag(parent, "beat", "1"))
+    _start(journal, "f1")
+    journal.epoch("f1", 1, {"train/loss": 1.0})
+    journal.drain()
+    if kind == "experiment":
+        key, command = store.experiment("s"), "mlflow experiments restore --experiment-id"
+        client.delete_experiment(key)
+    else:
+        key, command = parent, "mlflow runs restore --run-id"
+        client.delete_run(key)
+    for epoch in (2, 3):
+        journal.epoch("f1", epoch, {"train/loss": 1.0 / epoch})
+    journal.end("f1", "complete", {}, {"per_class.json": {"class_counts": [3, 1]}})
+    _cell(journal, "f2")
+    said = _stops(journal)
+    assert f"MLFLOW_TRACKING_URI={store.uri} {command} {key} restores it; " in said
+    if kind == "experiment":
+        assert f"8 records are kept in {tmp_path / 'j' / 'journal.jsonl'} and sent" in said
+        assert not store.finished_cells()
+    (client.restore_experiment if kind == "experiment" else client.restore_run)(key)
+    _open(store, tmp_path / "j").close()
+    finished = store.finished_cells()
+    assert sorted(finished) == ["f1", "f2"]
+    assert all(_history(store, record.run_id) == CURVE for record in finished.values())
+    assert len(store.cells("s")) == 2
+
+
+def test_a_run_that_is_deleted_is_named_once_and_costs_no_other_a_record(store: Store, tmp_path: Path) -> None:
+    said: list[str] = []
+    journal = _open(store, tmp_path / "j", say=said.append)
+    _start(journal, "f1")
+    journal.drain()
+    (record,) = store.cells("s")
+    store.client.delete_run(record.run_id)
+    for epoch in (1, 2, 3):
+        journal.epoch("f1", epoch, {"train/loss": 1.0})
+        journal.drain()
+    journal.end("f1", "complete", {}, {"per_class.json": {}})
+    _cell(journal, "f2")
+    journal.close()
+    (line,) = said
+    assert f"the run 'name of f1' ({record.run_id}) of the study 's' was deleted from the store" in line
+    assert journal.deleted == {"f1"}
+    assert list(store.finished_cells()) == ["f2"]
+
+
+def test_what_is_recorded_after_a_deletion_for_good_begins_the_study_anew(store: Store, tmp_path: Path) -> None:
+    journal, experiment = _open(store, tmp_path / "j"), store.experiment("s")
+    _start(journal, "f1")
+    journal.drain()
+    store.client.delete_experiment(experiment)
+    done = CliRunner().invoke(
+        gc, ["--tracking-uri", store.uri, "--backend-store-uri", store.uri, "--experiment-ids", experiment]
+    )
+    assert done.exit_code == 0, done.output
+    journal.epoch("f1", 1, {"train/loss": 1.0})
+    _cell(journal, "f2")
+    assert "the experiment of the study 's' was deleted for good from the store" in _stops(journal)
+    said: list[str] = []
+    _open(store, tmp_path / "j", say=said.append).close()
+    assert list(store.finished_cells()) == ["f2"]
+    (line,) = said
+    assert "a run of the study 's' is no longer in the store; what is still recorded of it is left out" in line
+
+
+def test_a_record_that_the_store_refuses_is_kept_with_all_that_follow(store: Store, tmp_path: Path) -> None:
+    journal = _open(store, tmp_path / "j")
+    _cell(journal, "f1")
+    journal.start("f2", "name", {"no name?": 1}, {"kind": "cell"})
+    _cell(journal, "f3")
+    said = _stops(journal)
+    assert "refused a record (" in said
+    assert "6 records are kept in" in said or "11 records are kept in" in said  # with the first five, if sent at once
+    assert "f1" in store.finished_cells()
+    kept = (tmp_path / "j" / "journal.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in kept[5:]] == ["f2", *["f3"] * 5]
 
 
 def test_a_sending_thread_that_dies_takes_nothing_with_it(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from tune_lt.store import Store, lease, own_tags
 from tune_lt.store.records import reused_tag
 
 pytestmark = pytest.mark.long
+Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -58,11 +62,61 @@ def test_a_living_driver_keeps_others_away_and_its_release_lets_them_in(store: S
         ({"host": "elsewhere", "pid": 2**22 + 1}, True),  # cannot be asked, and was alive a moment ago
         ({"host": "elsewhere", "at": time.time() - 100}, False),
         ({"at": time.time() - 100}, False),
+        ({"at": time.time() + 3600}, False),  # its clock is ahead, or ours was set back
+        ({"host": "elsewhere", "at": time.time() + 3600}, False),
     ],
 )
 def test_whether_a_holder_lives(changes: dict[str, Any], living: bool) -> None:
     holder = {"id": "x", "host": socket.gethostname(), "pid": 1, "at": time.time()} | changes
     assert lease.alive(holder) == living
+
+
+@pytest.mark.parametrize("ahead", [3600, -3600])
+@pytest.mark.parametrize("living", [True, False])
+def test_where_clocks_differ_a_renewal_shows_that_a_holder_lives(
+    store: Store, monkeypatch: pytest.MonkeyPatch, ahead: int, living: bool
+) -> None:
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 60.0 if living else 0.5)
+    parent = store.ensure_parent("s")
+    before = _held_by(store, parent, host="elsewhere", at=time.time() + ahead)
+    if not living:
+        lease.Lease(store, parent)
+        return
+    renewal = threading.Timer(1.0, lambda: _held_by(store, parent, **before | {"at": before["at"] + 10}))
+    renewal.start()
+    with pytest.raises(InputError, match="is being run by process 1 on elsewhere"):
+        lease.Lease(store, parent)
+    renewal.join()
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, r"running, by process 1 on .* \(last sign of life \d s ago\)"),
+        ({"pid": 2**22 + 1}, r"stopped, its driver, process .*, has died; tune-lt run goes on with it"),
+        (
+            {"host": "elsewhere", "at": time.time() - 3600},
+            r"stopped, its driver, process 1 on elsewhere .*, has died; .*",
+        ),
+        (
+            {"host": "elsewhere", "at": time.time() + 3600},
+            r"running, if process 1 on elsewhere \(its clock .*\) is alive",
+        ),
+        (None, "stopped, its driver has died; tune-lt run goes on with it"),
+    ],
+)
+def test_status_tells_a_dead_drivers_study_from_a_running_one(
+    store: Store, cli: Call, tmp_path: Path, changes: dict[str, Any] | None, state: str
+) -> None:
+    parent = store.ensure_parent("s")
+    store.begin(parent, "text", {})
+    if changes is not None:
+        _held_by(store, parent, **changes)
+    code, out, _ = cli("status", cwd=tmp_path)
+    assert code == 0
+    assert re.match(f"s: {state}; search trials: none; ", out), out
+    store.finish(parent)
+    assert cli("status", cwd=tmp_path)[1].startswith("s: finished; ")
 
 
 def test_a_driver_notices_that_another_has_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

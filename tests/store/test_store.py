@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, RESOURCE_DOES_NOT_EXIST
 from mlflow.tracking import MlflowClient
 
 from tune_lt.errors import InputError
-from tune_lt.store import DAMAGED, DUPLICATE, Store, sqlite, store_uri
+from tune_lt.store import DAMAGED, DUPLICATE, Store, refused, sqlite, store_uri
 
 pytestmark = pytest.mark.long
 
@@ -68,11 +70,63 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert store_uri("sqlite:////x.db") == "sqlite:////x.db"
 
 
-def test_a_deleted_experiment_is_named(store: Store) -> None:
+def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(store: Store) -> None:
     store.ensure_parent("s")
-    store.client.delete_experiment(store.experiment("s"))
-    with pytest.raises(InputError, match="'s' was deleted"):
+    experiment = store.experiment("s")
+    store.client.delete_experiment(experiment)
+    restore = f"MLFLOW_TRACKING_URI={store.uri} mlflow experiments restore --experiment-id {experiment} restores it"
+    with pytest.raises(InputError, match=f"'s' was deleted from the store .*; {restore}"):
         store.ensure_parent("s")
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_renamed_experiment_is_its_studys_still(store: Store, tagged: bool) -> None:
+    """Older versions put no tag on it: there the study's own run tells."""
+    parent, experiment = store.ensure_parent("s"), store.experiment("s")
+    store.client.rename_experiment(experiment, "t")
+    if not tagged:
+        store.client.raw._tracking_client.store.delete_experiment_tag(experiment, "tune_lt.study")
+    assert store.studies() == ["s"]
+    assert store.ensure_parent("s") == parent
+    assert store.experiment("s") == experiment
+    run = store.client.create_run(experiment, tags={"tune_lt.kind": "cell"}).info.run_id
+    assert [cell.run_id for cell in store.cells("s")] == [run]
+    store.show("s", [], "val/balanced")
+    with pytest.raises(InputError, match="the experiment 't' is that of another study, 's'; valid: another name"):
+        store.ensure_parent("t")
+    store.client.create_experiment("s")  # by somebody else
+    assert store.experiment("s") == experiment
+    store.client.delete_experiment(experiment)
+    with pytest.raises(InputError, match="'s' was deleted from the store"):
+        store.ensure_parent("s")
+
+
+@pytest.mark.parametrize(
+    ("patience", "after"), [(0.0, ""), (0.01, "; once it can, the same command goes on, and noth")]
+)
+def test_a_store_that_goes_away_is_one_message(
+    store: Store, monkeypatch: pytest.MonkeyPatch, patience: float, after: str
+) -> None:
+    parent, calls = store.ensure_parent("s"), []
+    store.client.patience = patience
+
+    def away(self: MlflowClient, *arguments: Any, **named: Any) -> None:
+        calls.append(arguments)
+        raise MlflowException("connection refused by postgresql://ada:secret@db/mlflow\nand more")
+
+    monkeypatch.setattr(MlflowClient, "log_dict", away)
+    with pytest.raises(InputError) as caught:
+        store.log_json(parent, "cells.json", {})
+    assert str(caught.value).startswith(f"tracking store {store.uri} cannot be used: connection refused by ")
+    assert after in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "more" not in str(caught.value)
+    assert len(calls) == (2 if patience else 1)
+
+
+def test_a_proxys_404_is_a_server_that_is_away() -> None:
+    assert not refused(MlflowException("default backend - 404", ENDPOINT_NOT_FOUND))
+    assert refused(MlflowException("no such run", RESOURCE_DOES_NOT_EXIST))
 
 
 def _cell(store: Store, study: str, key: str, status: str = "FINISHED", end: int = 1000, **tags: str) -> str:
@@ -120,7 +174,7 @@ def test_a_snapshot_says_what_the_store_says_and_reads_each_run_once(
 
     def search_runs(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
         page = real(self, *args, **kwargs)
-        read.extend(run.info.run_id for run in page)
+        read.extend(run.info.run_id for run in page if run.data.tags["tune_lt.kind"] != "study")
         return page
 
     monkeypatch.setattr(MlflowClient, "search_runs", search_runs)

@@ -80,12 +80,30 @@ def test_the_command_writes_it_once_and_names_what_to_type_next(birds: Path, tmp
     assert "56 training images of 3 classes, imbalance 10" in done.output
     assert f"tune-lt run {file}" in done.output
     study = reader.read(file)
+    assert study.name == "birds"
     cell = reader.cell(study.base() | {"recipe": study.recipe}, data_seed=0, init_seed=0)
     assert training.rehearse(cell, training.load_dataset(cell)).split_counts
     before = file.read_text()
     again = CliRunner().invoke(app, ["init", str(birds), "--output", str(file)])
     assert isinstance(again.exception, InputError)
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/data/birds/train", "birds"),
+        ("/mnt/data/My birds: 2024/images/Train", "My-birds-2024"),
+        ("/home/ada/Images", "ada"),
+        ("/data/鳥/train", "鳥"),
+        ("/data/images", "images"),
+        ("/", "images"),
+        ("/x/" + 80 * "long", 12 * "long" + "lo"),
+    ],
+)
+def test_a_study_is_named_after_what_tells_its_folder_from_others(path: str, name: str) -> None:
+    assert starter.name_of(Path(path)) == name
+    assert reader.parse(starter.study(Path(path), starter.Look({"a": 40, "b": 4}, 32), gpu=False), Path()).name == name
 
 
 def test_a_folder_that_is_no_data_set_is_one_message(tmp_path: Path) -> None:

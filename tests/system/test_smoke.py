@@ -56,6 +56,35 @@ def test_a_driver_that_is_killed_loses_nothing_and_the_same_command_goes_on(tmp_
     assert len(again) <= 2, again  # the epoch each of two trials was in
 
 
+def test_an_experiment_deleted_under_its_driver_stops_it_and_costs_nothing_once_it_is_restored(
+    tmp_path: Path, tiny_text: str
+) -> None:
+    """The message has the command that restores it, and the same command as before goes on."""
+    epochs, out = 12, tmp_path / "out.txt"
+    file = tiny_study(tmp_path, tiny_text, epochs)
+    store = Store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with driver(file, out) as process:
+        wait_until(lambda: min(progress(tmp_path)) > 0, out)
+        store.client.delete_experiment(store.experiment("tiny"))
+        assert process.wait(300) == 2, out.read_text()
+    message = out.read_text().rpartition("error: ")[2]
+    (restore,) = re.findall(r"MLFLOW_TRACKING_URI=\S+ mlflow experiments restore --experiment-id \S+", message)
+    assert re.search(r"[1-9]\d* records are kept in .*journal.jsonl and sent when the study is run again\n$", message)
+    assert "Traceback" not in out.read_text()
+    with driver(file, out) as process:
+        assert process.wait(300) == 2
+    assert restore in out.read_text()
+    ended = progress(tmp_path)[0]
+    subprocess.run(restore, shell=True, env=environment(), check=True)
+    with driver(file, out) as process:
+        assert process.wait(300) == 0, out.read_text()
+    assert ended > 0
+    whole_study(store, "tiny", epochs)
+    doctor = [sys.executable, "-m", "tune_lt.cli", "doctor", "tiny"]
+    looked = subprocess.run(doctor, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert (looked.returncode, looked.stdout.splitlines()[-1]) == (0, "problems: none")
+
+
 def test_a_worker_that_is_killed_is_replaced_and_its_trial_goes_on(tmp_path: Path, tiny_text: str) -> None:
     epochs, out = 16, tmp_path / "out.txt"
     file = tiny_study(tmp_path, tiny_text, epochs, ("concurrent: 2", "concurrent: 1"))  # of two, one may be at its end

@@ -33,7 +33,7 @@ def study_path(study: str) -> Path:
     folders = (package, package.parent)  # of a wheel, of a checkout
     bundled = {file.stem: file for folder in folders for file in folder.glob("search_spaces/*.yaml")}
     name = study.removesuffix(".yaml")
-    if name in bundled and not here.exists():
+    if name in bundled and not here.is_file():
         return bundled[name]
     if here.exists() or here.suffix in (".yaml", ".yml"):
         return here

@@ -35,7 +35,8 @@ def init(
     seen = starter.look(folder)
     import torch
 
-    file.write_text(starter.study(folder, seen, gpu=torch.cuda.is_available()), encoding="utf-8")
+    name = starter.cleaned(file.stem)
+    file.write_text(starter.study(folder, seen, gpu=torch.cuda.is_available(), name=name), encoding="utf-8")
     print(f"{seen.images:,} training images of {len(seen.counts)} classes, imbalance {seen.imbalance:.0f}: {file}")
     ways = [("data", "the images, class by class"), ("plan", "what it will cost"), ("run", "search, train, compare")]
     print_ways([(f"tune-lt {command} {shlex.quote(str(file))}", purpose) for command, purpose in ways])

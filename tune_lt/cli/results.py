@@ -35,22 +35,23 @@ def status(
     store: StoreOption = None,
 ) -> None:
     """Show how far each study is. Counts its trials by outcome, and the cells of its tables that are done."""
+    from tune_lt.store import lease
+
     opened = existing_store(store)
     names = [study_name(study)] if study else opened.studies()
     if not names:
         print(f"no studies in {opened.shown}")
     finished = opened.finished_cells()
     for name in names:
-        parent = opened.parent(name)
-        if parent is None:
-            known = ", ".join(opened.studies()) or "none"
-            raise InputError(f"no study {name!r} in {opened.shown}; studies there: {known}")
+        parent = opened.own_run(name)
         outcomes = Counter(trial.tags.get("outcome", "unfinished") for trial in opened.cells(name).trials())
         contents = opened.read(parent.info.run_id, CONTENTS, Contents.of)
         planned = {cell.fingerprint for cell in contents.cells} if contents else set()
         trials = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "none"
         done = len(planned & finished.keys())
         state = parent.info.status.lower()
+        if state == "running":
+            state = lease.state(parent)
         print(f"{name}: {state}; search trials: {trials}; cells of the tables: {done} of {len(planned)}")
 
 
@@ -98,9 +99,9 @@ def best(
         raise InputError(f"{study}: the study does not search {wanted or 'anything'}; {names(parsed.searches)}")
     space = parsed.searches[wanted]
     opened = existing_store(store)
-    parent = opened.parent(parsed.name)
+    parent = opened.own_run(parsed.name)
     content_hash = rehearsal.load_data(parsed).content_hash
-    concluded = parent and planner.Plan(parsed, content_hash).recorded(space, opened, parent.info.run_id)
+    concluded = planner.Plan(parsed, content_hash).recorded(space, opened, parent.info.run_id)
     if not concluded:
         run = command_line("run", study, small)
         raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as the file is now; {run} runs it")
@@ -126,14 +127,20 @@ def write_study(name: str, store: Store, reports: Path, ui: str | None = None, *
 
     collected = collect(store, name)
     files = write_report(collected, reports / name, ui)
+    away = None
     if record:
-        store.log_files(collected.recorded.run_id, files, "report")
-        tables = "\n".join(formats.markdown(table) for table in collected.tables)
-        store.describe(collected.recorded.run_id, tables)
+        try:
+            store.log_files(collected.recorded.run_id, files, "report")
+            tables = "\n".join(formats.markdown(table) for table in collected.tables)
+            store.describe(collected.recorded.run_id, tables)
+        except InputError as error:
+            away = error
     print_tables(collected.tables)
-    also = " and to the study's run in MLflow" if record else ""
+    also = " and to the study's run in MLflow" if record and not away else ""
     print(f"\nwritten to {reports / name}/{also}")
     print(f"everything on one page, for a browser: {reports / name / 'report.html'}\n")
+    if away:
+        raise away
     return collected
 
 

@@ -69,13 +69,15 @@ def collect(store: Store, study: str) -> Report:
 
     Raises InputError if no search has ended and no rows are planned.
     """
-    parent = store.parent(study)
-    content = store.read(parent.info.run_id, CONTENTS, Contents.of) if parent else None
+    parent = store.own_run(study)
+    content = store.read(parent.info.run_id, CONTENTS, Contents.of)
     listed = content.searches if content else None
-    searched = searches.read(store, parent.info.run_id, listed) if parent else []
-    if parent is None or (content is None and not searched):
-        known = ", ".join(store.studies()) or "none"
-        raise InputError(f"the store {store.shown} has no cells of a study {study!r}; studies there: {known}")
+    searched = searches.read(store, parent.info.run_id, listed)
+    if content is None and not searched:
+        if "dataset" in own_tags(parent) and store.read_text(parent.info.run_id, "study.yaml") is None:
+            place = parent.info.artifact_uri
+            raise InputError(f"the store {store.shown} has the study {study!r}, but none of its files are in {place}")
+        raise InputError(f"the study {study!r} has no table yet: no search of it has ended; tune-lt status {study}")
     tables = [
         with_runs(searches.chosen_sheet(one), [(one, trial) for _, trial in searches.choices(one)], store, study)
         for one in searched

@@ -15,7 +15,7 @@ from tune_lt.run.rehearsal import load_data, rehearse
 from tune_lt.run.room import check_folders
 from tune_lt.run.runner import Runner
 from tune_lt.run.shared_folder import checkpoint_folder
-from tune_lt.store import TAG, Store
+from tune_lt.store import TAG, Store, own_tags
 from tune_lt.store.journal import PATIENCE_SECONDS, Journal
 from tune_lt.store.lease import Lease
 from tune_lt.study import Search, Study
@@ -47,6 +47,7 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
     check_folders(folder, checkpoints)
     store.client.patience = PATIENCE_SECONDS
     dataset = load_data(study)
+    _check_images(study, store, dataset.content_hash)
     for line in rehearse(study, dataset):
         display.say(line)
     parent = store.ensure_parent(study.name)
@@ -60,13 +61,14 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
         try:
             journal.drain()  # send what a killed driver had not sent yet
             orphans = store.interrupt_running(study.name)
-            for file in (*checkpoints.glob("*.json"), *checkpoints.glob("*.[0-9]*")):
-                file.unlink()  # scores of units of a killed driver's trials: the store has them by now
+            # of a killed driver's trials: scores of units, which the store has by now, and half-written states
+            for file in {file for left in ("*.json", "*.[0-9]*", ".*.pt.*") for file in checkpoints.glob(left)}:
+                file.unlink()
             if journal.inherited or orphans:
                 finished, before = store.snapshot(study.name)
             if orphans:
                 display.say(f"{orphans} runs of a driver that died; those that the study still needs are continued")
-            store.begin(parent, study.text, {**parent_tags(study), **_where(checkpoints)})
+            store.begin(parent, study.text, {**parent_tags(study, dataset.content_hash), **_where(checkpoints)})
             _show(store, study)
             display.say("starting Ray ..." if at == "local" else f"connecting to Ray at {at} ...")
             images = dataset.train_images.nbytes + dataset.test_images.nbytes
@@ -79,8 +81,9 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
                 whole = runner.train(cells, runner.plan.contents(cells, found, chosen))
                 if chosen:
                     model = runner.model(next(cell for cell in cells if cell.fingerprint == chosen.fingerprint))
-            status = "FINISHED" if whole else "FAILED"
+            runner.clear()
             journal.close()
+            status = "FINISHED" if whole and not journal.deleted else "FAILED"
         except BaseException as error:
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             _close(store, journal, display)
@@ -98,6 +101,26 @@ def _close(store: Store, journal: Journal, display: Display) -> None:
         journal.close(STOP_SECONDS)
     except InputError as unsent:
         display.say(str(unsent))
+
+
+def _check_images(study: Study, store: Store, content_hash: str) -> None:
+    """Raise InputError if the store has a study of this name on another data set.
+
+    That is one with another name, or from another folder and with other images: a folder may be moved, and its images
+    may change, but not both at once.
+    """
+    recorded = store.parent(study.name)
+    if recorded is None or study.replace:
+        return
+    now = {tag.removeprefix(TAG): value for tag, value in parent_tags(study, content_hash).items()}
+    before = own_tags(recorded)
+    differs = {tag for tag in ("dataset", "root", "images") if before.get(tag, now.get(tag)) != now.get(tag)}
+    if "dataset" in differs or {"root", "images"} <= differs:
+        found, there = (" ".join(filter(None, (tags["dataset"], tags.get("root")))) for tags in (now, before))
+        raise InputError(
+            f"data: found {found}; the store {store.shown} has a study {study.name!r} of another data set, {there}; "
+            "valid: another name for this study, or replace: true if it is to take over that one's reports and model"
+        )
 
 
 def _leave(store: Store, parent: str, status: str, lease: Lease) -> None:

@@ -47,7 +47,7 @@ def listing(study: Study, content_hash: str, store: Store | None, *, missing: bo
     return Listing(
         study=study.name,
         text=study.text,
-        tags=parent_tags(study),
+        tags=parent_tags(study, content_hash),
         contents=dataclasses.replace(contents, rows=rows),
         waiting=tuple(waiting),
         content_hash=content_hash,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -187,9 +188,12 @@ def study_tags(study: Study) -> dict[str, str]:
     return {"study": study.name, "dataset": str(study.data["name"]), "protocol": "sealed", "scale": study.scale}
 
 
-def parent_tags(study: Study) -> dict[str, str]:
+def parent_tags(study: Study, content_hash: str = "") -> dict[str, str]:
     """Tags of the study's own run, wherever its cells are trained, as MLflow has them."""
+    root = study.data.get("root")
     tags = {"dataset": str(study.data["name"]), "scale": study.scale}
+    tags |= {"images": content_hash} if content_hash else {}
+    tags |= {"root": os.path.realpath(root)} if root else {}
     tags |= {"table": str(study.table)} if study.table else {}
     return {f"{TAG}{name}": value for name, value in tags.items()}
 

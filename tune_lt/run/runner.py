@@ -68,6 +68,7 @@ class Runner:
         tags["device"] = str(training.pick_device("auto" if self.gpus else "cpu"))
         tags["workers"] = str(study.resources.workers)
         self.plan = Plan(study, dataset.content_hash, tags)
+        self.over: set[str] = set()  # the fingerprints of what has ended, in whatever way
         self.kept: str | None = None  # the fingerprint of the recommended cell, whose last state is not removed
 
     def search(self, space: Space) -> SearchResult:
@@ -171,9 +172,6 @@ class Runner:
             return True
         self.kept = contents.recommended.fingerprint if contents.recommended else None
         have, failing = self.finished, self.before.failing()
-        for cell in cells:
-            if cell.fingerprint in have and cell.fingerprint != self.kept:  # an earlier run may have recommended it
-                checkpoint_path(self.checkpoints, cell.fingerprint).unlink(missing_ok=True)
         wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # a cell of several rows is named by the first
         missing = [cell for name, cell in wanted.items() if name not in have and name not in failing][::-1]
         failed = [name for name in wanted if name in failing and name not in have]
@@ -208,6 +206,16 @@ class Runner:
             return None
         return Model(cell, path, self.dataset, again=True)
 
+    def clear(self) -> None:
+        """Delete states that nobody needs any more, once no worker is left that could still write one.
+
+        These are states of trials that were stopped while they wrote them, and of a network that was recommended once.
+        """
+        over = (self.finished.keys() | self.over) - {self.kept}
+        whole = [file for file in self.checkpoints.glob("*.pt") if file.stem in over]
+        for file in (*whole, *self.checkpoints.glob(".*.pt.*")):
+            file.unlink()
+
     def _train_cells(self, label: str, cells: Sequence[PlannedCell]) -> list[Trial]:
         planned = [self.plan.cell_trial(cell, keep=cell.fingerprint == self.kept) for cell in cells]
         recorder = self._recorder(len(planned))
@@ -218,6 +226,7 @@ class Runner:
 
     def _recorder(self, total: int, **options: Any) -> Recorder:
         def done_with(name: str, metrics: Mapping[str, float] | None) -> None:
+            self.over.add(name)
             if metrics is not None:
                 self.finished[name] = metrics
                 if name == self.kept:
@@ -230,8 +239,10 @@ class Runner:
         return Recorder(self.journal, self.display, total, **options)
 
     def _check_end(self) -> None:
+        """Raise KeyboardInterrupt if the study is to stop, InputError if nothing more can be recorded."""
         self.check_interrupt()
         check_room(self.checkpoints, self.store.state_folder(self.study.name))
+        self.journal.check()
         if self.lease.lost:
             raise InputError(f"another driver has taken over the study {self.study.name!r}; this one stops")
 

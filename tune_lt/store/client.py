@@ -19,7 +19,9 @@ from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from tune_lt.store.uri import URIS
+from tune_lt.errors import InputError, redacted
+from tune_lt.store.uri import URIS, access_problem
+from tune_lt.texts import first_line
 
 PROBE_SECONDS = 5.0
 CERTIFICATE = "MLFLOW_TRACKING_SERVER_CERT_PATH"
@@ -27,8 +29,20 @@ NO_MLFLOW = re.compile(r"failed with error code \d+ != 200|response body was not
 AWAY = re.compile(r"too many (\d+) error responses")  # by urllib3
 
 
+class StoreError(InputError):
+    """The store refused a call, or did not answer for as long as the client is patient. ``cause``: MLflow's error."""
+
+    def __init__(self, uri: str, cause: Exception, *, resumable: bool = False) -> None:
+        reason = access_problem(answered(cause)) or f"cannot be used: {redacted(first_line(cause), uri)}"
+        after = "; once it can, the same command goes on, and nothing that is recorded is lost" if resumable else ""
+        super().__init__(f"tracking store {redacted(uri)} {reason}{after}")
+        self.cause = cause
+
+
 def answered(error: Exception) -> int:
     """The HTTP status of the server's answer that led to ``error``, 0 if there was no answer."""
+    if isinstance(error, StoreError):
+        return answered(error.cause)
     if isinstance(error, requests.HTTPError) and error.response is not None:  # from MLflow's requests for artifacts
         return error.response.status_code
     return error.get_http_status_code() if isinstance(error, MlflowException) else 0
@@ -38,8 +52,15 @@ def refused(error: Exception) -> bool:
     """Whether the store refused a call in such a way that repeating it is useless."""
     if not isinstance(error, MlflowException):
         return isinstance(error, KeyError | TypeError | ValueError)
+    if error.error_code == "ENDPOINT_NOT_FOUND":
+        return False  # a proxy's answer while the server behind it is away
     status = error.get_http_status_code()
     return 400 <= status < 500 and status not in (401, 403, 408, 429)
+
+
+def absent(error: Exception) -> bool:
+    """Whether the store answered that it has no such experiment, run or model."""
+    return isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
 def server_problem(error: Exception, uri: str) -> str:
@@ -112,11 +133,11 @@ def _speaks_tls(host: str, port: int) -> bool:
 class PatientClient:
     """An MlflowClient that repeats a call for up to ``patience`` seconds while the store does not answer.
 
-    ``raw`` is the MlflowClient itself, which calls once.
+    Its calls raise StoreError. ``raw`` is the MlflowClient itself, which calls once and raises what MLflow raises.
     """
 
-    def __init__(self, client: MlflowClient) -> None:
-        self.raw, self.patience = client, 0.0
+    def __init__(self, client: MlflowClient, uri: str) -> None:
+        self.raw, self.patience, self._uri = client, 0.0, uri
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.raw, name)
@@ -126,9 +147,11 @@ class PatientClient:
             while True:
                 try:
                     return method(*arguments, **options)
+                except (KeyError, TypeError, ValueError):
+                    raise  # a mistake in the call
                 except Exception as error:
                     if refused(error) or time.monotonic() > until:
-                        raise
+                        raise StoreError(self._uri, error, resumable=self.patience > 0) from error
                 time.sleep(pause)
                 pause = min(2 * pause, 10.0)
 

@@ -4,6 +4,9 @@ The driver appends each record to the file and goes on; a thread sends it to the
 does not answer. If the driver is killed, the next driver sends what is left in the file before anything else. A record
 may be sent twice without effect: a run is looked up by its key before it is created, MLflow keeps one of two equal
 metrics (they have the time at which they were recorded), and an epoch that the store has is not sent again.
+
+If the store refuses a record, for example because the study's experiment was deleted, nothing more is sent: the study
+stops, and its records stay in the file until the store takes them. Only records of a deleted cell's run are left out.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ class Journal:
     ``folder`` holds the file. ``say`` is called with a line when the store stops answering and when it answers again.
     ``beat`` is called often from the sending thread. ``runs`` is the study's `Cells.runs_by_key`; it is read here if it
     is not given. Records that an earlier driver did not send are sent first; ``inherited`` is their number.
+    ``deleted``: the keys of runs that were deleted from the store while they had records to come.
     """
 
     def __init__(
@@ -67,14 +71,15 @@ class Journal:
         runs: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._store, self._parent, self._say, self._beat = store, parent, say, beat
+        self._store, self._study, self._parent, self._say, self._beat = store, study, parent, say, beat
         self._client = store.client.raw  # without retries, which the sending thread makes itself
         self._experiment = store.experiment(study)
         self._runs = {**(store.cells(study).runs_by_key() if runs is None else runs), parent: parent}
         self._places: dict[str, str] = {}  # artifact URIs of the runs that this driver created and that have not ended
         self._last_epoch: dict[str, int] = {}  # the last epoch that the store has of each run that has not ended
         self._queue: queue.SimpleQueue[tuple[dict[str, Any], int]] = queue.SimpleQueue()
-        self._refused: Exception | None = None
+        self.deleted: set[str] = set()
+        self._refused = ""  # why the store takes no more records
         self._closing = False
         self._lock = threading.Lock()
         self._path, self._sent_path = folder / JOURNAL, folder / SENT
@@ -117,8 +122,17 @@ class Journal:
         for record in records:
             self._append(dict(record))
 
+    def check(self) -> None:
+        """Raise InputError if the store has refused a record: then the study must stop."""
+        if self._refused:
+            kept = f"{self._waiting} records are kept in {self._path} and sent when the study is run again"
+            raise InputError(f"{self._refused}; {kept if self._waiting else 'every record is in the store'}")
+
     def drain(self, patience: float = PATIENCE_SECONDS) -> None:
-        """Wait until everything is in the store. Raises InputError if it takes no record for ``patience`` seconds."""
+        """Wait until everything is in the store.
+
+        Raises InputError if it refuses a record, or takes none for ``patience`` seconds.
+        """
         until, before = time.monotonic() + patience, self._waiting
         while self._waiting and self._thread.is_alive():
             if self._waiting < before:
@@ -126,6 +140,7 @@ class Journal:
             if time.monotonic() > until:
                 break
             time.sleep(0.02)
+        self.check()
         if self._waiting:
             raise InputError(
                 f"{self._waiting} records could not be sent to the store {self._store.shown}; "
@@ -133,7 +148,7 @@ class Journal:
             )
 
     def close(self, patience: float = PATIENCE_SECONDS) -> None:
-        """Wait as `drain` does, then stop. Also raises InputError if the store refused a record. Does it once."""
+        """Wait as `drain` does, then stop. Does it once."""
         if self._closing:
             return
         try:
@@ -145,10 +160,6 @@ class Journal:
             sqlite.write_through(self._store.engine)
         self._path.unlink(missing_ok=True)
         self._sent_path.unlink(missing_ok=True)
-        if self._refused is not None:
-            raise InputError(
-                f"the store {self._store.shown} refused a record: {redacted(str(self._refused), self._store.uri)}"
-            )
 
     def _append(self, record: dict[str, Any]) -> None:
         record.setdefault("at", int(time.time() * 1000))
@@ -166,7 +177,7 @@ class Journal:
         self._queue.put((record, end))
 
     def _work(self) -> None:
-        while not self._closing or not self._queue.empty():
+        while not self._refused and (not self._closing or not self._queue.empty()):
             items = []
             with contextlib.suppress(queue.Empty):
                 items.append(self._queue.get(timeout=IDLE_SECONDS))
@@ -183,18 +194,19 @@ class Journal:
             self._try_beat()
 
     def _send_until_done(self, records: list[dict[str, Any]]) -> bool:
-        """Send, and try again while the store does not answer; False if the journal is closed before it does."""
+        """Send, and try again while the store does not answer.
+
+        False if the store refuses a record, or if the journal is closed before it answers.
+        """
         pause, said = 0.5, False
         while True:
             try:
-                self._send(records)
+                if not self._try(records):
+                    if len(records) > 1:  # one by one, to find the record that is refused
+                        return all(self._send_until_done([record]) for record in records)
+                    return False
                 break
             except Exception as error:
-                if refused(error) and len(records) > 1:  # one by one, to find the record that is refused
-                    return all(self._send_until_done([record]) for record in records)
-                if refused(error):
-                    self._refused = self._refused or error
-                    break
                 if self._closing:
                     return False
                 if not said:
@@ -207,12 +219,47 @@ class Journal:
             self._say("the store answers again; everything recorded meanwhile is sent")
         return True
 
+    def _try(self, records: list[dict[str, Any]]) -> bool:
+        """Send, or find out why the store refuses it. Raises what MLflow raises if the store does not answer."""
+        try:
+            self._send(records)
+        except Exception as error:
+            if not refused(error):
+                raise
+            return len(records) == 1 and self._is_left_out(records[0], error)
+        return True
+
+    def _is_left_out(self, record: dict[str, Any], error: Exception) -> bool:
+        """Whether a record was refused because the run of its cell was deleted. Otherwise nothing more is sent."""
+        key, lost = self._key(record), ""
+        if key != self._parent and not self._store.deleted(self._study, self._experiment, self._parent):
+            gone = f"a run of the study {self._study!r} is no longer in the store"
+            run_id = self._runs.get(key)
+            lost = self._store.deleted(self._study, self._experiment, run_id) if run_id else gone
+        if not lost:
+            self._refused = self._why(error)
+            return False
+        self.deleted.add(key)
+        self._say(f"{lost}; what is still recorded of it is left out, the next run of the study trains it again")
+        return True
+
+    def _why(self, error: Exception) -> str:
+        """Why the store takes nothing more. Raises what MLflow raises if it does not answer."""
+        reason = redacted(first_line(error), self._store.uri)
+        refusal = f"the store {self._store.shown} refused a record ({reason}); if it always does, delete {self._path}"
+        return self._store.deleted(self._study, self._experiment, self._parent) or refusal
+
+    def _key(self, record: Mapping[str, Any]) -> str:
+        return self._parent if record.get("op") == "note" else str(record.get("key"))
+
     def _send(self, records: list[dict[str, Any]]) -> None:
         """Send records in order, those of one run together."""
         batches: defaultdict[str, _Batch] = defaultdict(_Batch)
         for record in records:
             self._try_beat()
-            key = self._parent if record["op"] == "note" else record["key"]
+            key = self._key(record)
+            if key in self.deleted:
+                continue
             if record["op"] == "epoch":
                 self._add_epoch(key, batches[key], record)
             elif record["op"] == "start":
@@ -278,9 +325,9 @@ class Journal:
     def _try_beat(self) -> None:
         try:
             self._beat()
-        except Exception as error:  # where the store does not answer, the next beat may succeed
-            if refused(error):
-                self._refused = self._refused or error
+        except Exception as error:
+            with contextlib.suppress(Exception):  # where the store does not answer, the next beat may succeed
+                self._refused = self._refused or (self._why(error) if refused(error) else "")
 
 
 def unsent(folder: Path) -> tuple[bytes, int]:

@@ -10,12 +10,15 @@ import uuid
 from contextlib import suppress
 from typing import Any
 
+from mlflow.entities import Run
+
 from tune_lt.errors import InputError
 from tune_lt.store import TAG, Store
 
 LEASE = f"{TAG}lease"
 LIFE_SECONDS = 60.0
 RENEW_SECONDS = 10.0
+WATCH_SECONDS = 25.0  # twice as long as a living driver takes to renew it, and some more
 SETTLE_SECONDS = 0.3
 
 
@@ -31,7 +34,7 @@ class Lease:
         self._tried = time.monotonic()
         self.lost = False
         before = holder(store.client, run_id)
-        if before and alive(before):
+        if before and lives(store.client, run_id, before):
             raise InputError(f"the study is being run by {described(before)}; wait for it or stop it")
         self._write(store.client)
         time.sleep(SETTLE_SECONDS)  # of two drivers that start at the same moment, the last to write has the lease
@@ -64,18 +67,35 @@ class Lease:
 
 def holder(client: Any, run_id: str) -> dict[str, Any] | None:
     """The holder of a study's lease: ``id``, ``host``, ``pid`` and ``at``, the time of its last renewal; or None."""
-    text = client.get_run(run_id).data.tags.get(LEASE, "")
+    return _holder_in(client.get_run(run_id))
+
+
+def _holder_in(run: Run) -> dict[str, Any] | None:
+    text = run.data.tags.get(LEASE, "")
     return json.loads(text) if text else None
 
 
 def described(holder: dict[str, Any]) -> str:
     """A lease's holder in words."""
-    return f"process {holder['pid']} on {holder['host']} (last sign of life {time.time() - holder['at']:.0f} s ago)"
+    ago = time.time() - holder["at"]
+    last = f"last sign of life {ago:.0f} s ago" if ago >= 0 else f"its clock is {-ago:.0f} s ahead of ours"
+    return f"process {holder['pid']} on {holder['host']} ({last})"
+
+
+def state(run: Run) -> str:
+    """Whether a driver works on a study, in words. ``run``: the study's own, which has not ended."""
+    held = _holder_in(run)
+    if held and alive(held):
+        return f"running, by {described(held)}"
+    if held and held["at"] > time.time() and held["host"] != socket.gethostname():
+        return f"running, if {described(held)} is alive"
+    driver = f"its driver, {described(held)}, has died" if held else "its driver has died"
+    return f"stopped, {driver}; tune-lt run goes on with it"
 
 
 def alive(holder: dict[str, Any]) -> bool:
-    """Whether a lease's holder still lives, as far as this host can tell."""
-    if time.time() - holder["at"] > LIFE_SECONDS:
+    """Whether a lease's holder still lives, as far as this host and its clock can tell."""
+    if abs(time.time() - holder["at"]) > LIFE_SECONDS:
         return False
     if holder["host"] != socket.gethostname():
         return True
@@ -86,4 +106,20 @@ def alive(holder: dict[str, Any]) -> bool:
             os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return False
+    return True
+
+
+def lives(client: Any, run_id: str, held: dict[str, Any]) -> bool:
+    """Whether a lease's holder still lives. Where clocks differ, or the store was away, only a renewal shows it.
+
+    Takes up to `WATCH_SECONDS`, if the holder is on another host.
+    """
+    until = time.monotonic() + WATCH_SECONDS
+    while not alive(held):
+        if held["host"] == socket.gethostname() or time.monotonic() > until:
+            return False
+        time.sleep(SETTLE_SECONDS)
+        now = holder(client, run_id)
+        if now != held:
+            return now is not None
     return True

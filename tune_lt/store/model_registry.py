@@ -9,10 +9,10 @@ from pathlib import Path
 import mlflow.onnx
 import numpy as np
 import onnx
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
+from tune_lt.store.client import StoreError
 from tune_lt.store.records import TAG
 from tune_lt.store.store import Store
 
@@ -55,8 +55,8 @@ def register(store: Store, run_id: str, name: str, folder: Path, fingerprint: st
     client.log_artifacts(run_id, str(folder), place)
     try:
         client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+    except StoreError as error:
+        if getattr(error.cause, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
     tags = {f"{TAG}fingerprint": fingerprint}

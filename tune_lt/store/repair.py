@@ -18,9 +18,10 @@ from mlflow.entities import Run
 from tune_lt.documents import CONTENTS, Contents
 from tune_lt.errors import InputError
 from tune_lt.store import DAMAGED, DUPLICATE, TAG, CellRecord, Cells, Store
+from tune_lt.store.client import StoreError
 from tune_lt.store.copies import CHECKPOINTS
 from tune_lt.store.journal import JOURNAL, Journal, unsent
-from tune_lt.store.lease import Lease, alive, described, holder
+from tune_lt.store.lease import Lease, described, holder, lives
 from tune_lt.store.records import reused_tag
 from tune_lt.texts import some
 
@@ -62,12 +63,11 @@ def examine_study(store: Store, study: str) -> list[Finding]:
     """
     parent = store.parent(study)
     held = holder(store.client, parent.info.run_id) if parent else None
-    if held and alive(held):
+    if held and parent and lives(store.client, parent.info.run_id, held):
         return [Finding("held", f"being run by {described(held)}; look again when it is done")]
     findings = _examine(store, study)
     if parent is None and not findings:
-        known = ", ".join(store.studies()) or "none"
-        raise InputError(f"no study {study!r} in {store.shown}; studies there: {known}")
+        store.own_run(study)  # raises
     if held:
         findings.append(Finding("lease", f"its lease is still that of {described(held)}, which is dead", "given up"))
     return findings
@@ -177,7 +177,7 @@ def _journal(store: Store, study: str) -> list[Finding]:
 
 def _moved(store: Store, study: str, cells: Sequence[CellRecord]) -> list[Finding]:
     """Whether the folder of all artifacts is gone. Then it was probably moved, and no cell must be trained again."""
-    experiment = store.client.get_experiment_by_name(study)
+    experiment = store.home(study)
     place = urlparse(experiment.artifact_location if experiment else "")
     folder = unquote(place.path)
     complete = any(cell.tags.get("outcome") == "complete" for cell in cells)
@@ -204,9 +204,9 @@ def _readable(store: Store, run_id: str) -> bool:
     try:
         return isinstance(store.read_json(run_id, "per_class.json"), dict)
     except InputError as error:
-        if isinstance(error.__context__, ValueError):
-            return False  # it is there, but cut short
-        raise  # the store does not answer, which says nothing about the cell
+        if isinstance(error, StoreError) or not isinstance(error.__context__, ValueError):
+            raise  # the store does not answer, which says nothing about the cell
+        return False  # it is there, but cut short
 
 
 def _duplicates(cells: Sequence[CellRecord]) -> list[tuple[CellRecord, CellRecord]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlflow.entities import Run, RunTag, ViewType
+from mlflow.entities import Experiment, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
@@ -19,7 +20,7 @@ from sqlalchemy import Engine
 
 from tune_lt.errors import InputError, redacted
 from tune_lt.store import copies, opening, records, views
-from tune_lt.store.client import PatientClient, answered, redirect, server_problem
+from tune_lt.store.client import PatientClient, StoreError, absent, answered, redirect, server_problem
 from tune_lt.store.records import TAG, CellRecord, Cells
 from tune_lt.store.uri import access_problem, sqlite_file, store_uri, use_password_file
 from tune_lt.texts import first_line
@@ -28,8 +29,10 @@ logging.getLogger("mlflow").setLevel(logging.ERROR)
 logging.getLogger("alembic").setLevel(logging.ERROR)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs with a traceback
 
+PARENT = f"tags.`{TAG}kind` = 'study'"
 CELLS = f"tags.`{TAG}kind` != 'study'"  # cells, and trials of several cells
 FINISHED = f"tags.`{TAG}kind` = 'cell' and tags.`{TAG}outcome` = 'complete' and attributes.status = 'FINISHED'"
+_OF_STUDY = f"{TAG}study"  # the name of the study that an experiment or a run belongs to
 TAG_CHARACTERS = 8000  # MLflow's limit for a tag
 PAGE = 1000  # runs read at a time
 Document = TypeVar("Document")
@@ -50,8 +53,8 @@ class Store:
         use_password_file()
         try:
             self._place = opening.place(self.uri, write=write)  # kept, since a copy is deleted with it
-            self.client = PatientClient(MlflowClient(self._place.uri))
-            self.client.search_experiments(max_results=1)
+            self.client = PatientClient(MlflowClient(self._place.uri), self.uri)
+            self.client.raw.search_experiments(max_results=1)
         except InputError:
             raise
         except Exception as error:
@@ -69,24 +72,55 @@ class Store:
         return redacted(self.uri)
 
     def experiment(self, study: str) -> str:
-        """The id of the study's experiment, created where it is missing."""
-        found = self.client.get_experiment_by_name(study)
+        """The id of the study's experiment, created where it is missing. Raises InputError if it cannot be used."""
+        found = self.home(study)
         if found is None:
             artifacts = (self.folder / copies.ARTIFACTS / study).as_uri() if self.folder else None
-            kind = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI opens on training runs
-            return str(self.client.create_experiment(study, artifact_location=artifacts, tags=kind))
+            tags = {_OF_STUDY: study, "mlflow.experimentKind": "custom_model_development"}  # the UI opens on its runs
+            try:
+                return str(self.client.create_experiment(study, artifact_location=artifacts, tags=tags))
+            except StoreError as error:
+                if (taken := self.client.get_experiment_by_name(study)) is None:
+                    raise
+                raise InputError(
+                    f"tracking store {self.shown}: the experiment {study!r} is that of another study, "
+                    f"{taken.tags.get(_OF_STUDY)!r}; valid: another name for this study or for that experiment"
+                ) from error
         if found.lifecycle_stage != "active":
-            raise InputError(f"tracking store: the experiment {study!r} was deleted; restore it or rename the study")
+            raise InputError(self.deleted(study, found.experiment_id))
         return str(found.experiment_id)
+
+    def deleted(self, study: str, experiment: str, run_id: str = "") -> str:
+        """What became of the study's ``experiment`` or of its run ``run_id``, and how to restore it; "" if nothing.
+
+        It asks once. Raises what MLflow raises if the store does not answer.
+        """
+        client, key, kind = self.client.raw, experiment, "experiments restore --experiment-id"
+        what = f"the experiment of the study {study!r}"
+        try:
+            if client.get_experiment(experiment).lifecycle_stage == "active":
+                if not run_id:
+                    return ""
+                key, kind, what = run_id, "runs restore --run-id", f"the run {run_id} of the study {study!r}"
+                run = client.get_run(run_id).info
+                if run.lifecycle_stage == "active":
+                    return ""
+                what = f"the run {run.run_name!r} ({run_id}) of the study {study!r}"
+        except MlflowException as error:
+            if not absent(error):
+                raise
+            return f"{what} was deleted for good from the store {self.shown}"
+        restore = f"MLFLOW_TRACKING_URI={shlex.quote(self.shown)} mlflow {kind} {key}"
+        return f"{what} was deleted from the store {self.shown}; {restore} restores it"
 
     def study_runs(self) -> list[Run]:
         """The parent run of every study in the store, newest first."""
-        parents = self._runs(self._experiments(), f"tags.`{TAG}kind` = 'study'")
+        parents = self._runs(self._experiments(), PARENT)
         return sorted(parents, key=lambda run: run.info.start_time, reverse=True)
 
     def studies(self) -> list[str]:
         """The names of all studies in the store, newest first."""
-        return list(dict.fromkeys(run.data.tags[f"{TAG}study"] for run in self.study_runs()))
+        return list(dict.fromkeys(run.data.tags[_OF_STUDY] for run in self.study_runs()))
 
     def parent(self, study: str) -> Run | None:
         """The study's parent run, or None if it never ran on this store."""
@@ -94,20 +128,26 @@ class Store:
 
     def parents(self, study: str) -> list[Run]:
         """The study's parent runs, the oldest first. There are several only if drivers began at the same moment."""
-        found = self._runs(self._experiment_of(study), f"tags.`{TAG}kind` = 'study'")
+        found = self._runs(self._experiment_of(study), PARENT)
         return sorted(found, key=lambda run: run.info.start_time)
+
+    def own_run(self, study: str) -> Run:
+        """The study's parent run. Raises InputError that says why there is none."""
+        run = self.parent(study)
+        if run is not None:
+            return run
+        home = self.home(study)
+        lost = next(self._runs([home.experiment_id], PARENT, ViewType.DELETED_ONLY), None) if home else None
+        why = self.deleted(study, home.experiment_id, lost.info.run_id if lost else "") if home else ""
+        known = ", ".join(self.studies()) or "none"
+        raise InputError(why or f"no study {study!r} in {self.shown}; studies there: {known}")
 
     def ensure_parent(self, study: str) -> str:
         """The id of the study's parent run, created where there is none. Raises InputError if the store refuses."""
-        try:
-            run = self.parent(study)
-            if run is None:
-                tags = {f"{TAG}kind": "study", f"{TAG}study": study, "mlflow.runName": study}
-                run = self.client.create_run(self.experiment(study), tags=tags)
-        except MlflowException as error:
-            raise InputError(
-                f"tracking store {self.shown} cannot be written: {redacted(str(error), self.uri)}"
-            ) from None
+        run = self.parent(study)
+        if run is None:
+            tags = {f"{TAG}kind": "study", _OF_STUDY: study, "mlflow.runName": study}
+            run = self.client.create_run(self.experiment(study), tags=tags)
         return str(run.info.run_id)
 
     def begin(self, run_id: str, text: str, tags: Mapping[str, str]) -> None:
@@ -119,7 +159,7 @@ class Store:
     def show(self, study: str, searched: Sequence[str], metric: str) -> None:
         """Make MLflow's UI list the views of the study's rows and trials (`views.tags`)."""
         experiment = self.experiment(study)
-        for name, content in views.tags(searched, metric).items():
+        for name, content in (views.tags(searched, metric) | {_OF_STUDY: study}).items():
             self.client.set_experiment_tag(experiment, name, content)
 
     def interrupt_running(self, study: str) -> int:
@@ -177,7 +217,9 @@ class Store:
         with tempfile.TemporaryDirectory(prefix="tune_lt_") as folder:
             try:
                 return Path(self.client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
-            except (MlflowException, OSError, ValueError) as error:
+            except StoreError:
+                raise
+            except (OSError, ValueError) as error:
                 raise self._unreadable(run_id, name, error) from None
 
     def _unreadable(self, run_id: str, name: str, error: Exception) -> InputError:
@@ -226,9 +268,28 @@ class Store:
         found = self.client.search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=10_000)
         return [experiment.experiment_id for experiment in found]
 
+    def home(self, study: str) -> Experiment | None:
+        """The study's experiment, also a renamed or deleted one; None if there is none.
+
+        It has a tag with the study's name. Those of older versions have none: they are known by their name or their
+        study's own run.
+        """
+        named = self.client.get_experiment_by_name(study)
+        if named and named.tags.get(_OF_STUDY) == study:
+            return named
+        every = self.client.search_experiments(view_type=ViewType.ALL, max_results=10_000)
+        tagged = [one for one in every if one.tags.get(_OF_STUDY) == study]
+        if tagged:
+            return min(tagged, key=lambda one: one.lifecycle_stage != "active")
+        if named and _OF_STUDY not in named.tags:
+            return named
+        runs = self._runs([one.experiment_id for one in every], PARENT, ViewType.ALL)
+        own = {run.info.experiment_id for run in runs if run.data.tags.get(_OF_STUDY) == study}
+        return next((one for one in every if one.experiment_id in own), None)
+
     def _experiment_of(self, study: str) -> list[str]:
         """The id of the study's experiment, alone in a list; an empty list if there is none."""
-        found = self.client.get_experiment_by_name(study)
+        found = self.home(study)
         return [found.experiment_id] if found else []
 
     def _records(self, experiments: list[str], condition: str) -> list[CellRecord]:
@@ -237,10 +298,10 @@ class Store:
             # by id, since a run that begins meanwhile moves another one to the next page, where it is read again
             return list({record.run_id: record for record in found}.values())
 
-    def _runs(self, experiments: list[str], condition: str) -> Iterator[Run]:
+    def _runs(self, experiments: list[str], condition: str, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
         token: str | None = None
         while experiments:
-            page = self.client.search_runs(experiments, condition, max_results=PAGE, page_token=token)
+            page = self.client.search_runs(experiments, condition, view, max_results=PAGE, page_token=token)
             yield from page
             token = page.token
             if not token:

@@ -48,6 +48,7 @@ class File:
     seeds: Any = (0, 1, 2)
     resources: Resources = field(default_factory=Resources)
     table: Literal[1, 2, 3] | None = None
+    replace: bool = False
     small: dict[
         Literal["data", "model", "recipe", "loss", "search", "compare", "rows", "cross", "seeds", "resources"], Any
     ] = field(default_factory=dict)
@@ -124,6 +125,7 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
         folder=folder,
         sources=sources,
         table=file.table,
+        replace=file.replace,
         scale=SMALL if small else FULL,
     )
     _check_draws(study)

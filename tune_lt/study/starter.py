@@ -16,6 +16,10 @@ from tune_lt.errors import InputError
 LOOKED_AT = 400  # files whose size is read, spread evenly over the folder
 STEPS_GPU, STEPS_CPU = 12_000, 800  # of one training: the CIFAR-LT recipe has 19,400 in its 200 epochs
 TRIALS_GPU, TRIALS_CPU = 12, 6
+SAYS_NOTHING = (  # parts of a path that do not tell one data set from another
+    *("content", "data", "dataset", "datasets", "downloads", "home", "image", "images", "img", "imgs", "media", "mnt"),
+    *("photos", "pictures", "root", "tmp", "train", "training", "workspace"),
+)
 SMALL, MEDIUM = 48, 112  # pixels of the shorter side up to which images are taken as 32 and as 64 pixels
 
 
@@ -53,8 +57,8 @@ def look(root: Path) -> Look:
     return Look({name: len(of_class) for name, of_class in files.items()}, round(statistics.median(sides)))
 
 
-def study(root: Path, seen: Look, *, gpu: bool) -> str:
-    """The text of a study file for what `look` saw, for a machine with or without a GPU.
+def study(root: Path, seen: Look, *, gpu: bool, name: str = "") -> str:
+    """The text of a study file for what `look` saw, for a machine with or without a GPU. ``name``: else `name_of`.
 
     The study searches each of its losses that has hyper-parameters with the same number of trials on folds of the
     training images. Then it trains softmax and all of these losses with five seeds, and scores them once on the sealed
@@ -82,7 +86,7 @@ def study(root: Path, seen: Look, *, gpu: bool) -> str:
         f"{json.dumps(largest, ensure_ascii=False)} down to {seen.counts[smallest]:,} of "
         f"{json.dumps(smallest, ensure_ascii=False)}; the shorter side is {seen.side} pixels (median)",
         "# command   tune-lt plan FILE says what it costs, tune-lt run FILE does it",
-        f"name: {json.dumps(name_of(root))}",
+        f"name: {json.dumps(name or name_of(root))}",
         f"data: {{name: image_folder, root: {where}, size: {size}{', stream: true' if large else ''}, "
         "validation: {folds: 3}}",
         f"model: {network}   # {aside}",
@@ -109,6 +113,12 @@ def study(root: Path, seen: Look, *, gpu: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def name_of(root: Path) -> str:
-    """A study's name from a folder's: its letters, digits, dots, dashes and underlines."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", root.expanduser().resolve().name).strip("-._") or "images"
+def name_of(path: Path) -> str:
+    """A study's name: the last part of a path that tells one data set from another, in characters that are allowed."""
+    parts = [cleaned(part) for part in path.expanduser().resolve().parts]
+    return next((part for part in reversed(parts) if part and part.lower() not in SAYS_NOTHING), "images")
+
+
+def cleaned(name: str) -> str:
+    """The letters, digits, dots, dashes and underlines of a name, the first 50; "" if there are none."""
+    return re.sub(r"[^\w.-]+", "-", name)[:50].strip("-._")

@@ -176,7 +176,8 @@ class Study:
     compared with; all have the same number of trials. ``rows``: what each row changes, by the row's name. ``columns``:
     the imbalance factors that rows are trained with. ``seeds``: pairs of data seed and init seed; ``resample``: in rows
     a data seed draws the training images with replacement (`tune_lt.data.cell_data`). ``text``: the file's whole text.
-    ``sources``: hashes of the plugins' code. ``table``: the paper's table that the study is a part of.
+    ``sources``: hashes of the plugins' code. ``table``: the paper's table that the study is a part of. ``replace``: it
+    may take over the reports and the model of a study of the same name on another data set.
     """
 
     name: str
@@ -196,6 +197,7 @@ class Study:
     folder: Path = Path()
     sources: Mapping[str, str] = field(default_factory=dict)
     table: Literal[1, 2, 3] | None = None
+    replace: bool = False
     scale: str = FULL
 
     @property
