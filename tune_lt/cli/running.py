@@ -97,8 +97,11 @@ def train(
     holdout, folds = parsed.validation.holdout, parsed.validation.folds
     fold = "full" if test else f"1/{folds}" if folds else "holdout"
     cell = base_cell(parsed, data_seed=seed, init_seed=seed, fold=fold, holdout=holdout)
+    dataset = training.load_dataset(cell)
+    training.rehearse(cell, dataset)
     for result in training.run_epochs(
         cell,
+        dataset=dataset,
         device=device,
         score_test=test,
         save_to=save,
