@@ -99,9 +99,7 @@ def test_no_epoch_of_one_seed_is_an_epoch_of_another(files: ImageFiles) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4, 4, 3]), (5, [5, 6])])
-def test_order_and_batches_are_those_of_images_in_memory(
-    files: ImageFiles, batch_size: int, sizes: list[int]
-) -> None:
+def test_order_and_batches_are_those_of_images_in_memory(files: ImageFiles, batch_size: int, sizes: list[int]) -> None:
     labels, index = torch.arange(IMAGES), torch.arange(1, IMAGES, 2)
     options: dict[str, Any] = {"batch_size": batch_size, "mean": (0.5,) * 3, "std": (0.25,) * 3}
     options |= {"seed": 7, "device": "cpu"}

@@ -347,7 +347,9 @@ def test_a_lone_last_image_trains_in_the_batch_before_it(digits: data.Dataset, l
 
 def test_the_rehearsal_tries_the_smallest_batch(digits: data.Dataset, lone: CellConfig) -> None:
     alone = dataclasses.replace(RECIPE, batch_size=1)
-    with pytest.raises(InputError, match=r"in batches of one image: ValueError: .*; valid: recipe\.batch_size: 2 or more"):
+    with pytest.raises(
+        InputError, match=r"in batches of one image: ValueError: .*; valid: recipe\.batch_size: 2 or more"
+    ):
         training.rehearse(dataclasses.replace(lone, recipe=alone), digits)
     training.rehearse(dataclasses.replace(lone, recipe=dataclasses.replace(RECIPE, batch_size=2)), digits)
     training.rehearse(dataclasses.replace(CELL, recipe=alone), digits)  # its last map has more than one value

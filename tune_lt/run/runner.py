@@ -19,6 +19,7 @@ from tune_lt.run.display import Display
 from tune_lt.run.out_of_memory import kills_fail_trials
 from tune_lt.run.planner import Model, Plan, PlannedCell, study_tags
 from tune_lt.run.recorder import Recorder
+from tune_lt.run.rehearsal import measured
 from tune_lt.run.search import selection
 from tune_lt.run.search.past import ENDED, past_trials
 from tune_lt.run.search.planned import PlannedTrial, averages
@@ -105,8 +106,9 @@ class Runner:
             recorder.reused(_reused(plan(planned.found)) if known else None)
 
         searcher = CellSearch(space, plan, past, on_reuse, reference)
-        units, folds = len(study.units(space)), study.validation.folds
-        early = scheduler(search, study.recipe.epochs, past, units=units, folds=folds)
+        units = measured(study, self.dataset)
+        without = [unit for unit, metrics in enumerate(units) if metric not in metrics]
+        early = scheduler(search, study.recipe.epochs, past, units=len(units), without=without)
         self._tune(label, recorder, searcher=searcher, trial_scheduler=early)
         if not searcher.exhausted:
             raise KeyboardInterrupt  # on Ctrl-C, Tune itself only returns
