@@ -122,7 +122,7 @@ class Runner:
             reasons = "; ".join(sorted({end.reason for end in ended if end.reason})) or "none ran to its end"
             raise InputError(f"no trial of the search ended with a finite {search.objectives[0]}: {reasons}")
         neutral = {path: value for path in space.space if (value := ranges.neutral(space.name, path)) is not None}
-        plain = selection.one_standard_error(ended, search, reference, space.space, neutral)
+        plain = selection.one_standard_error(ended, space, reference, neutral)
         front = selection.pareto(ended, search, reference) if len(search.objectives) > 1 else []
         result = SearchResult(
             space.name,
