@@ -271,7 +271,7 @@ def test_the_schema_refuses_a_typo(tiny_text: str, section: str, key: str) -> No
         jsonschema.validate(study, schema())
 
 
-def test_the_schema_takes_a_range_wherever_the_reader_does_and_nowhere_else(tiny_text: str, tmp_path: Path) -> None:
+def test_the_schema_takes_what_the_reader_does_and_nothing_else(tiny_text: str, tmp_path: Path) -> None:
     wide = {"uniform": [0.2, 0.8]}
     for change, valid in (
         ({"loss": {"drw": {"start": wide}}}, True),
@@ -281,6 +281,12 @@ def test_the_schema_takes_a_range_wherever_the_reader_does_and_nowhere_else(tiny
         ({"model": {"width": wide}}, False),
         ({"compare": {"losses": ["focal"], "trials": 5}}, False),
         ({"compare": {"losses": [{"name": "focal"}]}}, False),
+        ({"compare": {"losses": []}}, False),
+        ({"compare": {}}, False),
+        ({"compare": None, "ablation": None, "table": None}, True),
+        ({"rows": None}, False),
+        ({"cross": {"imbalance": []}}, False),
+        ({"cross": {"imbalance": [5]}}, True),
     ):
         study = overlay(yaml.safe_load(tiny_text), change)
         assert jsonschema.Draft202012Validator(schema()).is_valid(study) is valid, change
