@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tune_lt import data
+from tune_lt.data import memory
 from tune_lt.errors import InputError
-from tune_lt.run.rehearsal import measured, rehearse
+from tune_lt.run.rehearsal import check_room, measured, rehearse
 from tune_lt.study import Study, reader
 
 
@@ -66,6 +67,19 @@ def test_a_metric_that_some_folds_give_is_said_with_what_becomes_of_racing(tmp_p
     assert rehearse(study, dataset)[-1].endswith("racing compares trials on these alone")
     assert "racing" not in rehearse(_study(tmp_path, "metric: val/rare, scheduler: none"), dataset)[-1]
     assert "val/" not in "".join(rehearse(_study(tmp_path, "metric: val/many"), dataset))
+
+
+def test_a_run_needs_room_for_two_more_copies_of_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 62 images of 64 bytes, training and test: 7,936 bytes."""
+    dataset, study = _dataset((20, 11)), _study(tmp_path, "metric: val/many")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(memory, "available", lambda: 7936)
+    check_room(study, dataset)
+    monkeypatch.setattr(memory, "available", lambda: 7935)
+    with pytest.raises(InputError, match=r"^digits: two more copies of the images, .*data\.stream: true"):
+        check_room(study, dataset)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # the trials may run on other hosts
+    check_room(study, dataset)
 
 
 def test_asha_cannot_go_by_what_the_first_fold_lacks(tmp_path: Path) -> None:

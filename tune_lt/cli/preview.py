@@ -51,6 +51,7 @@ def plan(
 
     dataset = rehearsal.load_data(parsed)
     lines = rehearsal.rehearse(parsed, dataset)
+    rehearsal.check_room(parsed, dataset)
     seen = cost.outlook(parsed, Store(store) if exists(store) else None, dataset.content_hash)
     estimated = cost.estimate(parsed, dataset, seen)
     if as_json:

@@ -18,7 +18,7 @@ from tune_lt import data, provenance
 from tune_lt.errors import InputError
 from tune_lt.run.display import Display
 from tune_lt.run.planner import Model, found_by, parent_tags
-from tune_lt.run.rehearsal import load_data, rehearse
+from tune_lt.run.rehearsal import check_room, load_data, rehearse
 from tune_lt.run.runner import Runner
 from tune_lt.run.shared_folder import check_shared, checkpoint_folder
 from tune_lt.store import TAG, Store
@@ -56,6 +56,7 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
     dataset = load_data(study)
     for line in rehearse(study, dataset):
         display.say(line)
+    check_room(study, dataset)
     parent = store.ensure_parent(study.name)
     lease = Lease(store, parent)
     status = "FAILED"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from tune_lt import data, training
+from tune_lt.data.memory import check_fits
 from tune_lt.errors import InputError
 from tune_lt.run.planner import Plan, at_end
 from tune_lt.study import Study
@@ -14,6 +17,18 @@ from tune_lt.training import accuracies
 def load_data(study: Study) -> data.Dataset:
     """The study's data set; raises InputError naming what is missing or damaged."""
     return training.load_dataset(base_cell(study))
+
+
+def check_room(study: Study, dataset: data.Dataset) -> None:
+    """Raise InputError unless Ray and one trial can have a copy of the images each, beside that of this process.
+
+    A cluster's trials may run on other hosts, of which nothing is known here.
+    """
+    if "RAY_ADDRESS" not in os.environ:
+        images = dataset.train_images.nbytes + dataset.test_images.nbytes
+        where = study.data.get("root", study.data["name"])
+        advice = "valid: a smaller data.size, or images that stay on disk (data.stream: true, if the data set has it)"
+        check_fits(f"{where}: two more copies of the images, for Ray and a trial, take", 2 * images, advice)
 
 
 def measured(study: Study, dataset: data.Dataset) -> list[set[str]]:
