@@ -388,6 +388,7 @@ def test_racing_stops_between_folds_what_is_far_worse_and_nothing_else() -> None
 def test_racing_goes_by_the_folds_that_have_the_metric() -> None:
     """The first and the fourth fold hold out no image that it is about: their results do not have it."""
     racing = _racing(without=(0, 3))
+    assert racing.metric is None  # else Ray would demand it of every result
 
     def decisions(name: str, values: Sequence[float]) -> list[str]:
         return [_unit(racing, name, unit, None if unit in (0, 3) else values[unit]) for unit in range(5)]

@@ -97,12 +97,12 @@ class FoldRacing(FIFOScheduler):
 
     def __init__(self, past: Sequence[Trial], search: Search, units: int, without: Collection[int] = ()) -> None:
         super().__init__()
-        self._metric: str = search.objectives[0]
+        self._value: str = search.objectives[0]  # Ray would demand of every result what is called _metric
         self._race = FoldRace(units, without=without)
         for trial in past:
-            values = trial.units.get(self._metric, ()) if trial.outcome != "running" else ()
+            values = trial.units.get(self._value, ()) if trial.outcome != "running" else ()
             for unit, value in enumerate(values):
-                self._record(trial.fingerprint, unit, {self._metric: value})
+                self._record(trial.fingerprint, unit, {self._value: value})
             if trial.outcome == "failed" and len(values) < units:
                 self._race.record(trial.fingerprint, len(values), math.nan)
 
@@ -125,5 +125,5 @@ class FoldRacing(FIFOScheduler):
 
     def _record(self, fingerprint: str, unit: int, metrics: Mapping[str, Any]) -> None:
         """Record the score of a unit that has ended; a unit without a held-out image of these classes has none."""
-        if math.isfinite(value := metrics.get(self._metric, math.nan)):
+        if math.isfinite(value := metrics.get(self._value, math.nan)):
             self._race.record(fingerprint, unit, value)
