@@ -93,7 +93,7 @@ def search(curves: np.ndarray, regrets: np.ndarray, method: str, seed: int) -> C
     if method == "random":
         sampler = optuna.samplers.RandomSampler(seed=seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    race, halving = FoldRace(units, record_scores.FOLDS), Halving()
+    race, halving = FoldRace(units), Halving()
     stopped: dict[int, tuple[int, float]] = {}  # point -> when and with what
     for _ in range(TRIALS):
         if course.epochs >= budget or len(course.means) + len(stopped) == len(curves):

@@ -71,7 +71,7 @@ class NoRule:
 class Ours(NoRule):
     def __init__(self, units: int, **options: float) -> None:
         super().__init__(units)
-        self.race = FoldRace(units, record_scores.FOLDS, **options)  # type: ignore[arg-type]
+        self.race = FoldRace(units, **options)  # type: ignore[arg-type]
 
     def stops(self, trial: int, value: float) -> bool:
         super().stops(trial, value)

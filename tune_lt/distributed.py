@@ -3,7 +3,7 @@
 The launcher (torchrun, Ray Train) has called ``torch.distributed.init_process_group``. Three rules then give the result
 that one process gets, but for rounding:
 
-- `share` cuts a batch into contiguous parts in the order of the ranks; the part of a short batch may be empty;
+- `share` cuts a batch into contiguous parts in the order of the ranks; parts of a small batch may be empty;
 - the **mean** of a loss over the ranks is the loss of the whole batch, so that averaged gradients are its gradients;
 - `total` sums over the ranks what is counted or summed over a batch, the statistics of batch normalisation included.
 
@@ -36,10 +36,15 @@ def rank() -> int:
 
 
 def share(count: int) -> slice:
-    """The part of ``count`` items that this rank has; the parts of two ranks differ by at most one item."""
-    each, extra = divmod(count, size())
-    start = rank() * each + min(rank(), extra)
-    return slice(start, start + each + (rank() < extra))
+    """The part of ``count`` items that this rank has.
+
+    The parts differ by at most one item, but the last ones are empty where others would have a single item:
+    normalisation layers that `joined` does not know refuse a single image. Only of 1 item a part has 1.
+    """
+    parts = min(size(), max(1, count // 2))  # that are not empty
+    each, extra = divmod(count, parts)
+    start, stop = (each * part + min(part, extra) for part in (min(rank(), parts), min(rank() + 1, parts)))
+    return slice(start, stop)
 
 
 def total(values: Tensor) -> Tensor:

@@ -186,13 +186,26 @@ def test_evaluation_keeps_order_and_pixels() -> None:
     assert torch.equal(x, again)
 
 
-@pytest.mark.parametrize("augment", [None, Augment()])
-@pytest.mark.parametrize(("n", "size", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 8, [3]), (9, 4, [4, 4, 1])])
-def test_no_image_is_dropped(augment: Augment | None, n: int, size: int, sizes: list[int]) -> None:
-    batches = _batches(_images(n), batch_size=size, augment=augment)
-    found = [(len(x), len(y)) for x, y in batches.epoch(0)]
-    assert found == [(s, s) for s in sizes]
-    assert len(batches) == len(sizes)
+@pytest.mark.parametrize(
+    ("n", "size", "evaluation", "training"),
+    [
+        (10, 4, [4, 4, 2], [4, 4, 2]),
+        (8, 4, [4, 4], [4, 4]),
+        (3, 8, [3], [3]),
+        (9, 4, [4, 4, 1], [4, 5]),
+        (3, 2, [2, 1], [3]),
+        (3, 1, [1, 1, 1], [1, 1, 1]),
+        (1, 4, [1], [1]),
+    ],
+)
+def test_no_image_is_dropped_and_none_trains_alone(
+    n: int, size: int, evaluation: list[int], training: list[int]
+) -> None:
+    for sizes, augment in ((evaluation, None), (training, Augment())):
+        batches = _batches(_images(n), batch_size=size, augment=augment)
+        assert [(len(x), len(y)) for x, y in batches.epoch(0)] == [(s, s) for s in sizes]
+        assert len(batches) == len(sizes)
+        assert sorted(_epoch(batches)[1].tolist()) == list(range(n))
 
 
 def test_types_shapes_and_grey_images() -> None:

@@ -98,15 +98,17 @@ def test_no_epoch_of_one_seed_is_an_epoch_of_another(files: ImageFiles) -> None:
     assert not any(torch.equal(x, other[number]) for number, x in one.items())
 
 
-def test_the_order_is_that_of_images_in_memory(files: ImageFiles) -> None:
+@pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4, 4, 3]), (5, [5, 6])])
+def test_order_and_batches_are_those_of_images_in_memory(files: ImageFiles, batch_size: int, sizes: list[int]) -> None:
     labels, index = torch.arange(IMAGES), torch.arange(1, IMAGES, 2)
-    options: dict[str, Any] = {"batch_size": 4, "mean": (0.5,) * 3, "std": (0.25,) * 3, "seed": 7, "device": "cpu"}
+    options: dict[str, Any] = {"batch_size": batch_size, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    options |= {"seed": 7, "device": "cpu"}
     memory = data.Batches(files[:], labels, index, augment=Augment(), **options)
     streamed = StreamedBatches(files, labels, index, augment=SCALED, **options)
     for epoch in (1, 2):
         orders = [torch.cat([y for _, y in batches.epoch(epoch)]).tolist() for batches in (memory, streamed)]
         assert orders[0] == orders[1] != sorted(orders[0])
-    assert (streamed.sizes, len(streamed)) == (memory.sizes, len(memory)) == ([4, 4, 3], 3)
+    assert [len(y) for _, y in streamed.epoch(1)] == [len(y) for _, y in memory.epoch(1)] == sizes
 
 
 def test_evaluation_is_the_middle_in_the_order_of_the_index_normalised(files: ImageFiles) -> None:

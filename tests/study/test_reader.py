@@ -61,6 +61,7 @@ MISTAKES = [  # (text of the tiny study, what replaces it, field in the message,
     ("name: resnet8, width: 4", "name: resnet50", "model.name", "write {name: torchvision, architecture: resnet50}"),
     ("holdout: 0.3", "holdout: 1.5", "data.validation.holdout", "found 1.5"),
     ("imbalance: 20", "imbalance: 0.5", "data.imbalance", "found 0.5"),
+    ("imbalance: 20", "imbalance: .inf", "data.imbalance", "finite number"),
     ("imbalance: 20", "imbalance: 20, largest: 0", "data.largest", "found 0"),
     ("name: digits", "name: digitz", "data.name", "did you mean 'digits'"),
     ("imbalance: 20", "imbalence: 20", "data.imbalence", "did you mean 'imbalance'"),
@@ -286,7 +287,7 @@ def test_the_schema_refuses_a_typo(tiny_text: str, section: str, key: str) -> No
         jsonschema.validate(study, schema())
 
 
-def test_the_schema_takes_a_range_wherever_the_reader_does_and_nowhere_else(tiny_text: str, tmp_path: Path) -> None:
+def test_the_schema_takes_what_the_reader_does_and_nothing_else(tiny_text: str, tmp_path: Path) -> None:
     wide = {"uniform": [0.2, 0.8]}
     for change, valid in (
         ({"loss": {"drw": {"start": wide}}}, True),
@@ -296,6 +297,12 @@ def test_the_schema_takes_a_range_wherever_the_reader_does_and_nowhere_else(tiny
         ({"model": {"width": wide}}, False),
         ({"compare": {"losses": ["focal"], "trials": 5}}, False),
         ({"compare": {"losses": [{"name": "focal"}]}}, False),
+        ({"compare": {"losses": []}}, False),
+        ({"compare": {}}, False),
+        ({"compare": None, "ablation": None, "table": None}, True),
+        ({"rows": None}, False),
+        ({"cross": {"imbalance": []}}, False),
+        ({"cross": {"imbalance": [5]}}, True),
     ):
         study = overlay(yaml.safe_load(tiny_text), change)
         assert jsonschema.Draft202012Validator(schema()).is_valid(study) is valid, change

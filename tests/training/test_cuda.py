@@ -109,6 +109,8 @@ def test_the_cell_has_batches_of_which_the_last_is_short() -> None:
     run = loop.Training(CELL, _dataset(), torch.device("cpu"))
     assert list(run.class_counts) == COUNTS
     assert run.train.sizes == [24, 24, 24, 24, 24, 7]
+    joined = loop.Training(CASES["a last image that joined"][0], _dataset(), torch.device("cpu"))
+    assert joined.train.sizes == [21, 21, 21, 21, 21, 22]
 
 
 @pytest.mark.parametrize("drw", [False, True], ids=["alone", "drw"])
@@ -156,6 +158,7 @@ CASES: dict[str, tuple[CellConfig, int]] = {  # a cell, and the channels of its 
     "AdamW, clipped": (_cell({"name": "ghm_cwap"}, optimizer=Optimizer(name="adamw", lr=0.005), clip_norm=0.5), 3),
     "not clipped": (_cell({"name": "ghm_cwap"}, clip_norm=None), 3),
     "bfloat16": (_cell({"name": "ghm_cwap"}, precision="bfloat16"), 3),
+    "a last image that joined": (_cell({"name": "ghm_cwap"}, batch_size=21), 3),
     "grey": (_cell({"name": "ghm_cwap"}), 1),
     "cosine head": (dataclasses.replace(_cell({"name": "ldam"}), model={**CELL.model, "head": "cosine"}), 3),
 }

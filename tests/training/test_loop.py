@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from tune_lt import data, losses, training
+from tune_lt import data, losses, models, training
 from tune_lt.config import Augment, CellConfig, Optimizer, Recipe, Schedule, fold_of
 from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.training import checkpoint, loop
@@ -317,6 +318,41 @@ def test_a_rehearsal_finds_what_cannot_be_trained_and_disturbs_nothing(digits: d
             patch.setitem(losses.LOSSES, "mine", kind)
             with pytest.raises(InputError, match=message):
                 training.rehearse(dataclasses.replace(CELL, loss={"name": "mine"}), digits)
+
+
+class _OneValue(nn.Sequential):
+    """Batch normalisation gets one value of an image in each channel, as in large networks for small images."""
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__(nn.Conv2d(channels, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, classes))
+
+
+@pytest.fixture
+def lone(monkeypatch: pytest.MonkeyPatch) -> CellConfig:
+    """A cell whose network cannot train on a single one."""
+    monkeypatch.setitem(models.MODELS, "one_value", _OneValue)
+    return dataclasses.replace(CELL, model={"name": "one_value"}, fold="full", holdout=None)
+
+
+def test_a_lone_last_image_trains_in_the_batch_before_it(digits: data.Dataset, lone: CellConfig) -> None:
+    """All in one batch, whether the batch size is the number of images or one less; no image alone in 101s either."""
+    images = len(training.rehearse(lone, digits).train_index)
+    assert images % 101 == 1
+    one, same, many = (
+        _numbers(_results(dataclasses.replace(lone, recipe=dataclasses.replace(RECIPE, batch_size=size)), digits))
+        for size in (images - 1, images, 101)
+    )
+    assert one == same != many
+
+
+def test_the_rehearsal_tries_the_smallest_batch(digits: data.Dataset, lone: CellConfig) -> None:
+    alone = dataclasses.replace(RECIPE, batch_size=1)
+    with pytest.raises(
+        InputError, match=r"in batches of one image: ValueError: .*; valid: recipe\.batch_size: 2 or more"
+    ):
+        training.rehearse(dataclasses.replace(lone, recipe=alone), digits)
+    training.rehearse(dataclasses.replace(lone, recipe=dataclasses.replace(RECIPE, batch_size=2)), digits)
+    training.rehearse(dataclasses.replace(CELL, recipe=alone), digits)  # its last map has more than one value
 
 
 def test_nothing_to_hold_out_is_said_before_training(digits: data.Dataset) -> None:

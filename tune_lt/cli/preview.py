@@ -59,6 +59,7 @@ def plan(
 
     dataset = rehearsal.load_data(parsed)
     lines = rehearsal.rehearse(parsed, dataset)
+    rehearsal.check_memory(parsed, dataset)
     seen = cost.outlook(parsed, store_if_any(store), dataset.content_hash)
     estimated = cost.estimate(parsed, dataset, seen)
     if as_json:

@@ -105,8 +105,11 @@ def train(
     cell = base_cell(parsed, data_seed=seed, init_seed=seed, fold=fold, holdout=holdout)
     kept = f"the same command goes on from {save}" if save else "with --save FILE the same command would go on"
     with stoppable(f"stopped; {kept}"):
+        dataset = training.load_dataset(cell)
+        training.rehearse(cell, dataset)
         for result in training.run_epochs(
             cell,
+            dataset=dataset,
             device=device,
             score_test=test,
             save_to=save,

@@ -49,13 +49,13 @@ class Batches:
     """The images at ``index``, once per epoch, in batches that a network can take.
 
     ``images`` uint8 (n, C, H, W), ``labels`` int64 (n,), ``index`` int64 (m,) positions in them. ``mean``, ``std``:
-    per channel, pixels in [0, 1]. The last batch may be smaller; none is dropped. With ``augment`` the order of each
-    epoch and what happens to its images follow from ``seed``; crops are those of torchvision's RandomCrop, with black
-    padding. Without ``augment`` images come unchanged, in the order of the index. The host never waits for the device.
+    per channel, pixels in [0, 1]. With ``augment`` the batches are for training: the order of each epoch and what
+    happens to its images follow from ``seed``; crops are those of torchvision's RandomCrop, with black padding. Without
+    ``augment`` images come unchanged, in the order of the index. The host never waits for the device.
 
     With several ranks each gets a share of every batch; concatenated in the order of the ranks, the shares are the
-    batch of a single process. Some shares of a batch with fewer images than ranks are empty. ``sizes``: images in each
-    whole batch.
+    batch of a single process. A share of a small batch may be empty. ``sizes``: images in each whole batch (see the
+    function `sizes`).
 
     Raises InputError if there is no image, the batch size is below 1, or ``augment`` does not suit images in memory.
     """
@@ -73,7 +73,7 @@ class Batches:
         seed: int,
         device: torch.device | str,
     ) -> None:
-        self.sizes = sizes(len(index), batch_size)
+        self.sizes = sizes(len(index), batch_size, training=augment is not None)
         if augment is not None and augment.scale is not None:
             raise InputError(
                 f"recipe.augment.scale: found {list(augment.scale)}, but these images are in memory; valid: null (only "
@@ -123,13 +123,22 @@ class Batches:
         return x.float().sub_(self._mean).div_(self._std)
 
 
-def sizes(images: int, batch_size: int) -> list[int]:
-    """The number of images in each batch; InputError if there is no image or the batch size is below 1."""
+def sizes(images: int, batch_size: int, *, training: bool) -> list[int]:
+    """The number of images in each batch: ``batch_size``, and in the last one what is left; no image is dropped.
+
+    In ``training`` a single image that is left joins the batch before it, because batch normalisation has no variance
+    of one value. Only a batch size of 1, or one image in all, then makes batches of one image.
+
+    Raises InputError if there is no image or the batch size is below 1.
+    """
     if batch_size < 1:
         raise InputError(f"batch_size = {batch_size!r}, but it must be at least 1")
     if images == 0:
         raise InputError("no images to make batches of: the index is empty")
-    return [min(batch_size, images - start) for start in range(0, images, batch_size)]
+    found = [min(batch_size, images - start) for start in range(0, images, batch_size)]
+    if training and found[-1] == 1 < batch_size and len(found) > 1:
+        found[-2:] = [batch_size + 1]
+    return found
 
 
 def parts(sizes: Sequence[int]) -> Iterator[slice]:

@@ -110,7 +110,7 @@ def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     means, deviations = [], []
     for channel in range(images.shape[1]):
         counts = np.zeros(256, dtype=np.int64)
-        for part in images[:, channel].split(4096):
+        for part in images[:, channel].split(max(1, 2**22 // images[0, 0].numel())):  # 4 million pixels at a time
             counts += torch.bincount(part.flatten().int(), minlength=256).numpy()
         share = counts / counts.sum()
         mean = float(share @ values)

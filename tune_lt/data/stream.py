@@ -56,12 +56,12 @@ class StreamedBatches:
         device: torch.device | str,
         loaders: int = 0,
     ) -> None:
-        self.sizes = sizes(len(index), batch_size)
+        self.sizes = sizes(len(index), batch_size, training=augment is not None)
         if augment is not None:
             _check(augment)
         self.augment, self.seed, self.device, self.loaders = augment, seed, torch.device(device), loaders
         self._index, self._labels, self._total = index.cpu(), labels.cpu(), len(images)
-        self._batch_bytes = -(-self.sizes[0] // distributed.size()) * 3 * images.size**2
+        self._batch_bytes = -(-max(self.sizes) // distributed.size()) * 3 * images.size**2
         self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) * 255
         self._std = torch.tensor(std, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) * 255
         self._keys: list[Key] = []  # the loader's sampler: `epoch` replaces its content

@@ -11,7 +11,7 @@ from tune_lt.errors import InputError
 from tune_lt.run.display import Display
 from tune_lt.run.planner import Model, found_by, parent_tags
 from tune_lt.run.ray_session import address, ray_session
-from tune_lt.run.rehearsal import load_data, rehearse
+from tune_lt.run.rehearsal import check_memory, load_data, rehearse
 from tune_lt.run.room import check_folders
 from tune_lt.run.runner import Runner
 from tune_lt.run.shared_folder import checkpoint_folder
@@ -50,6 +50,7 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
     _check_images(study, store, dataset.content_hash)
     for line in rehearse(study, dataset):
         display.say(line)
+    check_memory(study, dataset)
     parent = store.ensure_parent(study.name)
     lease = Lease(store, parent)
     status = "FAILED"

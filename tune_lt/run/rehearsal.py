@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from tune_lt import data, training
+from tune_lt.data.memory import check_fits
+from tune_lt.errors import InputError
 from tune_lt.run.planner import Plan, at_end
 from tune_lt.study import Study
-from tune_lt.study.cells import base_cell
+from tune_lt.study.cells import base_cell, trial_cells
 from tune_lt.texts import some
+from tune_lt.training import accuracies
 
 
 def load_data(study: Study) -> data.Dataset:
@@ -14,11 +19,66 @@ def load_data(study: Study) -> data.Dataset:
     return training.load_dataset(base_cell(study))
 
 
+def check_memory(study: Study, dataset: data.Dataset) -> None:
+    """Raise InputError unless Ray and one trial can have a copy of the images each, beside that of this process.
+
+    A cluster's trials may run on other hosts, of which nothing is known here.
+    """
+    if "RAY_ADDRESS" not in os.environ:
+        images = dataset.train_images.nbytes + dataset.test_images.nbytes
+        where = study.data.get("root", study.data["name"])
+        advice = "valid: a smaller data.size, or images that stay on disk (data.stream: true, if the data set has it)"
+        check_fits(f"{where}: two more copies of the images, for Ray and a trial, take", 2 * images, advice)
+
+
+def measured(study: Study, dataset: data.Dataset) -> list[set[str]]:
+    """The metrics that each unit of a trial gives; it is the same for all searches of the study."""
+    space = next(iter(study.searches.values()))
+    return [accuracies.measured(training.images_of(cell, dataset)) for cell in trial_cells(study, space, {})]
+
+
+def _check_metrics(study: Study, dataset: data.Dataset) -> list[str]:
+    """Lines about metrics that only some units of a trial give; InputError for one that none gives."""
+    search, units = next(iter(study.searches.values())).search, measured(study, dataset)
+    lines = []
+    for metric in search.watched:
+        have = [number for number, given in enumerate(units) if metric in given]
+        field = "search.metric" if metric in search.objectives else f"search.constraints.{metric}"
+        if not have:
+            raise InputError(f"{field}: {_unmeasured(metric, study, dataset)}; valid: another metric")
+        if len(have) == len(units):
+            continue
+        if search.scheduler == "asha" and have[0] > 0:
+            raise InputError(
+                f"search.scheduler: asha compares trials on their first unit, which holds out no image that {metric} "
+                "is about; valid: racing, none"
+            )
+        some_units = f"only {len(have)} of the {len(units)} units of a trial hold out an image that {metric} is about"
+        line = f"{field}: {some_units}; a trial's value is the mean over these"
+        if search.scheduler == "racing":
+            line += ", and racing compares trials on these alone" if len(have) > 1 else ", and racing stops no trial"
+        lines.append(line)
+    return lines
+
+
+def _unmeasured(metric: str, study: Study, dataset: data.Dataset) -> str:
+    group = metric.removeprefix("val/")
+    counts = training.images_of(base_cell(study), dataset).split_counts
+    names = [dataset.class_names[label] for label in accuracies.groups(counts)[group]]
+    if not names:
+        return f"found {metric}, but of {len(counts)} classes none is in the group {group!r}"
+    return (
+        f"found {metric}, but no image can be held out for it: each class of the group {group!r} ({some(names)}) has a "
+        "single training image"
+    )
+
+
 def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
     """Build every network and loss of the study once. Returns lines for the user about the images.
 
     Raises InputError for a cell that cannot be trained, before any GPU is used.
     """
+    about_metrics = _check_metrics(study, dataset) if study.searches else []
     plan = Plan(study, dataset.content_hash)
     lowest = {name: at_end(space, 0) for name, space in study.searches.items()}
     for planned in {cell.row: cell for cell in plan.cells(lowest)}.values():
@@ -42,4 +102,4 @@ def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
     if sometimes:
         names = [dataset.class_names[label] for label in sorted(sometimes)]
         lines.append(f"data: fewer images than folds, so not in the validation of every fold: {some(names)}")
-    return lines
+    return lines + about_metrics

@@ -20,6 +20,7 @@ from tune_lt.run.display import Display
 from tune_lt.run.out_of_memory import kills_fail_trials
 from tune_lt.run.planner import Model, Plan, PlannedCell, study_tags
 from tune_lt.run.recorder import Recorder
+from tune_lt.run.rehearsal import measured
 from tune_lt.run.room import check_room
 from tune_lt.run.search import selection
 from tune_lt.run.search.past import ENDED, past_trials
@@ -108,8 +109,9 @@ class Runner:
             recorder.reused(_reused(plan(planned.found)) if known else None)
 
         searcher = CellSearch(space, plan, past, on_reuse, reference)
-        units, folds = len(study.units(space)), study.validation.folds
-        early = scheduler(search, study.recipe.epochs, past, units=units, folds=folds)
+        units = measured(study, self.dataset)
+        without = [unit for unit, metrics in enumerate(units) if metric not in metrics]
+        early = scheduler(search, study.recipe.epochs, past, units=len(units), without=without)
         self._tune(label, recorder, searcher=searcher, trial_scheduler=early)
         if not searcher.exhausted:
             raise KeyboardInterrupt  # on Ctrl-C, Tune itself only returns
@@ -123,7 +125,7 @@ class Runner:
             reasons = "; ".join(sorted({end.reason for end in ended if end.reason})) or "none ran to its end"
             raise InputError(f"no trial of the search ended with a finite {search.objectives[0]}: {reasons}")
         neutral = {path: value for path in space.space if (value := ranges.neutral(space.name, path)) is not None}
-        plain = selection.one_standard_error(ended, search, reference, space.space, neutral)
+        plain = selection.one_standard_error(ended, space, reference, neutral)
         front = selection.pareto(ended, search, reference) if len(search.objectives) > 1 else []
         result = SearchResult(
             space.name,

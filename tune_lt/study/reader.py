@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
 
 from tune_lt.config import _STRICT, STUDY_NAME, Seed
 from tune_lt.errors import InputError, printable
@@ -41,10 +41,12 @@ class File:
     recipe: Any = field(default_factory=dict)
     loss: Any
     search: Search | None = None
-    compare: dict[Literal["losses"], list[Any]] | None = None
+    compare: Annotated[dict[Literal["losses"], Annotated[list[Any], MinLen(1)]], MinLen(1)] | None = None
     rows: Any = field(default_factory=dict)
     ablation: Ablation | None = None
-    cross: dict[Literal["imbalance"], tuple[Annotated[float, Ge(1)], ...]] = field(default_factory=dict)
+    cross: dict[Literal["imbalance"], Annotated[tuple[Annotated[float, Ge(1)], ...], MinLen(1)]] = field(
+        default_factory=dict
+    )
     seeds: Any = (0, 1, 2)
     resources: Resources = field(default_factory=Resources)
     table: Literal[1, 2, 3] | None = None

@@ -30,6 +30,7 @@ def schema() -> dict[str, Any]:
     row = _object({"loss": {"anyOf": [a_loss, own]}, "model": {"type": "object"}, "recipe": recipe})
     rows = {"type": "object", "additionalProperties": a_row}
     compared = {"anyOf": [{"type": "string"}, _object({"loss": a_loss, "model": {"type": "object"}}, ["loss"])]}
+    losses = {"type": "array", "items": compared, "minItems": 1}
     parts = {"with": a_row, "without": a_row, "levels": rows}
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
     study = _plain(File)
@@ -39,7 +40,7 @@ def schema() -> dict[str, Any]:
         "model": model,
         "recipe": recipe,
         "loss": a_loss,
-        "compare": _object({"losses": {"type": "array", "items": compared, "minItems": 1}}),
+        "compare": {"anyOf": [_object({"losses": losses}, ["losses"]), {"type": "null"}]},
         "rows": rows,
         "seeds": {
             "anyOf": [seeds, _object({"data": seeds, "init": seeds}), _object({"resample": seeds}, ["resample"])]

@@ -27,6 +27,13 @@ def groups(split_counts: Sequence[int]) -> dict[str, list[int]]:
     return {name: part.tolist() for name, part in zip(GROUPS, parts, strict=True)}
 
 
+def measured(split: data.CellData) -> set[str]:
+    """The metrics that the held-out images of a cell give: that of a group only if one of its classes has an image."""
+    held_out = set(range(len(split.split_counts))) - set(split.unvalidated)
+    given = {f"val/{name}" for name, own in groups(split.split_counts).items() if held_out & set(own)}
+    return {"val/top1", "val/balanced"} | given
+
+
 def scored(logits: Tensor, targets: Tensor) -> Tensor:
     """By image its label, whether the prediction is right (0 or 1), and the probability of its label; float32 (b, 3).
 

@@ -278,21 +278,29 @@ def trained(cell: CellConfig, dataset: data.Dataset, path: Path) -> Classifier:
 
 
 def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
-    """Pass two images through the cell's network and loss, forward and backward, on the CPU; returns `images_of`.
+    """Pass a small batch through the cell's network and loss, forward and backward, on the CPU; returns `images_of`.
 
-    Raises InputError if that fails. So a mistake in a plugin, or parts that do not fit together, show before training.
+    It has two images, or one where the training has batches of one image. Raises InputError if that fails. So a
+    mistake in a plugin, or parts that do not fit together, show before training.
     """
     with torch.random.fork_rng(devices=[]), threads_in_use(1):  # on a busy machine several threads would take longer
-        x = dataset.train_images[:2].float() / 255
+        smallest = 2
         try:
             run = Training(cell, dataset, torch.device("cpu"))
-            value = run.loss(run.model(x), dataset.train_labels[:2])
+            smallest = min(smallest, *run.train.sizes)
+            x = dataset.train_images[:smallest].float() / 255
+            value = run.loss(run.model(x), dataset.train_labels[:smallest])
             value.backward()
         except InputError:
             raise
         except Exception as error:
-            names = f"model {cell.model['name']!r} with loss {cell.loss['name']!r}"
-            raise InputError(f"{names} cannot be trained on these images: {type(error).__name__}: {error}") from None
+            names, raised = f"model {cell.model['name']!r} with loss {cell.loss['name']!r}", type(error).__name__
+            where, advice = "on these images", ""
+            if smallest == 1:
+                alone = len(run.split.train_index) == 1
+                where = "on a single image" if alone else "in batches of one image"
+                advice = f"; valid: {'two training images' if alone else 'recipe.batch_size: 2'} or more"
+            raise InputError(f"{names} cannot be trained {where}: {raised}: {error}{advice}") from None
     if value.ndim != 0:
         raise InputError(f"loss {cell.loss['name']!r} gives {tuple(value.shape)}, but it must be a scalar")
     return run.split

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tune_lt import data
-from tune_lt.data import Dataset
+from tune_lt.data import Dataset, memory, sources
 from tune_lt.errors import InputError
 
 
@@ -46,6 +46,24 @@ def flat(tmp_path: Path) -> Path:
     for name, count, first in (("a", 20, 0), ("b", 10, 50), ("c", 1, 90)):
         _fill(tmp_path / name, count, first)
     return tmp_path
+
+
+def test_images_that_do_not_fit_in_memory_are_refused_before_any_is_decoded(
+    split: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """18 images of 3 x 512 x 512 bytes are 13.5 MiB, and there are two copies of them for a moment."""
+    monkeypatch.setattr(memory, "available", lambda: 27 * 2**20)
+    assert _build(split, size=512).train_images.shape == (12, 3, 512, 512)
+    monkeypatch.setattr(memory, "available", lambda: 27 * 2**20 - 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources.folder, "decode", lambda *_: pytest.fail("an image is decoded"))
+        with pytest.raises(InputError) as raised:
+            _build(split, size=512)
+    said = str(raised.value)
+    assert said.startswith(f"{split}: to load 18 images of 512 x 512 pixels takes 27 MiB of memory, and 26 MiB are")
+    assert "data.stream: true" in said
+    assert "a smaller data.size" in said
+    assert isinstance(_build(split, size=512, stream=True).train_images, data.ImageFiles)
 
 
 def test_train_and_test_below_the_root(split: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,6 +52,11 @@ def test_both_choices_and_their_numbers(recorded: Recorded, alphas: Study, alpha
     )
     assert (sheet.name, searched.dimensions()) == ("search_ghm_cwap", ["loss/alpha"])
     assert not any("repeated" in note for note in sheet.notes)
+
+
+def test_a_search_with_more_trials_than_it_declares_has_none_that_only_repeated(alpha_trials: list[Trial]) -> None:
+    searched = dataclasses.replace(_searched(*alpha_trials[::-1]), trials=len(alpha_trials) - 1)
+    assert not any("repeated" in note for note in searches.chosen_sheet(searched).notes)
 
 
 def test_the_csv_has_every_digit(recorded: Recorded, alphas: Study, alpha_trials: list[Trial]) -> None:

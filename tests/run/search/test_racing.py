@@ -16,7 +16,7 @@ from tune_lt.run.search.racing import FoldRace
 
 
 def _race(scores: dict[str, list[float]], units: int, **options: Any) -> FoldRace:
-    race = FoldRace(units, 1, **options)
+    race = FoldRace(units, **options)
     for trial, values in scores.items():
         for unit, value in enumerate(values):
             race.record(trial, unit, value)
@@ -121,7 +121,7 @@ def test_the_scores_say_whether_to_pair() -> None:
 
 
 def test_nothing_is_hopeless_without_evidence() -> None:
-    race = FoldRace(5, 5)
+    race = FoldRace(5)
     assert not race.should_stop("a")
     race.record("a", 0, 0.1)
     assert not race.should_stop("a")  # alone
@@ -150,7 +150,7 @@ def test_far_worse_ones_stop_early_and_the_best_never_does() -> None:
     units = generator.normal(0, 0.05, 10)
     means = {"best": 0.9, "near": 0.897, "bad": 0.8, "awful": 0.6}
     stopped: dict[str, int] = {}
-    race = FoldRace(10, 5)
+    race = FoldRace(10)
     for unit in range(10):
         for name, mean in means.items():
             if name not in stopped:
@@ -204,12 +204,29 @@ def test_the_best_of_those_that_have_come_farthest_is_the_incumbent() -> None:
     assert found is not None
     assert found.incumbent == "lucky"
     assert found.level == pytest.approx(0.05 / 3 / 3)  # one of three, none of which is through
-    race = FoldRace(4, 4)
+    race = FoldRace(4)
     for unit in (0, 2):
         race.record("a", unit, 0.9)
     for unit in (0, 1):
         race.record("b", unit, 0.8)
     assert race.compare("b") is None  # a lacks unit 1
+
+
+def test_units_without_a_score_are_no_part_of_the_race() -> None:
+    """A race over five units of which two have none is the race over the other three; a failure still counts there."""
+    scores = _scores(3, 3, 2, 1, seed=2)
+    plain, race = _race(scores, 3), FoldRace(5, without={0, 3})
+    for trial, values in scores.items():
+        for unit, value in zip((1, 2, 4), values, strict=False):
+            race.record(trial, unit, value)
+    for trial in "abcd":
+        assert race.compare(trial) == plain.compare(trial)
+        assert race.should_stop(trial) == plain.should_stop(trial)
+    assert race.compare("c") is not None
+    race.record("a", 3, math.nan)
+    found = race.compare("c")
+    assert found is not None
+    assert found.incumbent == "b"
 
 
 def test_levels_add_up_to_the_error() -> None:
@@ -249,7 +266,7 @@ def test_the_answer_depends_on_what_is_recorded_and_not_on_the_order() -> None:
     expected = _race(scores, 5)
     generator = np.random.default_rng(0)
     for _ in range(5):
-        race = FoldRace(5, 5)
+        race = FoldRace(5)
         for index in [*generator.permutation(len(records)), *generator.integers(len(records), size=4)]:
             race.record(*records[index])
             race.should_stop("b")
@@ -276,7 +293,7 @@ def test_error_control(difficulty: float, complete: bool) -> None:
         scores = units + generator.normal(size=(4, 10))
         best = max(range(3), key=lambda row: scores[row].mean())
         scores[3] += scores[best].mean() + 0.3 - scores[3].mean()
-        race = FoldRace(10, 5, minimum_effect=0.3, error=0.2)
+        race = FoldRace(10, minimum_effect=0.3, error=0.2)
         if complete:
             for row, unit in itertools.product(range(3), range(10)):
                 race.record(str(row), unit, float(scores[row, unit]))
@@ -292,14 +309,13 @@ def test_error_control(difficulty: float, complete: bool) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"units": 0, "folds": 5}, "units = 0"),
-        ({"units": 7, "folds": 5}, "5 folds times"),
-        ({"units": 5, "folds": 0}, "0 folds"),
-        ({"units": 5, "folds": 5, "minimum_effect": -0.1}, "minimum_effect"),
-        ({"units": 5, "folds": 5, "minimum_effect": math.nan}, "minimum_effect"),
-        ({"units": 5, "folds": 5, "minimum_effect": math.inf}, "minimum_effect"),
-        ({"units": 5, "folds": 5, "error": 0.0}, "error = 0.0"),
-        ({"units": 5, "folds": 5, "error": 1.0}, "error = 1.0"),
+        ({"units": 0}, "units = 0"),
+        ({"units": 2, "without": {1, 0}}, r"units = 2 without \[0, 1\]"),
+        ({"units": 5, "minimum_effect": -0.1}, "minimum_effect"),
+        ({"units": 5, "minimum_effect": math.nan}, "minimum_effect"),
+        ({"units": 5, "minimum_effect": math.inf}, "minimum_effect"),
+        ({"units": 5, "error": 0.0}, "error = 0.0"),
+        ({"units": 5, "error": 1.0}, "error = 1.0"),
     ],
 )
 def test_values_that_make_no_sense_are_named(arguments: dict[str, Any], message: str) -> None:
@@ -310,4 +326,4 @@ def test_values_that_make_no_sense_are_named(arguments: dict[str, Any], message:
 def test_a_unit_that_does_not_exist_is_refused() -> None:
     for unit in (-1, 5):
         with pytest.raises(IndexError, match=f"unit {unit} of 5"):
-            FoldRace(5, 5).record("a", unit, 0.5)
+            FoldRace(5).record("a", unit, 0.5)

@@ -358,14 +358,15 @@ def test_two_metrics_and_a_constraint_reach_optuna() -> None:
     assert [t.constraints["val/many"] for t in again.study.trials] == pytest.approx([-0.06, -0.01, 0.09])
 
 
-def _racing(past: Sequence[Trial] = ()) -> FoldRacing:
-    racing = scheduler(Search(scheduler="racing"), 4, past, units=5, folds=5)
+def _racing(past: Sequence[Trial] = (), **options: Any) -> FoldRacing:
+    racing = scheduler(Search(scheduler="racing"), 4, past, units=5, **options)
     assert isinstance(racing, FoldRacing)
     return racing
 
 
-def _unit(racing: FoldRacing, name: str, unit: int, value: float) -> str:
-    result = {"unit": unit, "unit_final": True, "final": unit == 4, "known": False, "val/balanced": value}
+def _unit(racing: FoldRacing, name: str, unit: int, value: float | None) -> str:
+    result = {"unit": unit, "unit_final": True, "final": unit == 4, "known": False}
+    result |= {} if value is None else {"val/balanced": value}
     return racing.on_trial_result(None, _Trial(name, name), result)  # type: ignore[arg-type]
 
 
@@ -382,6 +383,24 @@ def test_racing_stops_between_folds_what_is_far_worse_and_nothing_else() -> None
     assert "STOP" in decisions[:4]
     within = {"unit": 0, "unit_final": False, "final": False, "val/balanced": 0.0}
     assert racing.on_trial_result(None, _Trial("new", "new"), within) == "CONTINUE"  # type: ignore[arg-type]
+
+
+def test_racing_goes_by_the_folds_that_have_the_metric() -> None:
+    """The first and the fourth fold hold out no image that it is about: their results do not have it."""
+    racing = _racing(without=(0, 3))
+    assert racing.metric is None  # else Ray would demand it of every result
+
+    def decisions(name: str, values: Sequence[float]) -> list[str]:
+        return [_unit(racing, name, unit, None if unit in (0, 3) else values[unit]) for unit in range(5)]
+
+    assert decisions("first", GOOD) == ["CONTINUE"] * 5
+    assert decisions("same", GOOD) == ["CONTINUE"] * 5
+    assert decisions("bad", BAD)[:2] == ["CONTINUE", "STOP"]
+    known = [math.nan if unit in (0, 3) else value for unit, value in enumerate(GOOD)]
+    again = _racing([_past(0, {}, "first", "complete", units={"val/balanced": known})], without=(0, 3))
+    assert again._race.compare("bad") is None
+    assert _unit(again, "bad", 0, None) == "CONTINUE"
+    assert _unit(again, "bad", 1, BAD[1]) == "STOP"
 
 
 def test_racing_starts_again_with_what_the_store_has() -> None:

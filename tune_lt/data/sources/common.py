@@ -11,6 +11,7 @@ import torch
 
 from tune_lt.data.dataset import Dataset
 from tune_lt.data.files import ImageFiles, Listing, list_folders
+from tune_lt.data.memory import check_fits
 from tune_lt.errors import InputError
 from tune_lt.texts import some
 
@@ -112,6 +113,15 @@ def check_counts(where: Path, counts: Iterable[tuple[str, int, int]]) -> None:
     wrong = [f"{found:,} {what}, published: {published:,}" for what, found, published in counts if found != published]
     if wrong:
         raise InputError(f"{where}: found {some(wrong, separator='; ')}; unpack the archive again")
+
+
+def check_memory(root: Path, images: int, size: int, advice: str, *, copies: int = 1) -> None:
+    """Raise InputError, which ends with ``advice``, unless so many images (3, size, size) can be loaded into memory.
+
+    ``copies``: of every image, while they are loaded.
+    """
+    what = f"{root}: to load {images:,} images of {size} x {size} pixels takes"
+    check_fits(what, copies * images * 3 * size**2, advice)
 
 
 def check_decoded(root: Path, files: Sequence[Path], reasons: Mapping[int, str], advice: str) -> None:

@@ -15,7 +15,7 @@ from tune_lt.data.dataset import Dataset, check_names
 from tune_lt.data.decode import EXTENSIONS, check_headers, decode
 from tune_lt.data.files import ImageFiles
 from tune_lt.data.sampling import seal
-from tune_lt.data.sources.common import check_classes, check_decoded, files_below, subfolders
+from tune_lt.data.sources.common import check_classes, check_decoded, check_memory, files_below, subfolders
 from tune_lt.errors import InputError, printable
 
 _SEALED = 0.2  # of each class, where there is no test split
@@ -48,6 +48,9 @@ def image_folder(
     names = list(found[0])
     files = [(p, c, path) for p, classes in enumerate(found) for c, name in enumerate(names) for path in classes[name]]
     paths = [path for _, _, path in files]
+    if not stream:  # as they are decoded, and divided into training and test images
+        advice = "valid: data.stream: true, which leaves them on disk, or a smaller data.size"
+        check_memory(top, len(paths), size, advice, copies=2)
     decoded, reasons = (None, check_headers(paths)) if stream else decode(paths, size)
     if corrupt == "refuse":
         check_decoded(top, paths, reasons, "repair or remove them, or leave them out with corrupt: skip")

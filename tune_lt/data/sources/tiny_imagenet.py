@@ -103,6 +103,7 @@ def _dataset(root: Path, size: int, each: Size, train: Classes, test: Classes, n
         of_class = zip(names, part.values(), strict=True)
         counts += [(f"{what} images of class {name!r}", len(files), expected) for name, files in of_class]
     common.check_counts(root, counts)
+    common.check_memory(root, sum(expected for _, _, expected in counts[1:]), size, "valid: a smaller data.size")
     return Dataset.of(*_decoded(root, size, train), *_decoded(root, size, test), names)
 
 

@@ -156,7 +156,7 @@ def _notes(searched: SearchResult, several: bool) -> list[str]:
     start = f"{searched.name}: " if several else ""
     notes = []
     rest = searched.trials - sum(searched.outcomes()[outcome] for outcome in OUTCOMES)
-    if rest:
+    if rest > 0:
         notes.append(f"{start}{rest} of {searched.trials} trials only repeated another.")
     complete = [point for point in searched.points if point.outcome == "complete"]
     for metric, allowed in searched.constraints.items():

@@ -20,6 +20,7 @@ to what a table claims, not to which fold is trained next. `benchmarks/racing.py
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,11 +51,13 @@ class FoldRace:
     """Decides which trials are so much worse than the best one that they should stop.
 
     Args:
-        units: How many scores a trial's value is the mean of: ``folds`` times the number of seeds.
+        units: How many units a trial has: folds times seeds.
+        without: Those of them (from 0) on which no trial gets a score, because no held-out image is of the classes that
+            the metric is about. A trial's value is the mean over the others, and only these are compared.
         minimum_effect: A smaller gain over the best trial does not matter (0.005 is half a point of an accuracy).
         error: The probability of stopping a trial that would have ended better than the best one by the minimum effect.
-            It covers all looks at a trial, one after each of its first ``units`` - 1 scores, and each look gets an
-            equal part (Bonferroni, which is valid however the looks depend on each other).
+            It covers all looks at a trial, one after each of its scores but the last, and each look gets an equal part
+            (Bonferroni, which is valid however the looks depend on each other).
 
     The answers depend only on the recorded scores. Raises InputError for arguments out of range.
     """
@@ -62,19 +65,21 @@ class FoldRace:
     def __init__(
         self,
         units: int,
-        folds: int,
         *,
+        without: Collection[int] = (),
         minimum_effect: float = 0.005,
         error: float = 0.05,
     ) -> None:
-        if folds < 1 or units < folds or units % folds:
-            raise InputError(f"units = {units!r}, but it must be {folds!r} folds times the number of seeds")
+        scored = [unit for unit in range(units) if unit not in without]
+        if not scored:
+            raise InputError(f"units = {units!r} without {sorted(without)}, but at least one must have a score")
         if not 0 <= minimum_effect < math.inf:
             raise InputError(f"minimum_effect = {minimum_effect!r}, but it must be a number of at least 0")
         if not 0 < error < 1:
             raise InputError(f"error = {error!r}, but it must lie between 0 and 1, both excluded")
-        self._units, self._effect, self._error = units, minimum_effect, error
-        self._values: dict[str, np.ndarray] = {}  # trial -> (units,), NaN where there is nothing (yet)
+        self._number, self._units, self._effect, self._error = units, len(scored), minimum_effect, error
+        self._place = {unit: place for place, unit in enumerate(scored)}
+        self._values: dict[str, np.ndarray] = {}  # trial -> (units with a score,), NaN where there is none (yet)
         self._failed: dict[str, set[int]] = {}
         self._fit: _Fit | None = None
         self._stale = True
@@ -84,16 +89,13 @@ class FoldRace:
 
         Raises IndexError for a unit that does not exist.
         """
-        if not 0 <= unit < self._units:
-            raise IndexError(f"unit {unit} of {self._units}")
+        if not 0 <= unit < self._number:
+            raise IndexError(f"unit {unit} of {self._number}")
         values = self._values.setdefault(trial, np.full(self._units, np.nan))
         failed = self._failed.setdefault(trial, set())
-        if math.isfinite(value):
-            values[unit] = value
-            failed.discard(unit)
-        else:
-            values[unit] = np.nan
-            failed.add(unit)
+        if unit in self._place:
+            values[self._place[unit]] = value if math.isfinite(value) else np.nan
+        failed.discard(unit) if math.isfinite(value) else failed.add(unit)
         self._stale = True
 
     def should_stop(self, trial: str) -> bool:
@@ -130,7 +132,7 @@ class FoldRace:
     def _rivals(self, trial: str) -> list[str]:
         """The trials without failure that have every unit that ``trial`` has tried; of those the ones with the most."""
         tried = np.isfinite(self._values[trial]) if trial in self._values else np.zeros(self._units, dtype=bool)
-        tried[list(self._failed.get(trial, ()))] = True
+        tried[[self._place[unit] for unit in self._failed.get(trial, ()) if unit in self._place]] = True
         counts = {
             name: int(np.isfinite(values).sum())
             for name, values in self._values.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ray.tune.experiment import Trial as TuneTrial
@@ -28,15 +28,15 @@ def milestones(search: Search, epochs: int) -> list[int]:
 
 
 def scheduler(
-    search: Search, epochs: int, past: Sequence[Trial] = (), *, units: int = 1, folds: int | None = None
+    search: Search, epochs: int, past: Sequence[Trial] = (), *, units: int = 1, without: Collection[int] = ()
 ) -> TrialScheduler:
     """The search's scheduler with what ``past`` trials have shown. InputError for a name that is none.
 
-    ``units``: the folds times the seeds of a trial, each of ``epochs``.
+    ``units``: the folds times the seeds of a trial, each of ``epochs``; ``without``: those that lack the metric.
     """
     schedulers: dict[str, Callable[[], TrialScheduler]] = {
         "none": FIFOScheduler,
-        "racing": lambda: FoldRacing(past, search, units, folds or units),
+        "racing": lambda: FoldRacing(past, search, units, without),
         "asha": lambda: CellASHA(
             past,
             time_attr="step",
@@ -95,14 +95,14 @@ class CellASHA(ASHAScheduler):
 class FoldRacing(FIFOScheduler):
     """Stops a trial between units once a `FoldRace` finds it worse than the best with enough evidence."""
 
-    def __init__(self, past: Sequence[Trial], search: Search, units: int, folds: int) -> None:
+    def __init__(self, past: Sequence[Trial], search: Search, units: int, without: Collection[int] = ()) -> None:
         super().__init__()
-        self._metric: str = search.objectives[0]
-        self._race = FoldRace(units, folds)
+        self._value: str = search.objectives[0]  # Ray would demand of every result what is called _metric
+        self._race = FoldRace(units, without=without)
         for trial in past:
-            values = trial.units.get(self._metric, ()) if trial.outcome != "running" else ()
+            values = trial.units.get(self._value, ()) if trial.outcome != "running" else ()
             for unit, value in enumerate(values):
-                self._race.record(trial.fingerprint, unit, value)
+                self._record(trial.fingerprint, unit, {self._value: value})
             if trial.outcome == "failed" and len(values) < units:
                 self._race.record(trial.fingerprint, len(values), math.nan)
 
@@ -111,7 +111,7 @@ class FoldRacing(FIFOScheduler):
         planned: PlannedTrial = trial.config["planned"]
         for index, unit in enumerate(planned.units):  # judged with all that is known of it
             if unit.known is not None:
-                self._race.record(planned.fingerprint, index, unit.known.get(self._metric, math.nan))
+                self._record(planned.fingerprint, index, unit.known)
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         fingerprint = trial.config["planned"].fingerprint
@@ -119,6 +119,11 @@ class FoldRacing(FIFOScheduler):
             self._race.record(fingerprint, result["unit"], math.nan)
         if not result.get("unit_final"):
             return str(TrialScheduler.CONTINUE)
-        self._race.record(fingerprint, result["unit"], result.get(self._metric, math.nan))
+        self._record(fingerprint, result["unit"], result)
         stop = not result["final"] and not result["known"] and self._race.should_stop(fingerprint)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def _record(self, fingerprint: str, unit: int, metrics: Mapping[str, Any]) -> None:
+        """Record the score of a unit that has ended; a unit without a held-out image of these classes has none."""
+        if math.isfinite(value := metrics.get(self._value, math.nan)):
+            self._race.record(fingerprint, unit, value)

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from tune_lt.documents import Trial, violation
-from tune_lt.study import Dimension, Search
+from tune_lt.study import Dimension, Search, Space
 
 
 def eligible(trials: Sequence[Trial], search: Search, reference: Mapping[str, float]) -> list[Trial]:
@@ -32,16 +32,17 @@ def best(trials: Sequence[Trial], search: Search, reference: Mapping[str, float]
 
 def one_standard_error(
     trials: Sequence[Trial],
-    search: Search,
+    space: Space,
     reference: Mapping[str, float],
-    space: Mapping[str, Dimension],
     neutral: Mapping[str, float],
 ) -> Trial | None:
     """The plainest trial within one standard error of the best (Breiman et al. 1984); None where that has no meaning.
 
     Plainest is nearest to ``neutral``, the values at which the loss does least: the distance sums |x − neutral| over
-    the parameters that have such a value, each in units of its range.
+    the parameters that have such a value, each in units of its range; in a logarithmic range, between logarithms, where
+    a value below the range counts as its lower end. A parameter whose ``when`` does not hold has its default.
     """
+    search = space.search
     top = best(trials, search, reference)
     if top is None or len(search.objectives) > 1 or not neutral:
         return None
@@ -51,11 +52,8 @@ def one_standard_error(
         return None
 
     def distance(trial: Trial) -> float:
-        return sum(
-            abs(trial.found[path] - value) / _width(space[path])
-            for path, value in neutral.items()
-            if path in trial.found
-        )
+        values = space.complete(trial.found)
+        return sum(_apart(space.space[path], values[path], value) for path, value in neutral.items())
 
     near = [trial for trial in eligible(trials, search, reference) if trial.value(metric) >= top.value(metric) - error]
     return min(near, key=lambda trial: (distance(trial), -trial.value(metric)))
@@ -82,6 +80,9 @@ def front(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
     ]
 
 
-def _width(dimension: Dimension) -> float:
-    width = float(max(dimension.values) - min(dimension.values))
-    return width if width > 0 else 1.0
+def _apart(dimension: Dimension, one: float, other: float) -> float:
+    """The distance of two values in units of the dimension's range."""
+    low, high = min(dimension.values), max(dimension.values)
+    if dimension.kind == "loguniform":
+        return abs(math.log(max(one, low) / max(other, low))) / math.log(high / low)
+    return abs(one - other) / (float(high - low) or 1.0)
