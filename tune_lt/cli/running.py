@@ -19,7 +19,7 @@ from tune_lt.cli.arguments import (
 )
 from tune_lt.cli.output import print_ways, store_option
 from tune_lt.cli.results import report_study
-from tune_lt.errors import InputError
+from tune_lt.errors import InputError, printable
 from tune_lt.study import command_line, smaller
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def run(
         parsed = read_study(study, small)
         if warning := smaller(parsed.scale):
             display.say(warning)
+        from tune_lt.run import failures
         from tune_lt.run.driver import run_study
         from tune_lt.store import Store
 
@@ -56,7 +57,7 @@ def run(
             raise Exit(130) from None
     option = store_option(store)
     follow = [(f"tune-lt ui{option}", "browse every run in the MLflow UI")]
-    if parsed.rows or parsed.searches:
+    if outcome.reported:
         follow.append((f"tune-lt report {parsed.name}{option}", "these tables again"))
         report = report_study(parsed.name, opened, reports)
         if outcome.model:
@@ -64,11 +65,13 @@ def run(
 
             export(report, outcome.model, opened, reports / parsed.name / "model", print)
             print()
-    if parsed.searches:
+    if parsed.searches and outcome.reported:
         follow.append((f"{command_line('best', study, small)}{option}", "the configuration found, for tune-lt train"))
+    for line in failures.summary(outcome.failures):
+        print(printable(line))
     print_ways(follow)
     if not outcome.whole:
-        raise Exit(1)  # cells of the tables failed; their reasons are above and in the store
+        raise Exit(1)
 
 
 def train(

@@ -17,6 +17,7 @@ import ray
 from tune_lt import data, provenance
 from tune_lt.errors import InputError
 from tune_lt.run.display import Display
+from tune_lt.run.failures import Failure
 from tune_lt.run.planner import Model, found_by, parent_tags
 from tune_lt.run.rehearsal import load_data, rehearse
 from tune_lt.run.runner import Runner
@@ -32,10 +33,16 @@ ROOM_BYTES = 200 * 2**20  # that must be free on the disk for the store, the jou
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a study ended: whether every cell of its tables is there, and the network of the row it recommends."""
+    """How a study ended: what failed, the network of the row it recommends, and whether there is anything to report."""
 
-    whole: bool
-    model: Model | None = None
+    failures: tuple[Failure, ...]
+    model: Model | None
+    reported: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether every search found something and every row has all its cells."""
+        return all(failure.harmless for failure in self.failures)
 
 
 def run_study(study: Study, store: Store, display: Display) -> Outcome:
@@ -77,14 +84,16 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
             _show(store, study)
             with _ray_session(display, dataset, checkpoints):
                 runner = Runner(study, store, display, dataset, parent, journal, lease, finished, before)
-                results = {name: runner.search(space) for name, space in study.searches.items()}
+                searched = {name: runner.search(space) for name, space in study.searches.items()}
+                results = {name: result for name, result in searched.items() if result is not None}
                 found = found_by(*results.values())
-                cells = runner.plan.cells(found)
+                cells, missing = runner.plan.settled(found)
                 chosen = runner.plan.recommended(results, cells)
-                whole = runner.train(cells, runner.plan.contents(cells, found, chosen))
+                runner.train(cells, runner.plan.contents(cells, found, chosen, missing))
                 if chosen:
                     model = runner.model(next(cell for cell in cells if cell.fingerprint == chosen.fingerprint))
-            status = "FINISHED" if whole else "FAILED"
+            outcome = Outcome(tuple(runner.failures), model, bool(results or cells))
+            status = "FINISHED" if outcome.whole else "FAILED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
@@ -93,7 +102,7 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
     finally:
         if not lease.lost:
             _leave(store, parent, status, lease)
-    return Outcome(status == "FINISHED", model)
+    return outcome
 
 
 def _leave(store: Store, parent: str, status: str, lease: Lease) -> None:
