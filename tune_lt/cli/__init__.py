@@ -30,7 +30,7 @@ for command in commands:
 
 
 def main() -> None:
-    """Run the command line. The exit code is 2 after a mistake of the user, 1 after a failed training or a bug."""
+    """Run the command line. The exit code is 2 after a mistake of the user, 1 after a failure or a bug."""
     try:
         app()
     except Exception as error:

@@ -32,7 +32,10 @@ def run(
     store: StoreOption = None,
     reports: ReportsOption = Path("reports"),
 ) -> None:
-    """Run a study: search, train, record, report. What is finished is never done again."""
+    """Run a study: search, train, record, report. What is finished is never done again.
+
+    The exit code is 1 if something failed, apart from trials of a search that diverge while others do not.
+    """
     from rich.console import Console
 
     from tune_lt.run.display import Display

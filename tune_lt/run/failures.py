@@ -6,21 +6,25 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from tune_lt.documents import Trial
 from tune_lt.errors import TrainingFailed
-from tune_lt.run.planner import PlannedCell
 from tune_lt.texts import some
+
+if TYPE_CHECKING:
+    from tune_lt.run.planner import PlannedCell  # brings MLflow, which a trial's process does without
 
 REASON_CHARACTERS = 400
 MOST_REASONS = 3
+OUT_OF_MEMORY = "out of memory: "
 # errors of the machine, not of what is trained; PyTorch raises most of them as plain RuntimeErrors
 _MACHINE = (RayError, MemoryError, OSError, ImportError, torch.OutOfMemoryError)
 _MEMORY = re.compile(r"out of memory|(?:can't|cannot|unable to) allocate memory", re.IGNORECASE)
-_DEVICE = re.compile(r"CUDA|CUDNN|CUBLAS|NCCL|DataLoader worker|shared memory|MPS backend", re.IGNORECASE)
+_DEVICE = re.compile(r"CUDA|CUDNN|CUBLAS|MPS backend|NCCL|gloo|connection|timed out|DataLoader worker", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,10 @@ def may_pass(error: Exception) -> bool:
 def reason(error: BaseException) -> str:
     """The error in one line: its class and its text."""
     text = " ".join(str(error).split())
-    memory = isinstance(error, MemoryError) or (_MEMORY.search(text) and not text.startswith("out of memory"))
-    return ("out of memory: " if memory else "") + f"{type(error).__name__}: {text}"[:REASON_CHARACTERS]
+    if isinstance(error, RayActorError) and not text.startswith(OUT_OF_MEMORY):  # Ray writes a page of ids and guesses
+        text = "the worker process died; the system may have killed it for want of memory"
+    memory = isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(text))
+    return (OUT_OF_MEMORY if memory else "") + f"{type(error).__name__}: {text}"[:REASON_CHARACTERS]
 
 
 def of_search(label: str, ended: Sequence[Trial], chosen: bool) -> list[Failure]:
