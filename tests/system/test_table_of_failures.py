@@ -54,13 +54,13 @@ def trouble(how):
 
 @losses.register("shaped")
 class Shaped(losses.Loss):
-    def __init__(self, class_counts, *, factor: float = 1.0, how: How = "none"):
+    def __init__(self, class_counts, *, factor: float = 1.0, scale: float = 1.0, how: How = "none"):
         super().__init__(class_counts)
-        self.factor, self.how = factor, how
+        self.factor, self.scale, self.how = factor, scale, how
 
     def terms(self, logits, targets):
         trouble(self.how)
-        return self.factor * F.cross_entropy(logits, targets, reduction="none"), None
+        return self.factor * F.cross_entropy(self.scale * logits, targets, reduction="none"), None
 
 class Plain(nn.Sequential):
     def forward(self, x):
@@ -162,8 +162,8 @@ def _study(case: Case, number: int) -> dict[str, Any]:
         "data": {"name": "image_folder", "root": "images", "stream": True, "largest": 12},
         "model": {"name": "plain"},
         "recipe": {"epochs": 2, "batch_size": 16, "clip_norm": None, "optimizer": {"lr": 0.05}},
-        "loss": {"name": "shaped", "factor": {"choice": [0.5, 1.0]}},
-        "search": {"sampler": case.sampler, "scheduler": case.scheduler, "seed": 0},
+        "loss": {"name": "shaped", "scale": {"choice": [0.5, 1.0]}},
+        "search": {"sampler": case.sampler, "scheduler": case.scheduler, "seed": 1},
         "rows": {"softmax": {"loss": {"name": "softmax"}}, "found": {"loss": {"best": True, "factor": 0.7}}},
         "seeds": [ROW_SEED],
         "resources": {"cpus": 1, "gpus": 0, "concurrent": 1, "loaders": 0},
@@ -177,6 +177,7 @@ def _study(case: Case, number: int) -> dict[str, Any]:
             lr["lr"] = {"choice": [0.05, 1e30]}
         elif case.way != "damaged image":
             study["loss"]["how"] = {"choice": ["none", case.way]}
+            study["loss"] |= {"scale": 1.0} if case.sampler == "grid" else {}  # the fewer fail, the faster
     elif case.place == "row":
         if case.way == "diverges":
             study["rows"]["fails"] = {"loss": {"name": "softmax"}, "recipe": {"optimizer": {"lr": 1e30}}}

@@ -114,10 +114,10 @@ class FoldRacing(FIFOScheduler):
 
     def __init__(self, past: Sequence[Trial], search: Search, units: int, folds: int) -> None:
         super().__init__()
-        self._metric: str = search.objectives[0]
+        self._value: str = search.objectives[0]  # Ray would demand of every result what is called _metric
         self._race = FoldRace(units, folds)
         for trial in past:
-            values = trial.units.get(self._metric, ()) if trial.outcome != "running" else ()
+            values = trial.units.get(self._value, ()) if trial.outcome != "running" else ()
             for unit, value in enumerate(values):
                 self._race.record(trial.fingerprint, unit, value)
             if trial.outcome == "failed" and len(values) < units:
@@ -128,7 +128,7 @@ class FoldRacing(FIFOScheduler):
         planned: PlannedTrial = trial.config["planned"]
         for index, unit in enumerate(planned.units):  # judged with all that is known of it
             if unit.known is not None:
-                self._race.record(planned.fingerprint, index, unit.known.get(self._metric, math.nan))
+                self._race.record(planned.fingerprint, index, unit.known.get(self._value, math.nan))
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         fingerprint = trial.config["planned"].fingerprint
@@ -136,13 +136,13 @@ class FoldRacing(FIFOScheduler):
             self._race.record(fingerprint, result["unit"], math.nan)
         if not result.get("unit_final"):
             return str(TrialScheduler.CONTINUE)
-        self._race.record(fingerprint, result["unit"], result.get(self._metric, math.nan))
+        self._race.record(fingerprint, result["unit"], result.get(self._value, math.nan))
         stop = not result["final"] and not result["known"] and self._race.should_stop(fingerprint)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
         super().on_trial_error(tune_controller, trial)
-        if _given_up(trial):
-            last = trial.last_result or {}
+        last = trial.last_result or {}
+        if _given_up(trial) and not last.get("final"):
             unit = last.get("unit", 0) + bool(last.get("unit_final"))
             self._race.record(trial.config["planned"].fingerprint, unit, math.nan)
