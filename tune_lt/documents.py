@@ -52,6 +52,7 @@ class Trial:
 
     ``outcome``: complete; pruned (stopped early); failed, with a ``reason``; running (it was interrupted, or failed for
     a reason that may pass, and goes on under the same number); reused (other trials had trained all its cells).
+    ``again``: it failed for a reason that may pass, so that the next run tries it again.
     ``metrics``: the means over its units; ``units``: metric -> the value of each unit; ``epochs``: trained so far, over
     all units. ``number``: its place in the search; ``rungs``: step -> the value that ASHA compared there.
     """
@@ -62,6 +63,7 @@ class Trial:
     units: Mapping[str, Sequence[float]] = field(default_factory=dict)
     epochs: int = 0
     reason: str = ""
+    again: bool = False
     number: int = -1
     fingerprint: str = ""
     rungs: Mapping[int, float] = field(default_factory=dict)
@@ -230,7 +232,7 @@ class Contents(_Document):
     ``found``: search -> the values that rows take from it; ``searches``: search -> the name of its document. ``data``:
     the long tail (`tune_lt.config.determining`); ``model``: the network, by name or architecture; ``searched``: the
     name of the study's own loss; ``columns``: the imbalance factors; ``rows``: the cells of each row; ``losses``: the
-    loss of each.
+    loss of each. ``missing``: the rows that cannot be trained, each with the search that found nothing for it.
     """
 
     found: Mapping[str, Mapping[str, Any]]
@@ -242,6 +244,7 @@ class Contents(_Document):
     columns: tuple[float | None, ...]
     rows: Mapping[str, tuple[TableCell, ...]]
     losses: Mapping[str, str]
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Self:

@@ -19,6 +19,10 @@ class InputError(ValueError):
     """
 
 
+class DamagedImage(InputError):
+    """The bytes of an image file are damaged, so that every training that needs the image fails until they change."""
+
+
 class TrainingFailed(RuntimeError):
     """A training cannot continue, for example because its loss is NaN. Its trial fails; the study continues."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from tune_lt import training
 from tune_lt.data.sources import digits
-from tune_lt.documents import SearchResult, Trial, search_file
+from tune_lt.documents import Contents, SearchResult, Trial, search_file
 from tune_lt.run.planner import Plan
 from tune_lt.run.search.planned import averages
 from tune_lt.store import Store
@@ -109,3 +109,53 @@ def test_a_bootstrap_is_of_the_rows_alone_and_makes_other_cells(tmp_path: Path) 
     assert (chosen.row, chosen.fingerprint) == ("own", after[0].fingerprint)
     assert drawn.contents(after, {}, None).data["resample"] is True
     assert "resample" not in plain.contents(before, {}, None).data
+
+
+COMPARED = """\
+name: compared
+data: {name: digits, imbalance: 20}
+model: {name: resnet8, width: 4}
+recipe: {epochs: 4, batch_size: 64}
+loss: {name: ghm_cwap, alpha: {uniform: [0.3, 1.0]}}
+search: {trials: 4}
+compare: {losses: [{loss: {name: focal, gamma: {uniform: [0.0, 4.0]}}}]}
+rows:
+  softmax: {loss: {name: softmax}}
+  own: {loss: {best: true}}
+  plainest: {loss: {best: one_standard_error}}
+  fixed: {loss: {best: true, alpha: 0.5}}
+  other: {loss: {best: focal}}
+seeds: [0, 1]
+"""
+
+
+def test_rows_that_need_a_search_which_found_nothing_wait_and_the_others_do_not(tmp_path: Path) -> None:
+    plan = Plan(reader.parse(COMPARED, tmp_path), "images")
+    own, other = {"ghm_cwap": FOUND}, {"focal": {"loss/gamma": 2.0}}
+    for found, waiting in (
+        ({}, {"own": "ghm_cwap", "plainest": "ghm_cwap", "other": "focal"}),
+        (own, {"other": "focal"}),
+        (other, {"own": "ghm_cwap", "plainest": "ghm_cwap"}),
+        (own | other, {}),
+    ):
+        cells, missing = plan.settled(found)
+        left = {row for row in missing if "(searched)" not in row}  # compare adds a row for each search
+        assert {row: missing[row] for row in left} == waiting
+        assert {cell.row for cell in cells} == set(plan.study.rows) - set(missing)
+        expected = {(cell.row, cell.fingerprint) for cell in plan.cells(found) if cell.row not in missing}
+        assert {(cell.row, cell.fingerprint) for cell in cells} == expected
+        contents = plan.contents(cells, found, None, missing)
+        assert set(contents.rows) == set(plan.study.rows) - set(missing)
+        assert set(contents.searches) == set(plan.study.searches) - set(missing.values())
+        assert Contents.of(contents.content()).missing == missing
+
+
+def test_a_trial_with_a_unit_that_is_known_to_fail_fails_and_one_that_has_been_trained_since_does_not(
+    study: Study,
+) -> None:
+    plan, space = Plan(study, "images"), study.searches[OWN]
+    first, second = (cell.fingerprint for cell in plan.units(space, FOUND))
+    assert plan.trial(space, FOUND, {}, {"another": "no"}).failing is None
+    assert plan.trial(space, FOUND, {}, {second: "ValueError: boom"}).failing == "ValueError: boom"
+    trained = {first: {"val/balanced": 0.5, "val/many": 0.5}}
+    assert plan.trial(space, FOUND, trained, {first: "ValueError: boom"}).failing is None

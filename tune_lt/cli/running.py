@@ -19,7 +19,7 @@ from tune_lt.cli.arguments import (
 )
 from tune_lt.cli.output import print_ways, store_option
 from tune_lt.cli.results import write_study
-from tune_lt.errors import InputError
+from tune_lt.errors import InputError, printable
 from tune_lt.process import stoppable
 from tune_lt.study import command_line, smaller
 
@@ -36,7 +36,10 @@ def run(
     store: StoreOption = None,
     reports: ReportsOption = Path("reports"),
 ) -> None:
-    """Run a study: search, train, record, report. What is finished is never done again."""
+    """Run a study: search, train, record, report. What is finished is never done again.
+
+    The exit code is 1 if something failed, apart from trials of a search that diverge while others do not.
+    """
     from rich.console import Console
 
     from tune_lt.run.display import Display
@@ -58,13 +61,15 @@ def run(
             outcome = run_study(parsed, opened, display)
         _tell(parsed, opened, outcome, reports, command_line("best", study, small), store_option(store))
     if not outcome.whole:
-        raise Exit(1)  # cells of the tables failed; their reasons are above and in the store
+        raise Exit(1)
 
 
 def _tell(study: Study, store: Store, outcome: Outcome, reports: Path, best: str, option: str) -> None:
     """Write and print what a study that has been run came to, and the commands that go on from there."""
+    from tune_lt.run import failures
+
     follow = [(f"tune-lt ui{option}", "browse every run in the MLflow UI")]
-    if study.rows or study.searches:
+    if outcome.reported:
         follow.append((f"tune-lt report {study.name}{option}", "these tables again"))
         report = write_study(study.name, store, reports, record=True)
         if outcome.model:
@@ -72,8 +77,10 @@ def _tell(study: Study, store: Store, outcome: Outcome, reports: Path, best: str
 
             export(report, outcome.model, store, reports / study.name / "model", print)
             print()
-    if study.searches:
+    if study.searches and outcome.reported:
         follow.append((f"{best}{option}", "the configuration found, for tune-lt train"))
+    for line in failures.summary(outcome.failures):
+        print(printable(line))
     print_ways(follow)
 
 

@@ -17,7 +17,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from tune_lt.data.decode import Box, Unreadable, cut, middle
-from tune_lt.errors import InputError
+from tune_lt.errors import DamagedImage, InputError
 from tune_lt.texts import some
 
 # of ImageNet, per channel: recipes for large images normalise with them
@@ -108,12 +108,13 @@ class ImageFiles:
     def read(self, position: int, choose: Callable[[int, int], Box]) -> np.ndarray:
         """The part of an image that ``choose`` returns (see `decode.cut`), uint8 (size, size, 3).
 
-        Raises InputError naming the file if it cannot be read.
+        Raises InputError naming the file if it cannot be read, DamagedImage if that is due to its bytes.
         """
         try:
             return cut(self.path(position), self.size, choose)
         except Unreadable as error:
-            raise InputError(f"{self.path(position)}: {error}; repair the file or remove it") from None
+            kind = InputError if getattr(error.__cause__, "errno", None) else DamagedImage  # the disk's or the bytes'
+            raise kind(f"{self.path(position)}: {error}; repair the file or remove it") from None
 
     def middle(self, width: int, height: int) -> Box:
         """The square that evaluation cuts out of an image of this size."""

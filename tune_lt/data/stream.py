@@ -84,8 +84,8 @@ class StreamedBatches:
         self._keys[:] = [(epoch, positions[share].numpy()) for share in shares]
         try:
             for share, found in zip(shares, self._loader, strict=True):
-                if isinstance(found, str):
-                    raise InputError(found)
+                if isinstance(found, InputError):
+                    raise found
                 x = found.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
                 yield x.sub_(self._mean).div_(self._std), labels[share]
         except BaseException:  # also GeneratorExit, if the caller stops early: the processes end with the old loader
@@ -123,15 +123,15 @@ class _Reader(TorchDataset[Any]):
     def __init__(self, images: ImageFiles, augment: Augment | None, seed: int) -> None:
         self.images, self.augment, self.seed = images, augment, seed
 
-    def __getitem__(self, key: Key) -> Tensor | str:
-        """uint8 (b, size, size, 3), or a message about a file: an exception would get its process's traceback added."""
+    def __getitem__(self, key: Key) -> Tensor | InputError:
+        """uint8 (b, size, size, 3), or an error about a file, which would get a traceback added if it were raised."""
         epoch, positions = key
         batch = np.empty((len(positions), self.images.size, self.images.size, 3), dtype=np.uint8)
         try:
             for row, position in enumerate(positions.tolist()):
                 batch[row] = self._one(epoch, position)
         except InputError as error:
-            return str(error)
+            return error
         return torch.from_numpy(batch)
 
     def _one(self, epoch: int, position: int) -> np.ndarray:

@@ -118,14 +118,15 @@ def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
     for name, space in study.searches.items():
         search, ended[name] = space.search, 0
         if store and parent:
+            signature = plan.signatures[name]
+            past = past_trials(store, before, own_tags(parent), signature, search.objectives[0])
+            past = [trial for trial in past if trial.number < search.budget]
+            ended[name] = sum(trial.outcome != "running" for trial in past)
             concluded = plan.recorded(space, store, parent.info.run_id)
-            if concluded is not None:
+            if concluded is not None and ended[name] == len(past):  # else a trial that failed is tried again
                 found |= planner.found_by(concluded)
                 ended[name] = search.budget
                 continue
-            signature = plan.signatures[name]
-            past = past_trials(store, before, own_tags(parent), signature, search.objectives[0])
-            ended[name] = sum(trial.outcome != "running" and trial.number < search.budget for trial in past)
         if left := search.budget - ended[name]:
             units = plan.units(space, planner.at_end(space, 0))
             share = trained_share(length, milestones(search, length))

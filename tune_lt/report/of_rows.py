@@ -89,6 +89,7 @@ def _ablation_and_baselines(
     own = [row for row in rows if content.losses[row] == searched]
     others = [row for row in rows if content.losses[row] != searched]
     notes = [*_found(content.found), *covered(content)]
+    notes += [f"{row} is missing: the search of {name} found nothing." for row, name in content.missing.items()]
     used = records_of(rows, finished)
     notes += [provenance(used)] if used else []
     if any(abs(record.metrics["test/top1"] - record.metrics["test/balanced"]) > 1e-9 for record in used):

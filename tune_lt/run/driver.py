@@ -9,6 +9,7 @@ from pathlib import Path
 from tune_lt import provenance
 from tune_lt.errors import InputError
 from tune_lt.run.display import Display
+from tune_lt.run.failures import Failure
 from tune_lt.run.planner import Model, found_by, parent_tags
 from tune_lt.run.ray_session import address, ray_session
 from tune_lt.run.rehearsal import check_memory, load_data, rehearse
@@ -25,10 +26,16 @@ STOP_SECONDS = 3.0  # for the last records of a study that is stopped
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a study ended: whether every cell of its tables is there, and the network of the row it recommends."""
+    """How a study ended: what failed, the network of the row it recommends, and whether there is anything to report."""
 
-    whole: bool
-    model: Model | None = None
+    failures: tuple[Failure, ...]
+    model: Model | None
+    reported: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether every search found something and every row has all its cells."""
+        return all(failure.harmless for failure in self.failures)
 
 
 def run_study(study: Study, store: Store, display: Display) -> Outcome:
@@ -75,16 +82,21 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
             images = dataset.train_images.nbytes + dataset.test_images.nbytes
             with ray_session(at, images, checkpoints):
                 runner = Runner(study, store, display, dataset, parent, journal, lease, finished, before)
-                results = {name: runner.search(space) for name, space in study.searches.items()}
+                searched = {name: runner.search(space) for name, space in study.searches.items()}
+                results = {name: result for name, result in searched.items() if result is not None}
                 found = found_by(*results.values())
-                cells = runner.plan.cells(found)
+                cells, missing = runner.plan.settled(found)
                 chosen = runner.plan.recommended(results, cells)
-                whole = runner.train(cells, runner.plan.contents(cells, found, chosen))
+                runner.train(cells, runner.plan.contents(cells, found, chosen, missing))
                 if chosen:
                     model = runner.model(next(cell for cell in cells if cell.fingerprint == chosen.fingerprint))
             runner.clear()
             journal.close()
-            status = "FINISHED" if whole and not journal.deleted else "FAILED"
+            if journal.deleted:
+                text = f"{len(journal.deleted)} runs were deleted in MLflow while the study ran"
+                runner.failures.append(Failure(text, again=True))
+            outcome = Outcome(tuple(runner.failures), model, bool(results or cells))
+            status = "FINISHED" if outcome.whole else "FAILED"
         except BaseException as error:
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             _close(store, journal, display)
@@ -92,7 +104,7 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
     finally:
         if not lease.lost:
             _leave(store, parent, status, lease)
-    return Outcome(status == "FINISHED", model)
+    return outcome
 
 
 def _close(store: Store, journal: Journal, display: Display) -> None:

@@ -35,9 +35,7 @@ def listing(study: Study, content_hash: str, store: Store | None, *, missing: bo
         else:
             results.append(result)
     found = found_by(*results)
-    pairs = plan.cells_at_both_ends(found)
-    waiting = dict.fromkeys(cell.row for cell, other in pairs if cell.fingerprint != other.fingerprint)
-    tables = [cell for cell, other in pairs if cell.fingerprint == other.fingerprint]
+    tables, waiting = plan.settled(found)
     cells += tables
     have = store.finished_cells().keys() | store.cells(study.name).failing().keys() if store and missing else set()
     wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it

@@ -9,6 +9,7 @@ from typing import Any
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 
+from tune_lt.run.failures import OUT_OF_MEMORY
 from tune_lt.texts import first_line
 
 
@@ -24,7 +25,7 @@ def kills_fail_trials() -> Iterator[None]:
 
     def failed(self: Any, *, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
-            exception = RayActorError(error_msg=f"out of memory: {first_line(exception)}")
+            exception = RayActorError(error_msg=f"{OUT_OF_MEMORY}{first_line(exception)}")
         before(self, tracked_actor_task=tracked_actor_task, exception=exception)
 
     manager._actor_task_failed = failed

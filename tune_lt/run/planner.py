@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from tune_lt import data
@@ -71,6 +72,19 @@ class Plan:
         highest = self.cells({**{name: at_end(space, -1) for name, space in spaces.items()}, **found})
         return list(zip(cells, highest, strict=True))
 
+    def settled(self, found: Found) -> tuple[list[PlannedCell], dict[str, str]]:
+        """The cells of the rows that need no other search than those in ``found``; the other rows, each with a search.
+
+        The search is one that the row needs and ``found`` lacks.
+        """
+        spaces, waiting = self.study.searches, dict[str, str]()
+        lowest = {name: at_end(space, 0) for name, space in spaces.items() if name not in found}
+        for name in lowest:
+            others = {other: values for other, values in lowest.items() if other != name}
+            ends = self.cells_at_both_ends({**found, **others})
+            waiting |= {low.row: name for low, high in ends if low.fingerprint != high.fingerprint}
+        return [cell for cell in self.cells({**lowest, **found}) if cell.row not in waiting], waiting
+
     def units(self, space: Space, found: Mapping[str, Any]) -> list[PlannedCell]:
         """The cells of a search's trial, in the order they are trained."""
         return [self._planned("fold", cell) for cell in trial_cells(self.study, space, found)]
@@ -85,9 +99,17 @@ class Plan:
         return PlannedTrial((unit,), planned.fingerprint, self.record(planned), keep=keep)
 
     def trial(
-        self, space: Space, found: Mapping[str, Any], finished: Mapping[str, Mapping[str, float]]
+        self,
+        space: Space,
+        found: Mapping[str, Any],
+        finished: Mapping[str, Mapping[str, float]],
+        failing: Mapping[str, str] = MappingProxyType({}),
     ) -> PlannedTrial:
-        """A trial of a search; ``finished``: the metrics of cells that are trained already, by fingerprint."""
+        """A trial of a search.
+
+        ``finished``: the metrics of cells that are trained already, by fingerprint; ``failing``: the reasons of cells
+        that would fail.
+        """
         cells, watched, signature = self.units(space, found), space.search.watched, self.signatures[space.name]
         several, name = len(cells) > 1, cells[0].fingerprint
         if several:
@@ -105,7 +127,8 @@ class Plan:
         tags = {**record.tags, "search": signature, "searched": space.name, "found": json.dumps(dict(found))}
         tags |= {"kind": "trial", "fold": "all"} if several else {}
         record = replace(record, key=f"{name}.{signature}", tags=tags)
-        return PlannedTrial(units, name, record, watched, dict(found))
+        reasons = (failing[unit.fingerprint] for unit in units if unit.known is None and unit.fingerprint in failing)
+        return PlannedTrial(units, name, record, watched, dict(found), failing=next(reasons, None))
 
     def record(self, planned: PlannedCell) -> Record:
         """What is recorded of a cell at its start."""
@@ -147,9 +170,18 @@ class Plan:
         first = next((planned for planned in cells if _settings(planned.cell) == wanted), None)
         return Recommended(name, first.row, first.fingerprint) if first else None
 
-    def contents(self, cells: Sequence[PlannedCell], found: Found, chosen: Recommended | None) -> Contents:
-        """What the report needs to assemble the tables from the store alone: each row's cells by fingerprint."""
-        rows: dict[str, list[TableCell]] = {row: [] for row in self.study.rows}
+    def contents(
+        self,
+        cells: Sequence[PlannedCell],
+        found: Found,
+        chosen: Recommended | None,
+        missing: Mapping[str, str] = MappingProxyType({}),
+    ) -> Contents:
+        """What the report needs to assemble the tables from the store alone: each row's cells by fingerprint.
+
+        ``missing``: the rows that cannot be trained, each with the search that found nothing for it.
+        """
+        rows: dict[str, list[TableCell]] = {row: [] for row in self.study.rows if row not in missing}
         for one in cells:
             seeds = one.cell.data_seed, one.cell.init_seed
             rows[one.row].append(TableCell(one.fingerprint, one.imbalance, *seeds))
@@ -157,7 +189,7 @@ class Plan:
         pretrained = model.get("weights") or model.get("pretrained")  # then it is not the network of a paper's table
         return Contents(
             found={name: dict(values) for name, values in found.items()},
-            searches={name: search_file(name) for name in self.study.searches},
+            searches={name: search_file(name) for name in self.study.searches if name not in missing.values()},
             data=determining({**self.study.data, **self.study.drawn}, "full"),
             model=model["name"] if pretrained else model.get("architecture", model["name"]),
             searched=self.study.loss["name"],
@@ -165,6 +197,7 @@ class Plan:
             columns=self.study.columns,
             rows={row: tuple(own) for row, own in rows.items()},
             losses={one.row: one.cell.loss["name"] for one in cells},
+            missing=dict(missing),
         )
 
 

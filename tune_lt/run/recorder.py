@@ -17,6 +17,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from tune_lt.documents import Trial
 from tune_lt.errors import InputError
 from tune_lt.run.display import Display
+from tune_lt.run.failures import reason
 from tune_lt.run.search.planned import PlannedTrial, Record, averages_in
 from tune_lt.store import TAG_CHARACTERS
 from tune_lt.store.journal import Journal
@@ -24,12 +25,14 @@ from tune_lt.texts import found_values
 from tune_lt.training import results
 
 SECONDS_BETWEEN_UPDATES = 0.5
-REASON_CHARACTERS = 400
 
 
 @dataclass
 class _Flight:
-    """A running trial: the metrics of the units that have ended, by index, and the unit whose run is open."""
+    """A running trial: the metrics of the units that have ended, by index, and the unit whose run is open.
+
+    ``failure``: tags with the reason of a failure that it has reported.
+    """
 
     planned: PlannedTrial
     rungs: dict[int, float]
@@ -37,6 +40,7 @@ class _Flight:
     open: int | None = None
     step: int = 0
     seconds: list[float] = field(default_factory=list)
+    failure: Mapping[str, str] | None = None
 
     @property
     def key(self) -> str:
@@ -64,8 +68,8 @@ class Recorder(tune.Callback):
         rungs: Fingerprint -> those values of the trials that an earlier driver left unfinished.
         ended: The trials that earlier drivers finished. The attribute of the same name grows as trials end.
         best: Chooses the trial to show.
-        on_end: Called with the fingerprint of each cell or trial that ends, and with its metrics if it is a complete
-            cell, else None.
+        on_end: Called with the fingerprint of each cell or trial that ends; with its metrics if it is a complete cell,
+            else None; and with the reason if it failed and would fail again, else None.
         check: Called every half second; it raises if the study must stop.
     """
 
@@ -81,7 +85,7 @@ class Recorder(tune.Callback):
         rungs: Mapping[str, Mapping[int, float]] | None = None,
         ended: Sequence[Trial] = (),
         best: Callable[[Sequence[Trial]], Trial | None] = lambda ended: None,
-        on_end: Callable[[str, Mapping[str, float] | None], None] = lambda fingerprint, metrics: None,
+        on_end: Callable[[str, Mapping[str, float] | None, str | None], None] = lambda *end: None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal, self._display, self._total = journal, display, total
@@ -114,10 +118,12 @@ class Recorder(tune.Callback):
     ) -> None:
         if "epoch" not in result:
             return  # Tune reports the end of a function trainable once more, without metrics
-        self._last[trial.trial_id] = result
-        if "failed" in result:
-            return
         flight, unit = self._flights[trial.trial_id], result["unit"]
+        if "failed" in result:
+            flight.failure = {"reason": result["failed"], "retry": result["retry"]}
+            self._open(flight, unit)
+            return
+        self._last[trial.trial_id] = result
         if unit in flight.values:
             return  # a second attempt repeats a unit that is recorded already
         flight.step = result["step"]
@@ -127,9 +133,7 @@ class Recorder(tune.Callback):
         if trial.trial_id in self._recovered:
             self._recovered.discard(trial.trial_id)
             self._display.say(f"the trial goes on with epoch {result['epoch']}")
-        if flight.several and flight.open != unit:
-            self._start(flight.unit_record(unit))
-            flight.open = unit
+        self._open(flight, unit)
         self._epochs += 1
         flight.seconds.append(result["seconds"])
         self._write(self._journal.epoch, flight.unit_record(unit).key, result["epoch"], results.metrics(result))
@@ -142,8 +146,8 @@ class Recorder(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         result = self._last.pop(trial.trial_id, {})
-        if "failed" in result:
-            self._end(trial, "failed", {}, {"reason": result["failed"], "retry": result["retry"]})
+        if failure := self._flights[trial.trial_id].failure:
+            self._end(trial, "failed", result, failure)
         else:
             self._end(trial, "complete" if result.get("final") else "pruned", result)
 
@@ -177,6 +181,12 @@ class Recorder(tune.Callback):
         """Count a trial that needs no training; None if another trial is training its cells."""
         self._add(end or Trial({}, "reused"))
 
+    def _open(self, flight: _Flight, unit: int) -> None:
+        """Begin the run of a unit, where units have runs of their own."""
+        if flight.several and flight.open != unit:
+            self._start(flight.unit_record(unit))
+            flight.open = unit
+
     def _start(self, record: Record) -> None:
         self._write(self._journal.start, record.key, record.name, record.params, record.tags)
 
@@ -200,7 +210,7 @@ class Recorder(tune.Callback):
                 results.tags(result, flight.seconds),
                 results.files(result, self._class_names),
             )
-            self._on_end(flight.planned.units[unit].fingerprint, results.metrics(result))
+            self._on_end(flight.planned.units[unit].fingerprint, results.metrics(result), None)
         self._write(self._journal.epoch, flight.key, result["step"], _means(result))
         flight.seconds.clear()
 
@@ -208,17 +218,19 @@ class Recorder(tune.Callback):
         self, trial: TuneTrial, outcome: str, result: dict[str, Any], tags: Mapping[str, str] | None = None
     ) -> None:
         flight, tags = self._flights.pop(trial.trial_id), dict(tags or {})
+        failing = tags["reason"] if tags.get("retry") == "no" else None
         self._gone.append(trial)
         if flight.several and flight.open is not None and flight.open not in flight.values:
-            key, took = flight.unit_record(flight.open).key, results.tags(result, flight.seconds)
+            own = result if result.get("unit") == flight.open else {}
+            key, took = flight.unit_record(flight.open).key, results.tags(own, flight.seconds)
             self._write(self._journal.end, key, outcome, tags | took)
-            self._on_end(flight.planned.units[flight.open].fingerprint, None)
+            self._on_end(flight.planned.units[flight.open].fingerprint, None, failing)
         if flight.several:
             effort = {"epochs": str(result.get("step", 0)), "units": _listed(flight)}
         else:
             effort = results.tags(result, flight.seconds)
         whole = outcome == "complete" and not flight.several
-        self._on_end(flight.planned.fingerprint, results.metrics(result) if whole else None)
+        self._on_end(flight.planned.fingerprint, results.metrics(result) if whole else None, failing)
         if self._judged_at:
             effort["rungs"] = json.dumps(flight.rungs)
         self._write(
@@ -235,6 +247,8 @@ class Recorder(tune.Callback):
             _by_metric(flight),
             result.get("step", 0),
             tags.get("reason", ""),
+            again=tags.get("retry") == "yes",
+            fingerprint=flight.planned.fingerprint,
         )
         self._add(end)
         if end.reason:
@@ -295,6 +309,4 @@ def _reason(trial: TuneTrial) -> str:
             error = cloudpickle.load(file)  # written by this very process a moment ago
     except (OSError, TypeError):
         return "the trial ended without an error message"
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    text = " ".join(str(cause).split())
-    return f"{type(cause).__name__}: {text}"[:REASON_CHARACTERS]
+    return reason(error.cause if isinstance(error, RayTaskError) else error)

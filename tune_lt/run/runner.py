@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite, nan
+from math import nan
 from typing import Any
 
 import ray
@@ -15,8 +15,9 @@ from tune_lt import data, provenance, training
 from tune_lt.documents import CONTENTS, Contents, SearchResult, Trial, search_file
 from tune_lt.errors import InputError
 from tune_lt.process import interrupts_wait
-from tune_lt.run import workers
+from tune_lt.run import failures, workers
 from tune_lt.run.display import Display
+from tune_lt.run.failures import Failure
 from tune_lt.run.out_of_memory import kills_fail_trials
 from tune_lt.run.planner import Model, Plan, PlannedCell, study_tags
 from tune_lt.run.recorder import Recorder
@@ -58,6 +59,8 @@ class Runner:
         self.study, self.store, self.display, self.journal, self.lease = study, store, display, journal, lease
         self.before = before  # the study's runs when this driver began
         self.finished = {name: record.metrics for name, record in finished.items()}  # and what was added since
+        self.failing = before.failing()  # likewise
+        self.failures: list[Failure] = []
         self.dataset, self.parent_id = dataset, parent_id
         self.checkpoints = checkpoint_folder(study, store)
         tags = study_tags(study)
@@ -72,24 +75,27 @@ class Runner:
         self.over: set[str] = set()  # the fingerprints of what has ended, in whatever way
         self.kept: str | None = None  # the fingerprint of the recommended cell, whose last state is not removed
 
-    def search(self, space: Space) -> SearchResult:
-        """Train as many trials of a search as are still missing; what it concluded."""
+    def search(self, space: Space) -> SearchResult | None:
+        """Train as many trials of a search as are still missing; what it concluded. None if it found nothing."""
         study, search, label = self.study, space.search, self.study.label(space)
-        recorded = self.plan.recorded(space, self.store, self.parent_id)
-        if recorded is not None:
-            self.display.say(f"{label}: {search.budget} trials, all reused; found {found_values(recorded.best.found)}")
-            return recorded
-        reference = self._reference(space) if search.constraints else {}
         signature, metric = self.plan.signatures[space.name], search.objectives[0]
         noted = own_tags(self.store.client.get_run(self.parent_id))
         past = past_trials(self.store, self.before, noted, signature, metric)
         past = [trial for trial in past if trial.number < search.budget]
 
         def plan(found: Mapping[str, Any]) -> PlannedTrial:
-            return self.plan.trial(space, found, self.finished)
+            return self.plan.trial(space, found, self.finished, self.failing)
 
         ended = _ended(past, plan)
         running = sum(trial.outcome == "running" for trial in past)
+        recorded = None if running else self.plan.recorded(space, self.store, self.parent_id)
+        if recorded is not None:
+            self.display.say(f"{label}: {search.budget} trials, all reused; found {found_values(recorded.best.found)}")
+            self.failures += failures.of_search(label, ended, chosen=True)
+            return recorded
+        reference = self._reference(space) if search.constraints else {}
+        if reference is None:
+            return None
         self.display.say(
             f"{label}: {search.budget} trials, {len(ended)} reused, {running} to be carried on, "
             f"{search.budget - len(ended) - running} to begin"
@@ -117,13 +123,14 @@ class Runner:
             raise KeyboardInterrupt  # on Ctrl-C, Tune itself only returns
         return self._conclude(space, recorder.ended, reference)
 
-    def _conclude(self, space: Space, ended: Sequence[Trial], reference: Mapping[str, float]) -> SearchResult:
-        """Choose from the ended trials, record the choice and all trials, and print it."""
+    def _conclude(self, space: Space, ended: Sequence[Trial], reference: Mapping[str, float]) -> SearchResult | None:
+        """Choose from the ended trials, record the choice and all trials, and print it. None if there is no choice."""
         search, label = space.search, self.study.label(space)
         best = selection.best(ended, search, reference)
+        self.failures += failures.of_search(label, ended, chosen=best is not None)
         if best is None:
-            reasons = "; ".join(sorted({end.reason for end in ended if end.reason})) or "none ran to its end"
-            raise InputError(f"no trial of the search ended with a finite {search.objectives[0]}: {reasons}")
+            self.display.say(self.failures[-1].what)
+            return None
         neutral = {path: value for path in space.space if (value := ranges.neutral(space.name, path)) is not None}
         plain = selection.one_standard_error(ended, space, reference, neutral)
         front = selection.pareto(ended, search, reference) if len(search.objectives) > 1 else []
@@ -151,43 +158,50 @@ class Runner:
             self.display.say(f"{label}: no trial meets the constraints; this one misses them least, by {broken:.3f}")
         return result
 
-    def _reference(self, space: Space) -> dict[str, float]:
-        """The metrics of plain cross-entropy on the held-out images of the search, for its constraints."""
+    def _reference(self, space: Space) -> dict[str, float] | None:
+        """The metrics of plain cross-entropy on the held-out images of the search, for its constraints.
+
+        None if a cell of it fails.
+        """
         cells = self.plan.reference(space)
         missing = [cell for cell in cells if cell.fingerprint not in self.finished]
-        if missing:
+        failed = self._known_to_fail(missing)
+        if missing and not failed:
             self.display.say(f"reference for the constraints: {len(missing)} cells to train")
-            ended = self._train_cells("reference", missing)
-            reasons = {end.reason for end in ended if end.outcome == "failed"}
-            if reasons:
-                raise InputError(f"search.constraints: their reference cannot be trained: {'; '.join(sorted(reasons))}")
+            failed = [end for end in self._train_cells("reference", missing) if end.outcome == "failed"]
+        if failed:
+            self.failures.append(failures.of_reference(self.study.label(space), failed))
+            self.display.say(self.failures[-1].what)
+            return None
         scores = [self.finished[cell.fingerprint] for cell in cells]
-        reference = {name: value for name, value in averages(scores, space.search.watched).items() if isfinite(value)}
-        for name in space.search.constraints:
-            if name not in reference:
-                raise InputError(f"search.constraints.{name}: no held-out image belongs to these classes")
-        return reference
+        return averages(scores, space.search.watched)
 
-    def train(self, cells: Sequence[PlannedCell], contents: Contents) -> bool:
-        """Train the cells that no finished run has, and record the ``contents`` of the tables; whether none failed."""
-        if not cells:
-            return True
+    def _known_to_fail(self, cells: Sequence[PlannedCell]) -> list[Trial]:
+        """What earlier attempts at cells ended with that would fail again."""
+        known = {cell.fingerprint: self.failing.get(cell.fingerprint) for cell in cells}
+        return [Trial({}, "failed", reason=why, fingerprint=name) for name, why in known.items() if why is not None]
+
+    def train(self, cells: Sequence[PlannedCell], contents: Contents) -> None:
+        """Train the cells that no finished run has, and record the ``contents`` of the tables."""
+        if not (cells or contents.missing):
+            return
+        for row, search in contents.missing.items():
+            label = self.study.label(self.study.searches[search])
+            self.failures.append(Failure(f"row {row}: not trained, since the {label} found nothing"))
         self.kept = contents.recommended.fingerprint if contents.recommended else None
-        have, failing = self.finished, self.before.failing()
+        have = self.finished
         wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # a cell of several rows is named by the first
-        missing = [cell for name, cell in wanted.items() if name not in have and name not in failing][::-1]
-        failed = [name for name in wanted if name in failing and name not in have]
+        left = [cell for name, cell in wanted.items() if name not in have][::-1]
+        failed = self._known_to_fail(left)
+        missing = [cell for cell in left if cell.fingerprint not in self.failing]
         self.display.say(
-            f"tables: {len(wanted)} cells, {len(wanted) - len(missing) - len(failed)} reused, {len(missing)} to train"
-            + (f", {len(failed)} known to fail: {failing[failed[0]]}" if failed else "")
+            f"tables: {len(wanted)} cells, {len(wanted) - len(left)} reused, {len(missing)} to train"
+            + (f", {len(failed)} known to fail: {failed[0].reason}" if failed else "")
         )
         self.store.log_json(self.parent_id, CONTENTS, contents.content())
-        if not missing:
-            return not failed
-        failures = [end for end in self._train_cells("tables", missing) if end.outcome == "failed"]
-        if failures:
-            self.display.say(f"tables: {len(failures)} of {len(missing)} cells failed: {failures[0].reason}")
-        return not (failed or failures)
+        if missing:
+            failed += [end for end in self._train_cells("tables", missing) if end.outcome == "failed"]
+        self.failures += failures.of_rows(cells, failed)
 
     def model(self, cell: PlannedCell) -> Model | None:
         """The network of a finished cell, trained once more where its state was not kept. None where that failed."""
@@ -227,8 +241,10 @@ class Runner:
         return recorder.ended
 
     def _recorder(self, total: int, **options: Any) -> Recorder:
-        def done_with(name: str, metrics: Mapping[str, float] | None) -> None:
+        def done_with(name: str, metrics: Mapping[str, float] | None, failing: str | None) -> None:
             self.over.add(name)
+            if failing is not None:
+                self.failing[name] = failing
             if metrics is not None:
                 self.finished[name] = metrics
                 if name == self.kept:
@@ -294,7 +310,7 @@ def _ended(past: Sequence[Trial], plan: Callable[[Mapping[str, Any]], PlannedTri
     for trial in past:
         if trial.outcome == "reused":
             end = _reused(plan(trial.found))
-            if end.outcome == "complete" or trial.fingerprint in over:
+            if end.outcome != "reused" or trial.fingerprint in over:
                 ended.append(end)
         elif trial.outcome != "running":
             ended.append(trial)
@@ -302,9 +318,10 @@ def _ended(past: Sequence[Trial], plan: Callable[[Mapping[str, Any]], PlannedTri
 
 
 def _reused(planned: PlannedTrial) -> Trial:
-    """A trial whose cells were all known; it took no epochs."""
+    """A trial whose cells were all known, or one of them as failing; it took no epochs."""
     if planned.values is None:
-        return Trial(planned.found, "reused")
+        outcome = "reused" if planned.failing is None else "failed"
+        return Trial(planned.found, outcome, reason=planned.failing or "")
     scores = [unit.known or {} for unit in planned.units]
     units = {name: [one.get(name, nan) for one in scores] for name in planned.watched}
     return Trial(planned.found, "complete", planned.values, units)

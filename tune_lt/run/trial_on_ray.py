@@ -7,7 +7,7 @@ import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import torch
@@ -15,8 +15,9 @@ from ray import tune
 
 from tune_lt import data, training
 from tune_lt.config import CellConfig
-from tune_lt.errors import InputError, TrainingFailed
+from tune_lt.errors import DamagedImage, InputError, TrainingFailed
 from tune_lt.plugins import load_plugins
+from tune_lt.run.failures import may_pass, reason
 from tune_lt.run.search.planned import PlannedTrial, means
 from tune_lt.run.workers import epochs_on_workers
 from tune_lt.study import Resources
@@ -58,8 +59,8 @@ def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, 
     A cell's state is saved in ``checkpoints`` under its fingerprint, and training continues from a state that is found
     there. A unit whose scores are known is reported without training. The sealed test is scored only after the last
     epoch of a cell that trains on the whole training split. With ``keep`` the last state is saved too. A diverging
-    loss or a damaged image ends the trial as failed, because another attempt would fail in the same way. Tune retries
-    after any other exception.
+    loss, a damaged image, or an error that two attempts have raised in the same words ends the trial as failed,
+    because another attempt would fail in the same way. Tune retries after any other exception.
     """
     setting.prepare()
     planned: PlannedTrial = config["planned"]
@@ -69,7 +70,7 @@ def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, 
     for index, unit in enumerate(units):
         cell = unit.cell
         epochs, last = cell.recipe.epochs, index == len(units) - 1
-        place = {"unit": index, "units": len(units)}
+        place: dict[str, Any] = {"unit": index, "units": len(units)}
         known = unit.known or memory.known(unit.fingerprint)
         if known is not None:
             values.append(known)
@@ -91,7 +92,9 @@ def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, 
                     break  # nobody continues from the last state, so it need not be saved
         except Exception as error:
             if not ended:
-                _failed(error, state, place)
+                retry = _retried(error, state, memory)  # raises what Tune is to try again
+                place |= means([], watched)  # Tune wants its metric in every report
+                tune.report({"epoch": 0, "final": True, "failed": reason(error), "retry": retry, **place})
                 return
             # the result is reported; only the last state could not be saved, and `train_again` makes it anew
         results.close()  # end the workers now and not at the next garbage collection
@@ -100,18 +103,20 @@ def train_cell(config: dict[str, Any], dataset: data.Dataset, checkpoints: str, 
     memory.forget()
 
 
-def _failed(error: Exception, state: Path, place: Mapping[str, int]) -> None:
-    """Report a failure that would repeat itself as the trial's end; raise any other one, so that Tune tries again."""
-    if isinstance(error, TrainingFailed):
-        reason = f"{type(error).__name__}: {error}"
-        tune.report({"epoch": 0, "final": True, "failed": reason, "retry": "no", **place})
-    elif isinstance(error, InputError) and str(state) not in str(error):
-        # a damaged image: the next run of the study tries again, when the file may be repaired
-        tune.report({"epoch": 0, "final": True, "failed": str(error), "retry": "yes", **place})
-    else:
-        if isinstance(error, InputError):  # a damaged state file: the next attempt starts from the first epoch
-            state.unlink(missing_ok=True)
-        raise error
+def _retried(error: Exception, state: Path, memory: _Memory) -> Literal["yes", "no"]:
+    """Whether the next run of the study should try again after an error that ends a trial.
+
+    Raises the error if another attempt in this run may succeed.
+    """
+    if isinstance(error, TrainingFailed | DamagedImage):
+        return "no"
+    if isinstance(error, InputError):
+        if str(state) not in str(error):
+            return "yes"  # this machine lacks something, such as room for the loaders
+        state.unlink(missing_ok=True)  # it is damaged: the next attempt starts from the first epoch
+    elif not may_pass(error) and memory.failed_before(reason(error)):
+        return "no"
+    raise error
 
 
 def train_again(cell: CellConfig, state: Path, dataset: data.Dataset, setting: Setting) -> None:
@@ -127,14 +132,15 @@ def checkpoint_path(folder: str | Path, fingerprint: str) -> Path:
 
 
 class _Memory:
-    """The scores of a trial's finished units, kept in a file so that a second attempt does not train them again."""
+    """What earlier attempts at a trial leave to the next one, in a file: the scores of finished units, their error."""
 
     def __init__(self, file: Path, *, several: bool) -> None:
         self._file, self._several = file, several
         self._scores: dict[str, dict[str, float]] = {}
-        if several and file.exists():
+        self._error = ""
+        if file.exists():
             try:
-                self._scores = json.loads(file.read_text())
+                self._scores, self._error = json.loads(file.read_text())
             except ValueError:
                 file.unlink()  # cut short by a crash: those units are trained again
 
@@ -142,12 +148,20 @@ class _Memory:
         return self._scores.get(fingerprint)
 
     def add(self, fingerprint: str, scores: Mapping[str, float]) -> None:
-        if not self._several:
-            return
-        self._scores[fingerprint] = dict(scores)
+        if self._several:
+            self._scores[fingerprint] = dict(scores)
+            self._write()
+
+    def failed_before(self, error: str) -> bool:
+        """Whether the attempt before this one ended with the same error, which is kept for the next one."""
+        before, self._error = self._error, error
+        self._write()
+        return before == error
+
+    def _write(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._file.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps(self._scores))
+        fresh.write_text(json.dumps([self._scores, self._error]))
         fresh.replace(self._file)
 
     def forget(self) -> None:

@@ -28,6 +28,7 @@ from tune_lt import distributed, training
 from tune_lt.config import CellConfig
 from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.plugins import load_plugins
+from tune_lt.run.failures import may_pass, reason
 
 # For tune.with_resources: a trial's own process waits on the head node and must not take a CPU from its workers.
 DRIVER = {"cpu": 0, "node:__internal_head__": 0.001}
@@ -222,3 +223,7 @@ def _work(task: dict[str, Any]) -> None:
                 ray.get(group.put.remote(result))
     except (TrainingFailed, InputError) as error:
         ray.get(group.put.remote(error))  # of any rank, since the other ranks may wait for it
+    except Exception as error:
+        if may_pass(error):
+            raise
+        ray.get(group.put.remote(RuntimeError(reason(error))))  # its own class may not be known to the caller

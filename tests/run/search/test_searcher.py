@@ -254,8 +254,15 @@ def test_failed_trials_of_the_past_are_failed_and_more_trials_extend() -> None:
 class _Trial:
     """As much of Tune's trial as ASHA looks at."""
 
-    def __init__(self, trial_id: str, fingerprint: str) -> None:
+    status = "RUNNING"
+    last_result: Mapping[str, Any] = {}
+
+    def __init__(self, trial_id: str, fingerprint: str, *, recovers: bool = False) -> None:
         self.trial_id, self.config = trial_id, {"planned": PlannedTrial((), fingerprint, Record("", "", {}, {}))}
+        self._recovers = recovers
+
+    def should_recover(self) -> bool:
+        return self._recovers
 
 
 def _asha(past: Sequence[Trial] = ()) -> CellASHA:
@@ -510,3 +517,95 @@ def test_an_epoch_that_a_lost_worker_repeats_is_told_once(recwarn: pytest.Warnin
         searcher.on_trial_result("a", _result(value, epoch, final=False))
     assert searcher.study.trials[0].intermediate_values == {1: 0.2, 2: 0.3, 3: 0.4}
     assert not recwarn.list
+
+
+def test_a_trial_of_a_cell_that_is_known_to_fail_is_not_begun_now_or_later() -> None:
+    """Each of two values in six trials; one of them failed in another search."""
+    reused: list[tuple[int, bool]] = []
+
+    def plan(found: Mapping[str, Any]) -> PlannedTrial:
+        return dataclasses.replace(_plan(found), failing="ValueError: boom" if found["loss/aura"] else None)
+
+    searcher = CellSearch(
+        _space(SMALL, trials=6), plan, on_reuse=lambda number, _, known: reused.append((number, known))
+    )
+    planned = searcher.suggest("a")["planned"]
+    assert planned.found == {"loss/aura": False}
+    searcher.on_trial_complete("a", _result(0.5))
+    assert searcher.suggest("b") == Searcher.FINISHED
+    assert searcher.exhausted
+    states = {trial.params["loss/aura"]: trial.state for trial in searcher.study.trials}
+    assert states == {True: TrialState.FAIL, False: TrialState.COMPLETE}
+    assert len(reused) == 5
+    assert all(known for _, known in reused)
+    past = [_past(number, {"loss/aura": True}, "f", "reused") for number in range(3)]
+    assert [trial.state for trial in CellSearch(_space(SMALL, trials=3), plan, past).study.trials] == [
+        TrialState.FAIL
+    ] * 3
+
+
+@pytest.mark.parametrize(("retry", "begun"), [("no", 1), ("yes", 4)])
+def test_a_failure_that_was_reported_is_repeated_only_where_it_may_pass(retry: str, begun: int) -> None:
+    space = {"loss/aura": Dimension("choice", (True,))}
+    searcher = CellSearch(_space(space, trials=4), _plan)
+    failed = {"mean:val/balanced": math.nan, "epoch": 0, "final": True, "failed": "it", "retry": retry}
+    count = 0
+    for number in range(4):
+        if searcher.suggest(str(number)) == Searcher.FINISHED:
+            break
+        count += 1
+        searcher.on_trial_result(str(number), failed)
+        searcher.on_trial_complete(str(number), failed)
+    assert count == begun
+    assert searcher.exhausted
+    assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL] * 4
+
+
+def test_a_search_all_of_whose_trials_failed_goes_on_with_more() -> None:
+    """With two metrics, a constraint, and a dimension that does not always matter."""
+    space = {
+        "loss/weight": Dimension("choice", ("effective", "none")),
+        "loss/alpha": Dimension("uniform", (0.3, 1.0), {"loss/weight": ("effective",)}),
+    }
+    options: dict[str, Any] = {"metric": ("val/top1", "val/rare"), "constraints": {"val/many": 0.01}, "trials": 8}
+    found = [{"loss/weight": "effective", "loss/alpha": 0.4}, {"loss/weight": "none"}]
+    past = [_past(number, one, f"f{number}", "failed") for number, one in enumerate(found)]
+    for sampler in ("tpe", "random"):
+        searcher = CellSearch(_space(space, sampler=sampler, **options), _plan, past, reference={"val/many": 0.9})
+        for number in range(20):
+            if searcher.suggest(str(number)) == Searcher.FINISHED:
+                break
+            searcher.on_trial_complete(str(number), None, error=True)
+        assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL] * 8
+        assert searcher.exhausted
+
+
+def test_asha_judges_nobody_by_a_trial_that_failed() -> None:
+    """One leads at the first rung and then fails, by a report or by an error that Tune does not try again."""
+    failed = {"failed": "nan", "final": True, "epoch": 0, "unit": 0, "mean:val/balanced": math.nan}
+    for end in ("report", "error", "recovers", "past"):
+        leader = _Trial("leader", "leader", recovers=end == "recovers")
+        past = [_past(0, {}, "leader", "failed", rungs={10: 0.9})] if end == "past" else []
+        asha = _asha(past)
+        if end != "past":
+            asha.on_trial_add(None, leader)  # type: ignore[arg-type]
+            assert _report(asha, leader, 10, 0.9) == "CONTINUE"
+        if end == "report":
+            assert asha.on_trial_result(None, leader, failed) == "CONTINUE"  # type: ignore[arg-type]
+        elif end != "past":
+            asha.on_trial_error(None, leader)  # type: ignore[arg-type]
+        trial = _Trial("t", "t")
+        asha.on_trial_add(None, trial)  # type: ignore[arg-type]
+        assert _report(asha, trial, 10, 0.5) == ("STOP" if end == "recovers" else "CONTINUE")
+
+
+def test_a_trial_that_ended_with_an_error_is_no_rival() -> None:
+    for recovers in (True, False):
+        racing = _racing()
+        for unit, value in enumerate([0.9, 0.91, 0.9]):
+            _unit(racing, "fails", unit, value)
+        trial = _Trial("fails", "fails", recovers=recovers)
+        trial.last_result = {"unit": 2, "unit_final": True}
+        racing.on_trial_error(None, trial)  # type: ignore[arg-type]
+        decisions = [_unit(racing, "next", unit, 0.6 + unit / 100) for unit in range(5)]
+        assert ("STOP" in decisions) == recovers

@@ -34,6 +34,7 @@ def past_trials(store: Store, cells: Cells, noted: Mapping[str, str], signature:
             epochs=int(tags.get("epochs", 0)),
             rungs=_rungs(store, record, metric, running=outcome == "running"),
             units=unit_values(record),
+            reason=tags.get("reason", "") if outcome == "failed" else "",
         )
     prefix = reused_tag(signature, "")
     for tag, text in noted.items():

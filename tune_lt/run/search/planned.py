@@ -37,7 +37,7 @@ class PlannedTrial:
     """What Ray Tune gives a worker: the ``units`` to train, and what is recorded of them together.
 
     ``watched``: the metrics that decide anything; ``found``: the values that the search tries; ``keep``: the state of
-    the last epoch is not removed.
+    the last epoch is not removed. ``failing``: why it would fail, if one of its cells is known to fail.
     """
 
     units: tuple[Unit, ...]
@@ -46,6 +46,7 @@ class PlannedTrial:
     watched: tuple[str, ...] = ()
     found: Mapping[str, Any] = field(default_factory=dict)
     keep: bool = False
+    failing: str | None = None
 
     @property
     def several(self) -> bool:

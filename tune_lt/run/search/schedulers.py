@@ -53,7 +53,8 @@ def scheduler(
 class CellASHA(ASHAScheduler):
     """ASHA that begins with the values of earlier drivers' trials; Tune's own forgets them (ray#30838).
 
-    It judges a trial only within its first unit. A trial whose first unit is known already is never judged.
+    It judges a trial only within its first unit. A trial whose first unit is known already is never judged. None is
+    judged by the values of one that failed.
     """
 
     def __init__(self, past: Sequence[Trial], **options: Any) -> None:
@@ -61,7 +62,7 @@ class CellASHA(ASHAScheduler):
         self._resumed: set[str] = set()
         for trial in past:
             for milestone, recorded in self._brackets[0]._rungs:
-                if int(milestone) in trial.rungs:
+                if int(milestone) in trial.rungs and trial.outcome != "failed":
                     recorded[trial.fingerprint] = trial.rungs[int(milestone)]
 
     @property
@@ -77,7 +78,9 @@ class CellASHA(ASHAScheduler):
                 self._resumed.add(trial.trial_id)
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        if result.get("known") or result.get("unit"):
+        if "failed" in result:
+            self._forget(trial)
+        if "failed" in result or result.get("known") or result.get("unit"):
             return str(TrialScheduler.CONTINUE)
         if trial.trial_id in self._resumed and "step" in result:
             self._resumed.discard(trial.trial_id)
@@ -90,6 +93,20 @@ class CellASHA(ASHAScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
         self._trial_info.pop(trial.trial_id, None)  # every epoch has been judged when it was reported
+
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        super().on_trial_error(tune_controller, trial)
+        if _given_up(trial):
+            self._forget(trial)
+
+    def _forget(self, trial: TuneTrial) -> None:
+        for _, recorded in self.rungs:
+            recorded.pop(trial.trial_id, None)
+
+
+def _given_up(trial: TuneTrial) -> bool:
+    """Whether Tune does not try a trial again after the error that it tells a scheduler of."""
+    return not trial.should_recover() or trial.status == TuneTrial.PENDING
 
 
 class FoldRacing(FIFOScheduler):
@@ -122,6 +139,13 @@ class FoldRacing(FIFOScheduler):
         self._record(fingerprint, result["unit"], result)
         stop = not result["final"] and not result["known"] and self._race.should_stop(fingerprint)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        super().on_trial_error(tune_controller, trial)
+        last = trial.last_result or {}
+        if _given_up(trial) and not last.get("final"):
+            unit = last.get("unit", 0) + bool(last.get("unit_final"))
+            self._race.record(trial.config["planned"].fingerprint, unit, math.nan)
 
     def _record(self, fingerprint: str, unit: int, metrics: Mapping[str, Any]) -> None:
         """Record the score of a unit that has ended; a unit without a held-out image of these classes has none."""

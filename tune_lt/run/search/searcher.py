@@ -62,9 +62,9 @@ def _suggest(trial: optuna.trial.Trial, path: str, dimension: Dimension) -> Any:
 class CellSearch(Searcher):
     """A Tune searcher that suggests planned trials over ``space``, each one a configuration and its cells.
 
-    ``plan`` turns found values (flat, ``{"loss/alpha": 0.7}``) into a planned trial; one whose ``values`` are known
-    needs no training. ``past`` are the trials an earlier driver had. ``on_reuse(number, planned, known)`` is
-    called for a trial that needs no training; ``known`` is false where another trial is about to give its values.
+    ``plan`` turns found values (flat, ``{"loss/alpha": 0.7}``) into a planned trial; one whose ``values`` are known,
+    or that is known to fail, needs no training. ``past`` are the trials an earlier driver had. ``on_reuse(number,
+    planned, known)`` is called for such a trial; ``known`` is false where another trial is about to give its values.
     ``reference``: the metrics that constraints compare with.
 
     Optuna gets a trial that was stopped early as PRUNED with its last value, and one without a finite value as FAIL. A
@@ -111,12 +111,14 @@ class CellSearch(Searcher):
                 self.study.enqueue_trial(next(itertools.islice(grid(self._space), number, None)))
             trial, found = self._ask()
             planned = self._plan(found)
-            known = planned.values is not None
+            known = planned.values is not None or planned.failing is not None
             if ended := self._ended.get(planned.fingerprint):
                 self._repeat(trial, *ended)
-                known = ended[0] == TrialState.COMPLETE
+                known = ended[0] != TrialState.PRUNED
             elif planned.values is not None:
                 self._tell(trial, TrialState.COMPLETE, planned.values)
+            elif planned.failing is not None:
+                self._tell(trial, TrialState.FAIL, {})
             elif planned.fingerprint in self._running:
                 self._running[planned.fingerprint].append(trial)
             else:
@@ -145,7 +147,7 @@ class CellSearch(Searcher):
             state = TrialState.FAIL
         else:
             state = TrialState.COMPLETE if result["final"] else TrialState.PRUNED
-        if not error:  # what failed by an accident may be tried again, under another number
+        if not error and result.get("retry") != "yes":  # else it may be tried again, under another number
             self._ended[fingerprint] = (state, values, result.get("step", 0))
         self._tell(trial, state, values)
         for one in waiting:
@@ -195,11 +197,13 @@ class CellSearch(Searcher):
     def _remember(self, past: Trial) -> None:
         """Put a trial of an earlier driver into the Optuna study; one in flight is asked for again, as it was."""
         if past.outcome == "reused":
-            known = self._plan(past.found).values
+            planned = self._plan(past.found)
             if past.fingerprint in self._ended:
                 self._add(past, *self._ended[past.fingerprint])
-            elif known is not None:
-                self._add(past, TrialState.COMPLETE, known, past.epochs)
+            elif planned.values is not None:
+                self._add(past, TrialState.COMPLETE, planned.values, past.epochs)
+            elif planned.failing is not None:
+                self._add(past, TrialState.FAIL, dict.fromkeys(self._search.watched, math.nan), 0)
             else:  # what it waited for is in flight, or was stopped: let it be tried on its own
                 self._numbers = sorted([*self._numbers, past.number])
             return
