@@ -77,7 +77,7 @@ REASON = {
     "diverges": "TrainingFailed: the training loss became nan in epoch 1 of 2",
     "damaged image": r"DamagedImage: \S+\.jpg: damaged: image file is truncated",
     "exception": "ValueError: nobody thought of this",
-    "killed": "RayActorError: the worker process died",
+    "killed": r"\w+: the worker process died",
     "memory": "out of memory: RuntimeError: .*you tried to allocate 1152921504606846976 bytes",
 }
 KNOWN = ("diverges", "damaged image", "exception")  # what fails again; what a machine did may pass
