@@ -80,7 +80,7 @@ def test_an_experiment_deleted_under_its_driver_stops_it_and_costs_nothing_once_
         assert process.wait(300) == 0, out.read_text()
     assert ended > 0
     whole_study(store, "tiny", epochs)
-    doctor = [sys.executable, "-m", "tune_lt.cli", "doctor", "tiny"]
+    doctor = [sys.executable, "-m", "tune_lt", "doctor", "tiny"]
     looked = subprocess.run(doctor, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert (looked.returncode, looked.stdout.splitlines()[-1]) == (0, "problems: none")
 
