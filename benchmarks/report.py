@@ -41,6 +41,7 @@ def fill(folder: Path, runs: int) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     from tune_lt import provenance
+    from tune_lt.config import ImageHashes
     from tune_lt.documents import Norms
     from tune_lt.run.driver import _where
     from tune_lt.run.planner import Plan, parent_tags
@@ -58,7 +59,8 @@ def fill(folder: Path, runs: int) -> None:
         init=", ".join(map(str, range(inits))),
     )
     study = reader.parse(text, folder)
-    plan = Plan(study, "content", {"git": "0" * 40, "device": "cpu", "versions": json.dumps(provenance.versions())})
+    hashes = ImageHashes("images", "images")
+    plan = Plan(study, hashes, {"git": "0" * 40, "device": "cpu", "versions": json.dumps(provenance.versions())})
     cells = plan.cells({})
     parent = store.ensure_parent(study.name)
     store.begin(parent, text, {**parent_tags(study), **_where(folder)})

@@ -61,6 +61,14 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
         sys.modules["mlflow.tracking._tracking_service.utils"]._artifact_repos_cache.clear()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered of images goes into a folder of the tests, not into the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNE_LT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _plugins_end_with_their_test(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a test registers, and the modules that it writes and imports, are gone after it.

@@ -1,4 +1,4 @@
-"""The configuration of one training (a cell) in frozen dataclasses with its defaults and bounds, and its fingerprint.
+"""The configuration of one training (a cell) in frozen dataclasses with its defaults and bounds.
 
 ``loss``, ``model`` and ``data`` are mappings ``{name: ..., <parameter>: ...}``. Their parameters, defaults and bounds
 are those of the signature of what they name (`tune_lt.registry`). Nothing here needs Ray, MLflow or pydantic.
@@ -53,6 +53,10 @@ class Schedule:
     milestones: tuple[Fraction, ...] = (0.8, 0.9)
     factors: tuple[Annotated[float, Gt(0)], ...] = (0.01, 0.0001)
 
+    def canonical(self) -> Schedule:
+        """This schedule with the defaults in place of what has no effect: a cosine has no milestones."""
+        return self if self.name == "step" else Schedule(self.name, self.warmup)
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -93,6 +97,26 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "float32"
     posthoc_tau: Annotated[float, Ge(0)] = 0.0
 
+    def canonical(self) -> Recipe:
+        """This recipe with the defaults in place of what has no effect."""
+        return dataclasses.replace(self, schedule=self.schedule.canonical())
+
+
+@dataclass(frozen=True)
+class ImageHashes:
+    """Hashes (sha256, hex) of a data set's images, labels and statistics.
+
+    ``training``: of all that a cell can depend on which does not score the sealed test. ``whole``: the same with the
+    test images and their labels.
+    """
+
+    training: str
+    whole: str
+
+    def of(self, fold: str) -> str:
+        """The hash of what a cell of this fold depends on."""
+        return self.whole if fold == "full" else self.training
+
 
 @dataclass(frozen=True)
 class CellConfig:
@@ -124,11 +148,14 @@ def long_tail(data: Mapping[str, Any]) -> dict[str, Any]:
 def determining(data: Mapping[str, Any], fold: str) -> dict[str, Any]:
     """The fields of `long_tail` that decide a cell's result; ``sealed`` only of a full cell, which scores the test.
 
-    ``largest`` has its name of older versions, ``head``, so that hashes and records stay the same.
+    ``largest`` has its name of older versions, ``head``, so that hashes and records stay the same. A profile has no
+    effect without an imbalance.
     """
     kept = {key: value for key, value in long_tail(data).items() if key != "sealed" or fold == "full"}
     if not kept["resample"]:
         del kept["resample"]  # cells of older versions keep their hashes
+    if kept["imbalance"] is None:
+        kept["profile"] = long_tail({})["profile"]
     return {"head": kept.pop("largest"), **kept}
 
 
@@ -160,17 +187,6 @@ def cell_of(content: Mapping[str, Any]) -> CellConfig:
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in recipe[name].items()}
         recipe[name] = section(**values)
     return CellConfig(**{**content, "data": renamed(content["data"]), "recipe": Recipe(**recipe)})
-
-
-def fingerprint(cell: CellConfig, content_hash: str, sources: Mapping[str, str]) -> str:
-    """Hash of all that determines a cell's result: its configuration, the images and the plugins' code.
-
-    ``content_hash`` is that of the decoded images, so only the `determining` fields of ``cell.data`` are hashed, and
-    not their folder. ``sources`` is what `load_plugins` returns. The study's name and resources do not matter.
-    """
-    config = dataclasses.asdict(cell)
-    config["data"] = determining(cell.data, cell.fold)
-    return digest([config, content_hash, dict(sources), RESULT_VERSION])
 
 
 def digest(content: Any) -> str:

@@ -1,7 +1,8 @@
 """The JSON documents that a study keeps in MLflow beside its metrics; each has one class here that writes and reads it.
 
-The study's own run has ``cells.json`` (`Contents`) and a ``search.NAME.json`` for each search (`SearchResult`). The run
-of a cell has ``per_class.json`` (`PerClass`), ``norms.json`` (`Norms`) and ``by_image.json`` (`ByImage`).
+The study's own run has ``cells.json`` (`Contents`), ``basis.json`` (`Basis`) and a ``search.NAME.json`` for each search
+(`SearchResult`). The run of a cell has ``per_class.json`` (`PerClass`), ``norms.json`` (`Norms`) and ``by_image.json``
+(`ByImage`).
 
 Each of these classes has ``content()``, which gives dictionaries and lists for JSON, and ``of()``, its inverse. ``of``
 raises KeyError, TypeError, ValueError or AttributeError for a document of another form; `tune_lt.store.Store.read`
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 CONTENTS, PER_CLASS, NORMS, BY_IMAGE = "cells.json", "per_class.json", "norms.json", "by_image.json"
+BASIS = "basis.json"
 SEARCH_FILE = re.compile(r"search\.(.+)\.json")
 
 
@@ -257,6 +259,21 @@ class Contents(_Document):
     def cells(self) -> list[TableCell]:
         """The cells of all rows."""
         return [cell for cells in self.rows.values() for cell in cells]
+
+
+@dataclass(frozen=True)
+class Basis(_Document):
+    """What a study's results rest on beside its file, as at its last run.
+
+    How many images it had for training and as the sealed test, their hashes (`tune_lt.config.ImageHashes`), and by name
+    the hashes of its plugins' modules and files and of pretrained weights, as far as a cell uses them.
+    """
+
+    training_images: int
+    test_images: int
+    training: str
+    whole: str
+    sources: Mapping[str, str]
 
 
 @dataclass(frozen=True)

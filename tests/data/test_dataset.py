@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from tune_lt import data
-from tune_lt.data.dataset import Dataset, content_hash, moments
+from tune_lt.data.dataset import Dataset, content_hashes, moments
 from tune_lt.errors import InputError
 
 
@@ -85,7 +85,9 @@ def test_hash_sees_every_part() -> None:
         changed = _pieces()
         changed[name] = changed[name].clone()
         changed[name].view(-1)[0] = 1
-        seen.add(Dataset.of(**changed, class_names=["a", "b"]).content_hash)
+        other = Dataset.of(**changed, class_names=["a", "b"])
+        seen.add(other.content_hash)
+        assert (other.hashes.training == base.hashes.training) == name.startswith("test"), name
     assert len(seen) == 6
 
 
@@ -101,10 +103,10 @@ def test_hash_sees_all_that_changes_a_result() -> None:
 
 def test_hash_sees_shapes_and_layout_does_not_matter() -> None:
     wide, tall = (torch.zeros(shape, dtype=torch.uint8) for shape in ((1, 1, 8, 16), (1, 1, 16, 8)))
-    assert content_hash(wide, description=["a"]) != content_hash(tall, description=["a"])
+    assert content_hashes(wide, description=["a"]) != content_hashes(tall, description=["a"])
     images = torch.arange(192, dtype=torch.uint8).view(1, 3, 8, 8)
     strided = images.contiguous(memory_format=torch.channels_last)
-    assert content_hash(strided, description=["a"]) == content_hash(images, description=["a"])
+    assert content_hashes(strided, description=["a"]) == content_hashes(images, description=["a"])
 
 
 @pytest.mark.parametrize(

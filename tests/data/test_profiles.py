@@ -7,6 +7,7 @@ import math
 import pytest
 
 from tune_lt.data import PROFILES, exponential, step
+from tune_lt.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,17 @@ def test_step_is_flat_in_two_halves() -> None:
 def test_no_class_is_left_without_an_image() -> None:
     assert exponential(10, 1000, 4)[-1] == 1
     assert step(10, 1000, 4) == [10, 10, 1, 1]
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+@pytest.mark.parametrize(
+    ("largest", "imbalance", "classes", "found"),
+    [(0, 10, 3, "largest = 0"), (10, 0.5, 3, "imbalance = 0.5"), (10, math.nan, 3, "imbalance = nan"),
+     (10, math.inf, 3, "imbalance = inf"), (10, 10, 0, "classes = 0")],
+)  # fmt: skip
+def test_what_makes_no_profile_is_refused(name: str, largest: int, imbalance: float, classes: int, found: str) -> None:
+    with pytest.raises(InputError, match=f"{found}, but it must be a number of at least 1"):
+        PROFILES[name](largest, imbalance, classes)
 
 
 @pytest.mark.parametrize("name", sorted(PROFILES))

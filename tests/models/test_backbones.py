@@ -119,3 +119,63 @@ def test_timm_by_name() -> None:
     assert sum(isinstance(part, Linear) for part in model.modules()) == 1
     with pytest.raises(InputError, match=r"resnet10x.*resnet10t"):
         models.build("timm", classes=4, channels=3, architecture="resnet10x")
+
+
+def test_weights_are_told_apart_by_their_values(hub: Path) -> None:
+    """Whatever their name; a file with the same values in another form is the same."""
+    section = {"name": "torchvision", "architecture": "resnet18", "weights": WEIGHTS.name, "head": "linear"}
+    name = models.weights_of(section)
+    file = hub / WEIGHTS.url.rpartition("/")[2]
+    torch.manual_seed(5)
+    stored = get_model("resnet18").state_dict()
+    hashes = []
+    for legacy in (False, True):
+        torch.save(stored, file, _use_new_zipfile_serialization=not legacy)
+        models.weights_hash.cache_clear()
+        hashes.append(models.weights_hash(name))
+    stored["layer1.0.conv1.weight"][0, 0, 0, 0] += 1
+    torch.save(stored, file)
+    models.weights_hash.cache_clear()
+    assert hashes[0] == hashes[1] != models.weights_hash(name)
+    models.weights_hash.cache_clear()
+    file.unlink()
+    with pytest.raises(InputError, match="cannot be loaded"):
+        models.weights_hash(name)
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ({"name": "resnet8", "width": 4}, ""),
+        ({"name": "torchvision", "architecture": "resnet18", "weights": None}, ""),
+        ({"name": "torchvision", "architecture": "resnet18", "weights": "V"}, "weights:torchvision/resnet18/V"),
+        ({"name": "timm", "architecture": "resnet10t", "pretrained": False}, ""),
+        ({"name": "timm", "architecture": "resnet10t.c3_in1k"}, "weights:timm/resnet10t.c3_in1k"),
+    ],
+)
+def test_which_weights_a_network_begins_with(section: dict[str, object], name: str) -> None:
+    assert models.weights_of(section) == name
+
+
+@pytest.mark.long
+def test_timms_weights_are_hashed_from_the_cache_of_huggingface(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timm = pytest.importorskip("timm")
+    import huggingface_hub.constants
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--timm--resnet10t.c3_in1k"
+    (repository / "refs").mkdir(parents=True)
+    hashes = set()
+    for revision in ("one", "two"):
+        (repository / "refs/main").write_text(revision)
+        file = repository / "snapshots" / revision / "model.safetensors"
+        file.parent.mkdir(parents=True)
+        save_file(timm.create_model("resnet10t").state_dict(), file)
+        models.weights_hash.cache_clear()
+        hashes.add(models.weights_hash("weights:timm/resnet10t.c3_in1k"))
+    models.weights_hash.cache_clear()
+    assert len(hashes) == 2

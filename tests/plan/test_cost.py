@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tune_lt import data, training
-from tune_lt.config import CellConfig, fingerprint
+from tune_lt.config import CellConfig, ImageHashes
 from tune_lt.documents import SearchResult, Trial, search_file
 from tune_lt.plan import cost, show
 from tune_lt.plan.cost import Outlook, Work, comparable, doubt, from_runs, probe, slots, trained_share
@@ -22,6 +22,7 @@ from tune_lt.run import planner
 from tune_lt.store import CellRecord, Store
 from tune_lt.store.journal import Journal
 from tune_lt.study import Resources, Study, flattened, reader
+from tune_lt.training.identity import fingerprint
 
 pytestmark = pytest.mark.long
 
@@ -184,7 +185,7 @@ def test_more_cores_than_this_machine_has_are_not_used_by_the_probe(
     assert (pace.image, pace.factor) == (pytest.approx(0.1 / 4), pytest.approx(1.3 * 4))
     several = probe(_cell(tiny), digits, threads=1, device="cpu", workers=9)
     assert (several.image, several.factor) == (pytest.approx(0.1 / 3), pytest.approx(1.3 * 3))
-    estimated = cost.estimate(study, digits, cost.outlook(study, None, digits.content_hash))
+    estimated = cost.estimate(study, digits, cost.outlook(study, None, digits.hashes))
     assert estimated is not None
     assert (estimated.at_once, estimated.fits, used) == (1, False, [(4, 4), (1, 0), (4, 4), (4, 4)])
 
@@ -207,10 +208,12 @@ def store(tmp_path: Path, empty_store: Path) -> Store:
     return Store(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
-def _train(store: Store, study: Study, cells: list[tuple[CellConfig, dict[str, str], str]], content: str) -> None:
+def _train(
+    store: Store, study: Study, cells: list[tuple[CellConfig, dict[str, str], str]], images: ImageHashes
+) -> None:
     journal = Journal(store, study.name, store.ensure_parent(study.name), store.state_folder(study.name))
     for cell, tags, outcome in cells:
-        record, key = _record(cell, 2.0), fingerprint(cell, content, study.sources)
+        record, key = _record(cell, 2.0), fingerprint(cell, images, study.sources)
         own = {"kind": "cell", "fingerprint": key, "fold": cell.fold, "device": "cpu"}
         journal.start(key, "name", record.params, own | tags)
         ended = {"epoch_seconds": "2.0", "memory": "450000000"} | ({"retry": "no"} if outcome == "failed" else {})
@@ -220,7 +223,7 @@ def _train(store: Store, study: Study, cells: list[tuple[CellConfig, dict[str, s
 
 def test_what_is_done_is_not_counted_again(tiny: Study, digits: data.Dataset, store: Store) -> None:
     """Before the search, rows with a loss of their own are settled: two of ``softmax``, one done, one known to fail."""
-    content = digits.content_hash
+    content = digits.hashes
     nothing = cost.outlook(tiny, None, content)
     # 5 trials of 4 epochs judged at 1 and 2: 5 + 2.5 + 2.5; 6 cells of 4 epochs
     assert sum(work.epochs for work in nothing.work if work.phase == "search") == 10
@@ -260,14 +263,14 @@ def test_a_cell_that_waits_for_the_search_is_not_done_by_its_placeholder(
 ) -> None:
     low = {path: dimension.values[0] for path, dimension in tiny.searches[OWN].space.items()}
     cell = reader.cell(reader.row_config(tiny, "margin+weight_aura", {OWN: low}), data_seed=0, init_seed=0)
-    _train(store, tiny, [(cell, {"row": "any"}, "complete")], digits.content_hash)
-    seen = cost.outlook(tiny, store, digits.content_hash)
+    _train(store, tiny, [(cell, {"row": "any"}, "complete")], digits.hashes)
+    seen = cost.outlook(tiny, store, digits.hashes)
     assert seen.cells_done == 0
     assert sum(work.cells for work in seen.work if work.phase == "tables") == 6
 
 
 def test_with_the_search_done_only_missing_cells_count(tiny: Study, digits: data.Dataset, store: Store) -> None:
-    content = digits.content_hash
+    content = digits.hashes
     found = {"loss/alpha": 0.7, "loss/gamma": 0.5, "loss/regions": 20, "loss/aura": True}
     cells = [planned.cell for planned in planner.Plan(tiny, content).cells({OWN: found})]
     _train(store, tiny, [(cell, {"row": "any"}, "complete") for cell in cells[:4]], content)
@@ -305,7 +308,7 @@ def test_plan_for_scripts_from_past_runs(
     (tmp_path / "tiny.yaml").write_text(tiny_text)
     rows = {row: reader.row_config(tiny, row, {}) for row in ("softmax", "ldam+drw")}
     cells = [reader.cell(config, data_seed=0, init_seed=0) for config in rows.values()]
-    _train(store, tiny, [(cell, {"row": "any"}, "complete") for cell in cells], digits.content_hash)
+    _train(store, tiny, [(cell, {"row": "any"}, "complete") for cell in cells], digits.hashes)
     before = _snapshot(tmp_path)
     code, out, err = cli("plan", "tiny.yaml", "--json", cwd=tmp_path)
     assert code == 0, err
@@ -336,5 +339,5 @@ def test_plan_for_scripts_from_past_runs(
 def test_racing_stops_trials_after_one_unit_or_never(tmp_path: Path, tiny_text: str, digits: data.Dataset) -> None:
     """5 trials of 4 folds of 4 epochs: 80 epochs, or 20 if every trial is stopped after its first fold."""
     study = reader.parse(tiny_text.replace("holdout: 0.3", "folds: 4"), tmp_path)
-    (search,) = (work for work in cost.outlook(study, None, digits.content_hash).work if work.phase == "search")
+    (search,) = (work for work in cost.outlook(study, None, digits.hashes).work if work.phase == "search")
     assert (search.epochs * search.factor, search.epochs / search.factor) == pytest.approx((80, 20))

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from mlflow.entities import Metric, Param
+from stand_in import IMAGES
 
 from tune_lt.documents import ByImage, SearchResult, TableCell, Trial
 from tune_lt.report.tables.summary import COLUMNS, Table, runs_by_row
@@ -145,7 +146,7 @@ class Recorded:
             store=self.store,
             display=display,
             parent_id=self.store.ensure_parent(study.name),
-            plan=Plan(study, "content"),
+            plan=Plan(study, IMAGES),
         )
         result = Runner._conclude(driver, space, ended, reference or {})  # type: ignore[arg-type]
         self.results[space.name] = result
@@ -160,7 +161,7 @@ class Recorded:
         """The study's cells: ``top1`` of row, imbalance factor and seeds, None where a cell is missing."""
         from tune_lt.run.driver import _show, _where
 
-        plan = Plan(study, "content", {"git": "0", "device": "cpu"})
+        plan = Plan(study, IMAGES, {"git": "0", "device": "cpu"})
         cells = plan.cells(found)
         parent = self.store.ensure_parent(study.name)
         self.store.tag(parent, {**parent_tags(study), **_where(self.folder)})

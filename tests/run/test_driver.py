@@ -110,7 +110,7 @@ def test_the_parent_run_holds_the_study_file_the_tables_and_the_figure(ran: Ran)
     assert parent is not None
     client = ran.store.client
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
-        "study.yaml", "search.ghm_cwap.json", "cells.json", "report", "model"
+        "study.yaml", "search.ghm_cwap.json", "cells.json", "basis.json", "report", "model"
     }  # fmt: skip
     reports = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "report")}
     names = [

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from stand_in import IMAGES, OTHERS
 
 from tune_lt import training
 from tune_lt.data.sources import digits
@@ -42,7 +43,7 @@ def store(tmp_path: Path, empty_store: Path) -> Store:
 def test_the_same_trial_of_two_searches_has_the_same_cells_and_a_run_of_its_own(tmp_path: Path, study: Study) -> None:
     """Another sampler is another search. With one key they would share a run, and one would lose its trial."""
     other = reader.parse(TEXT.replace("trials: 4", "trials: 4, sampler: random"), tmp_path)
-    one, two = (Plan(each, "images").trial(each.searches[OWN], FOUND, {}) for each in (study, other))
+    one, two = (Plan(each, IMAGES).trial(each.searches[OWN], FOUND, {}) for each in (study, other))
     assert [unit.fingerprint for unit in one.units] == [unit.fingerprint for unit in two.units]
     assert one.fingerprint == two.fingerprint
     assert one.record.key != two.record.key
@@ -52,17 +53,17 @@ def test_the_same_trial_of_two_searches_has_the_same_cells_and_a_run_of_its_own(
 def test_a_search_of_fewer_trials_is_not_the_end_of_one_with_more(tmp_path: Path, study: Study, store: Store) -> None:
     """More trials are the same search, by its signature, going on; what fewer of them found is not its result."""
     parent = store.ensure_parent(study.name)
-    signature = study.search_signature(study.searches[OWN], "images")
+    signature = study.search_signature(study.searches[OWN], IMAGES)
     best = Trial(FOUND, "complete")
     ended = SearchResult(OWN, signature, 4, ("val/balanced",), {}, {}, (best,), best)
     store.log_json(parent, search_file(OWN), ended.content())
     more = reader.parse(TEXT.replace("trials: 4", "trials: 9"), tmp_path)
-    assert more.search_signature(more.searches[OWN], "images") == signature
-    found = Plan(study, "images").recorded(study.searches[OWN], store, parent)
+    assert more.search_signature(more.searches[OWN], IMAGES) == signature
+    found = Plan(study, IMAGES).recorded(study.searches[OWN], store, parent)
     assert found is not None
     assert found.best.found == FOUND
-    assert Plan(more, "images").recorded(more.searches[OWN], store, parent) is None
-    assert Plan(study, "other images").recorded(study.searches[OWN], store, parent) is None
+    assert Plan(more, IMAGES).recorded(more.searches[OWN], store, parent) is None
+    assert Plan(study, OTHERS).recorded(study.searches[OWN], store, parent) is None
 
 
 def test_a_mean_over_units_is_over_those_that_have_the_metric(study: Study) -> None:
@@ -86,14 +87,14 @@ def test_a_network_with_random_weights_is_recorded_by_its_architecture(
 ) -> None:
     """The paper's tables know it by that."""
     study = reader.parse(TEXT.replace("name: resnet8, width: 4", network), tmp_path)
-    assert Plan(study, "images").contents([], {}, None).model == recorded
+    assert Plan(study, IMAGES).contents([], {}, None).model == recorded
 
 
 def test_a_bootstrap_is_of_the_rows_alone_and_makes_other_cells(tmp_path: Path) -> None:
     """The search and its signature stay the same, and the row that has what was found is recommended as ever."""
     text = TEXT.replace(", imbalance: 20", "") + "rows: {own: {loss: {best: true}}}\nseeds: [0, 1]\n"
-    plain = Plan(reader.parse(text, tmp_path), "images")
-    drawn = Plan(reader.parse(text.replace("seeds: [0, 1]", "seeds: {resample: [0, 1]}"), tmp_path), "images")
+    plain = Plan(reader.parse(text, tmp_path), IMAGES)
+    drawn = Plan(reader.parse(text.replace("seeds: [0, 1]", "seeds: {resample: [0, 1]}"), tmp_path), IMAGES)
     before, after = (plan.cells({OWN: FOUND}) for plan in (plain, drawn))
     assert [(one.cell.data_seed, one.cell.init_seed) for one in after] == [(0, 0), (1, 1)]
     assert not {one.fingerprint for one in before} & {one.fingerprint for one in after}

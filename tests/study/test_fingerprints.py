@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from tune_lt import config
-from tune_lt.config import fingerprint
+from tune_lt.config import ImageHashes
 from tune_lt.losses import LOSSES
 from tune_lt.run.planner import Plan
 from tune_lt.study import FULL, Study, reader
 from tune_lt.study import study as study_module
+from tune_lt.training import identity
+from tune_lt.training.identity import fingerprint
 
 HERE = Path(__file__).parent
 SPACES = HERE.parents[1] / "search_spaces"
 RECORDED = HERE / "fingerprints.json"
 OWN = "ghm_cwap"
+IMAGES, OTHERS = (ImageHashes(text, text) for text in ("images", "other images"))  # this file is a script, too
 
 
 def _print(
@@ -29,20 +31,19 @@ def _print(
     *,
     seed: int = 0,
     fold: str = FULL,
-    content: str = "images",
-    sources: dict[str, str] | None = None,
+    images: ImageHashes = IMAGES,
 ) -> str:
     study = reader.parse(text, folder)
     config = reader.row_config(study, "margin+weight_aura", {})
-    return fingerprint(reader.cell(config, data_seed=seed, init_seed=seed, fold=fold), content, sources or {})
+    return fingerprint(reader.cell(config, data_seed=seed, init_seed=seed, fold=fold), images, study.sources)
 
 
-def _signature(text: str, folder: Path, *, content: str = "images") -> str:
+def _signature(text: str, folder: Path, *, images: ImageHashes = IMAGES) -> str:
     study = reader.parse(text, folder)
-    return study.search_signature(study.searches[OWN], content)
+    return study.search_signature(study.searches[OWN], images)
 
 
-IMAGES = [  # which images a network is trained on, and how many
+LONG_TAIL = [  # which images a network is trained on, and how many
     ("imbalance: 20", "imbalance: 10"),
     ("imbalance: 20", "imbalance: 20, profile: step"),
     ("imbalance: 20", "imbalance: 20, largest: 60"),
@@ -66,13 +67,13 @@ SEARCH = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new"), [*IMAGES, *TRAINING, ("gamma: {uniform: [0.0, 1.5]}", "gamma: 0.7")])
+@pytest.mark.parametrize(("old", "new"), [*LONG_TAIL, *TRAINING, ("gamma: {uniform: [0.0, 1.5]}", "gamma: 0.7")])
 def test_what_determines_a_result_changes_the_fingerprint(tmp_path: Path, tiny_text: str, old: str, new: str) -> None:
     assert old in tiny_text
     assert _print(tiny_text.replace(old, new, 1), tmp_path) != _print(tiny_text, tmp_path)
 
 
-@pytest.mark.parametrize(("old", "new"), [*IMAGES, *TRAINING, *SEARCH])
+@pytest.mark.parametrize(("old", "new"), [*LONG_TAIL, *TRAINING, *SEARCH])
 def test_what_determines_a_trial_changes_the_signature(tmp_path: Path, tiny_text: str, old: str, new: str) -> None:
     assert old in tiny_text
     assert _signature(tiny_text.replace(old, new, 1), tmp_path) != _signature(tiny_text, tmp_path)
@@ -106,35 +107,46 @@ def test_how_many_test_images_are_scored_counts_only_where_any_are(tmp_path: Pat
     assert _signature(fewer, tmp_path) == _signature(tiny_text, tmp_path)
 
 
-def test_seeds_folds_images_and_plugins_change_the_fingerprint(tmp_path: Path, tiny_text: str) -> None:
+def test_seeds_folds_and_images_change_the_fingerprint(tmp_path: Path, tiny_text: str) -> None:
     prints = {
         _print(tiny_text, tmp_path),
         _print(tiny_text, tmp_path, seed=1),
         _print(tiny_text, tmp_path, fold="1/3"),
         _print(tiny_text, tmp_path, fold="1/2"),
-        _print(tiny_text, tmp_path, content="other images"),
-        _print(tiny_text, tmp_path, sources={"mine": "hash"}),
-        _print(tiny_text, tmp_path, sources={"mine": "another hash"}),
+        _print(tiny_text, tmp_path, images=OTHERS),
     }
-    assert len(prints) == 7
+    assert len(prints) == 5
 
 
-def test_images_and_plugins_change_the_signature(
+def test_the_sealed_test_counts_only_where_it_is_scored(tmp_path: Path, tiny_text: str) -> None:
+    more = ImageHashes(IMAGES.training, "with one more test image")
+    assert _print(tiny_text, tmp_path, images=more) != _print(tiny_text, tmp_path)
+    for fold in ("holdout", "1/3"):
+        assert _print(tiny_text, tmp_path, images=more, fold=fold) == _print(tiny_text, tmp_path, fold=fold)
+    assert _signature(tiny_text, tmp_path, images=more) == _signature(tiny_text, tmp_path)
+
+
+def test_images_change_the_signature_and_plugins_that_of_a_search_that_uses_them(
     tmp_path: Path, tiny_text: str, plugin: Callable[[str, str], None]
 ) -> None:
-    signatures = {_signature(tiny_text, tmp_path), _signature(tiny_text, tmp_path, content="other images")}
+    assert _signature(tiny_text, tmp_path) != _signature(tiny_text, tmp_path, images=OTHERS)
+    data, model = tiny_text.splitlines()[1:3]
+    signatures = set()
     for scale in ("1.0", "2.0"):
         plugin("signed", scale)
-        signatures.add(_signature(f"plugins: [signed]\n{tiny_text}", tmp_path))
-    assert len(signatures) == 4
+        assert _signature(f"plugins: [signed]\n{tiny_text}", tmp_path) == _signature(tiny_text, tmp_path)
+        loss = "loss: {name: plain_signed, scale: {uniform: [0.5, 1]}}\nsearch: {trials: 2}"
+        study = reader.parse(f"name: x\nplugins: [signed]\n{data}\n{model}\n{loss}\n", tmp_path)
+        signatures.add(study.search_signature(study.searches["plain_signed"], IMAGES))
+    assert len(signatures) == 2
 
 
 def test_another_version_of_the_results_changes_both(
     tmp_path: Path, tiny_text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = _print(tiny_text, tmp_path), _signature(tiny_text, tmp_path)
-    later = config.RESULT_VERSION + 1
-    for module in (config, study_module):
+    later = identity.RESULT_VERSION + 1
+    for module in (identity, study_module):
         monkeypatch.setattr(module, "RESULT_VERSION", later)
     after = _print(tiny_text, tmp_path), _signature(tiny_text, tmp_path)
     assert not set(before) & set(after)
@@ -146,7 +158,7 @@ def test_where_the_images_lie_does_not_change_the_fingerprint(tiny: Study) -> No
         reader.cell({**config, "data": {**config["data"], "root": root}}, data_seed=0, init_seed=0)
         for root in ("/here", "/there")
     ]
-    assert fingerprint(cells[0], "images", {}) == fingerprint(cells[1], "images", {})
+    assert fingerprint(cells[0], IMAGES, {}) == fingerprint(cells[1], IMAGES, {})
 
 
 PLUGIN = """\
@@ -216,9 +228,9 @@ def bundled() -> dict[str, dict[str, object]]:
     for file in sorted(SPACES.glob("*.yaml")):
         for small in (False, True) if "\nsmall:" in file.read_text() else (False,):
             study = reader.read(file, small)
-            prints = [cell.fingerprint for cell in Plan(study, "images").cells({})]
+            prints = [cell.fingerprint for cell in Plan(study, IMAGES).cells({})]
             found[study.name] = {
-                "searches": {name: study.search_signature(one, "images") for name, one in study.searches.items()},
+                "searches": {name: study.search_signature(one, IMAGES) for name, one in study.searches.items()},
                 "cells": f"{len(prints)} {hashlib.sha256(' '.join(prints).encode()).hexdigest()[:24]}",
             }
     return found

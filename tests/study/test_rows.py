@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_in import IMAGES
 
 from tune_lt import losses, registry
 from tune_lt.documents import SearchResult, Trial
@@ -267,7 +268,7 @@ def test_the_search_goes_on_under_its_signature_unless_what_decides_changes(tmp_
             assert old in text
             text = text.replace(old, new)
         study = reader.parse(text, tmp_path)
-        return study.search_signature(study.searches["ghm_cwap"], "images")
+        return study.search_signature(study.searches["ghm_cwap"], IMAGES)
 
     assert signature() == signature(trials="trials: 4 -> trials: 9")
     assert signature() == signature(seeds="seeds: [0] -> seeds: [0, 1]")
@@ -332,7 +333,7 @@ def test_without_a_plainer_choice_its_row_is_the_best(tmp_path: Path) -> None:
 def test_the_reference_of_constraints_has_the_default_recipe(tmp_path: Path) -> None:
     text = _searching("gamma: {uniform: [0.0, 1.0]}", "search: {trials: 4, constraints: {val/many: 0.01}}\n")
     study = reader.parse(text + "recipe: {optimizer: {lr: {loguniform: [0.001, 0.3]}}}\n", tmp_path)
-    (cell,) = (planned.cell for planned in Plan(study, "images").reference(study.searches["ghm_cwap"]))
+    (cell,) = (planned.cell for planned in Plan(study, IMAGES).reference(study.searches["ghm_cwap"]))
     assert cell.loss["name"] == "softmax"
     assert cell.recipe.optimizer.lr == 0.1
 
@@ -349,6 +350,6 @@ def test_moving_the_images_changes_neither_fingerprint_nor_search(tmp_path: Path
             "name: digits, imbalance: 20", f"name: image_folder, root: {root}, size: 8"
         )
         study = reader.parse(text, tmp_path)
-        return study.search_signature(study.searches["ghm_cwap"], "images")
+        return study.search_signature(study.searches["ghm_cwap"], IMAGES)
 
     assert signature("/one") == signature("/two")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_in import IMAGES
 
 from tune_lt.errors import InputError
 from tune_lt.run.planner import Plan
@@ -70,7 +71,7 @@ def test_a_cell_of_the_small_form_is_another_one_unless_nothing_in_it_changed(
     tiny_text: str, tmp_path: Path, changes: str, same: bool
 ) -> None:
     studies = (reader.parse(f"{tiny_text}small: {changes}\n", tmp_path, small) for small in (False, True))
-    full, small = ({cell.fingerprint for cell in Plan(study, "images").cells({})} for study in studies)
+    full, small = ({cell.fingerprint for cell in Plan(study, IMAGES).cells({})} for study in studies)
     assert (full == small) == bool(full & small) == same
 
 

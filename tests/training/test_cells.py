@@ -22,6 +22,7 @@ import psutil
 import pytest
 import torch
 from ran import PLUGIN, Ran
+from stand_in import OTHERS
 
 from tune_lt import data, training
 from tune_lt.config import RESULT_VERSION
@@ -60,7 +61,7 @@ def few(tmp_path: Path, digits: data.Dataset) -> Listing:
 
 
 def _listing(study: Study, digits: data.Dataset) -> Listing:
-    return elsewhere.listing(study, digits.content_hash, None, missing=False)
+    return elsewhere.listing(study, digits.hashes, None, missing=False)
 
 
 def _command(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -101,10 +102,10 @@ def test_rows_that_take_what_a_search_finds_wait_for_it(taken_along: SimpleNames
     listing = Listing.read(taken_along.folder / "cells.json")
     assert [one.name.split(" · ")[0] for one in listing.cells[:4]] == ["softmax", "half", "diverges", "ldam+drw"]
     study = reader.read(ran.file)
-    every = elsewhere.listing(study, listing.content_hash, ran.store, missing=False)
+    every = elsewhere.listing(study, listing.images, ran.store, missing=False)
     assert len(every.cells) == 12
     assert not every.waiting
-    left = elsewhere.listing(study, listing.content_hash, ran.store, missing=True)
+    left = elsewhere.listing(study, listing.images, ran.store, missing=True)
     assert not left.cells  # what diverges is known to
 
 
@@ -181,7 +182,7 @@ def test_a_grids_cells_are_listed_before_the_tables(tmp_path: Path, digits: data
     text = STUDY.replace("imbalance: 20}", "imbalance: 20, validation: {folds: 2}}")
     text = text.replace("{name: ghm_cwap}", "{name: ghm_cwap, alpha: {choice: [0.5, 0.9]}}\nsearch: {sampler: grid}")
     study = reader.parse(text, tmp_path)
-    listing = elsewhere.listing(study, digits.content_hash, None, missing=False)
+    listing = elsewhere.listing(study, digits.hashes, None, missing=False)
     units = [(one.cell.fold, one.cell.loss["alpha"]) for one in listing.cells]
     assert units == [("1/2", 0.5), ("1/2", 0.9), ("2/2", 0.5), ("2/2", 0.9)]
     assert listing.waiting == ("own",)
@@ -258,7 +259,7 @@ def test_the_study_goes_on_with_what_was_imported(
     (folder / exchange.LISTED).write_text(few.json())
     store = ("--store", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert on_ray("import", str(folder), *store)[0] == 0
-    left = elsewhere.listing(reader.read(study), digits.content_hash, Store(store[1]), missing=True)
+    left = elsewhere.listing(reader.read(study), digits.hashes, Store(store[1]), missing=True)
     assert left.cells == few.cells[1:]
     code, out, err = on_ray("run", str(study), *store, "--reports", str(tmp_path / "reports"))
     assert code == 0, err
@@ -432,7 +433,10 @@ def _altered(listing: Listing, **changes: object) -> dict[str, object]:
         (lambda listing: json.dumps(_altered(listing, cells=[{}])), "not readable (KeyError"),
         (lambda listing: json.dumps(_altered(listing, result_version=RESULT_VERSION - 1)), "found version"),
         (lambda listing: json.dumps(_altered(listing, study="../up")), "found a study called '../up'"),
-        (lambda listing: json.dumps(_altered(listing, content_hash="0")), "for a cell whose fingerprint is"),
+        (
+            lambda listing: json.dumps(_altered(listing, images=dataclasses.asdict(OTHERS))),
+            "for a cell whose fingerprint is",
+        ),
         (lambda listing: listing.json().replace('"epochs": 5', '"epochs": 6'), "for a cell whose fingerprint is"),
     ],
 )
@@ -448,13 +452,13 @@ def test_a_list_that_is_not_ours_is_refused(
 
 
 def test_other_images_are_refused(few: Listing, tmp_path: Path) -> None:
-    other = dataclasses.replace(few, content_hash="0" * 64)
+    other = dataclasses.replace(few, images=OTHERS)
     with pytest.raises(InputError, match="digits: found other images than those of the list of cells"):
         cells.train(other, tmp_path / "results", device="cpu")
 
 
 def test_other_plugins_are_refused(few: Listing, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="plugins: half: found other code than the list"):
+    with pytest.raises(InputError, match="plugins: half: found other code or weights than the list"):
         cells.train(dataclasses.replace(few, sources={"half": "0"}), tmp_path / "results", device="cpu")
 
 

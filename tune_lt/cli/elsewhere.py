@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,11 +28,12 @@ def cells(
     parsed = read_study(study, small)
     from tune_lt.run import elsewhere, rehearsal
 
-    dataset = rehearsal.load_data(parsed)
-    for line in rehearsal.rehearse(parsed, dataset):
-        print(line, file=sys.stderr)
+    with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no part of the list
+        dataset = rehearsal.load_data(parsed)
+        for line in rehearsal.rehearse(parsed, dataset):
+            print(line)
     opened = existing_store(store) if missing else store_if_any(store)
-    found = elsewhere.listing(parsed, dataset.content_hash, opened, missing=missing)
+    found = elsewhere.listing(parsed, dataset.hashes, opened, missing=missing)
     if found.waiting:
         print(f"not listed, they wait for a search to end: {', '.join(found.waiting)}", file=sys.stderr)
     print(f"{len(found.cells)} cells", file=sys.stderr)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -55,13 +57,16 @@ def plan(
     """
     parsed = read_study(study, small)
     from tune_lt.plan import cost, show
-    from tune_lt.run import rehearsal
+    from tune_lt.run import basis, rehearsal
 
-    dataset = rehearsal.load_data(parsed)
-    lines = rehearsal.rehearse(parsed, dataset)
-    rehearsal.check_memory(parsed, dataset)
-    seen = cost.outlook(parsed, store_if_any(store), dataset.content_hash)
-    estimated = cost.estimate(parsed, dataset, seen)
+    with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no part of the plan
+        dataset = rehearsal.load_data(parsed)
+        lines = rehearsal.rehearse(parsed, dataset)
+        rehearsal.check_memory(parsed, dataset)
+        if opened := store_if_any(store):
+            lines += basis.changes(basis.recorded_basis(opened, parsed.name), basis.basis_of(parsed, dataset))
+        seen = cost.outlook(parsed, opened, dataset.hashes)
+        estimated = cost.estimate(parsed, dataset, seen)
     if as_json:
         print(json.dumps(show.content(parsed, lines, seen, estimated)))
     else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,8 +102,9 @@ def best(
     space = parsed.searches[wanted]
     opened = existing_store(store)
     parent = opened.own_run(parsed.name)
-    content_hash = rehearsal.load_data(parsed).content_hash
-    concluded = planner.Plan(parsed, content_hash).recorded(space, opened, parent.info.run_id)
+    with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no part of a study file
+        images = rehearsal.load_data(parsed).hashes
+    concluded = planner.Plan(parsed, images).recorded(space, opened, parent.info.run_id)
     if not concluded:
         run = command_line("run", study, small)
         raise InputError(f"{opened.shown} has no finished search of {parsed.name!r} as the file is now; {run} runs it")
@@ -167,5 +170,5 @@ def _as_file(study: Study, space: Space, found: Mapping[str, Any]) -> dict[str, 
     config["data"]["validation"] = dataclasses.asdict(study.validation)
     config["resources"] = {"cpus": study.resources.cpus}  # its number of threads
     if study.plugins:
-        config["plugins"] = list(study.plugins)
+        config |= {"plugins": list(study.plugins), "plugin_files": list(study.plugin_files)}
     return config

@@ -100,6 +100,7 @@ def train(
 
     from tune_lt import training
     from tune_lt.study.cells import base_cell
+    from tune_lt.training.identity import used
 
     own = parsed.own_search()
     if own:
@@ -120,7 +121,7 @@ def train(
             device=device,
             score_test=test,
             save_to=save,
-            identity=json.dumps(parsed.sources),
+            identity=json.dumps(used(cell.data, cell.model, cell.loss, parsed.sources)),
             loaders=parsed.resources.readers,
         ):
             print(_epoch_line(result), flush=True)

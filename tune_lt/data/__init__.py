@@ -27,6 +27,7 @@ from tune_lt.data.sources.tiny_imagenet import tiny_imagenet, tiny_imagenet_200
 from tune_lt.data.stream import StreamedBatches
 
 __all__ = [
+    "BUILT_IN",
     "DATASETS",
     "PROFILES",
     "AnyBatches",
@@ -56,6 +57,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "tiny_imagenet": tiny_imagenet,
     "tiny_imagenet_200": tiny_imagenet_200,
 }
+BUILT_IN = frozenset(DATASETS)  # without the plugins' data sets, which are registered later
 
 
 def register(name: str) -> Callable[[Any], Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tune_lt.config import ImageHashes
 from tune_lt.data.files import MEAN, STD, ImageFiles
 from tune_lt.errors import InputError
 
@@ -27,9 +28,8 @@ class Dataset:
     (n,), positions in ``class_names``. ``mean``, ``std``: per channel, of the training images (ImageNet's for images on
     disk), pixels in [0, 1]. ``largest``: images that the largest class of a long-tailed profile has at most, None for
     as many as class 0 has. ``skipped``: files left out because they could not be read. ``long_tailed``: the data set is
-    long-tailed already, and is not sub-sampled. ``content_hash``: sha256 (hex) over everything here that can change a
-    result; for images on disk over their paths and lengths in bytes, not over their pixels. The test images are
-    sealed: scored once, never used to choose.
+    long-tailed already, and is not sub-sampled. ``hashes``: of everything here that can change a result; of images on
+    disk their bytes count, not their names. The test images are sealed: scored once, never used to choose.
 
     Make one with `Dataset.of`. Raises InputError if the parts do not fit together.
     """
@@ -44,7 +44,7 @@ class Dataset:
     largest: int | None
     skipped: tuple[str, ...]
     long_tailed: bool = False
-    content_hash: str = field(init=False)
+    hashes: ImageHashes = field(init=False)
 
     def __post_init__(self) -> None:
         """Find mistakes in a user's own data set here, not in the middle of a training."""
@@ -61,7 +61,8 @@ class Dataset:
             raise InputError(f"data set: largest = {self.largest!r}, but it must be at least 1 or None")
         parts = self.train_images, self.train_labels, self.test_images, self.test_labels
         described = [self.class_names, self.mean, self.std, self.largest]
-        object.__setattr__(self, "content_hash", content_hash(*parts, description=described))
+        _, _, training, _, whole = content_hashes(*parts, description=described)
+        object.__setattr__(self, "hashes", ImageHashes(training, whole))
 
     @classmethod
     def of(
@@ -82,6 +83,11 @@ class Dataset:
         mean, std = (MEAN, STD) if isinstance(train_images, ImageFiles) else moments(train_images)
         split = train_images, train_labels, test_images, test_labels
         return cls(*split, names, mean, std, largest, tuple(skipped), long_tailed)
+
+    @property
+    def content_hash(self) -> str:
+        """The hash of the whole data set."""
+        return self.hashes.whole
 
     @property
     def available(self) -> list[int]:
@@ -120,16 +126,21 @@ def moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(means), tuple(deviations)
 
 
-def content_hash(*parts: Tensor | ImageFiles, description: Sequence[Any]) -> str:
-    """sha256 (hex) over the parts, with their types and shapes, and over ``description`` (anything JSON can hold)."""
+def content_hashes(*parts: Tensor | ImageFiles, description: Sequence[Any]) -> list[str]:
+    """sha256 (hex) over ``description`` (anything JSON can hold), then over it and the first part, and so on.
+
+    The types and shapes of the parts count.
+    """
     digest = hashlib.sha256(json.dumps(description).encode())
+    hashes = [digest.hexdigest()]
     for part in parts:
         if isinstance(part, ImageFiles):
             digest.update(f"files {tuple(part.shape)}".encode() + part.digest())
         else:
             digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
             digest.update(part.contiguous().numpy().data)
-    return digest.hexdigest()
+        hashes.append(digest.hexdigest())
+    return hashes
 
 
 def _check_split(split: str, images: Tensor | ImageFiles, labels: Tensor, class_names: tuple[str, ...]) -> None:

@@ -39,14 +39,18 @@ def decode(paths: Sequence[Path], size: int) -> tuple[np.ndarray, dict[int, str]
     return images, _reasons(fill, len(paths))
 
 
-def check_headers(paths: Sequence[Path]) -> dict[int, str]:
-    """Position -> reason for files whose header is not that of an image; damaged pixels are not noticed."""
+def _check_header(path: Path) -> None:
+    """Raise Unreadable for a file whose header is not that of an image; damaged pixels are not noticed."""
+    with opened(path):
+        pass
 
-    def check(position: int) -> None:
-        with opened(paths[position]):
-            pass
 
-    return _reasons(check, len(paths))
+def _check_pixels(path: Path) -> None:
+    """Raise Unreadable for a file that `read` or `cut` cannot decode."""
+    read(path, 8)
+
+
+CHECKS: dict[str, Callable[[Path], None]] = {"header": _check_header, "pixels": _check_pixels}
 
 
 def _reasons(task: Callable[[int], None], count: int) -> dict[int, str]:
@@ -103,14 +107,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """Pillow's image of a file: its header is read, its pixels are not yet. Errors in the block become Unreadable."""
     if path.suffix.lower() not in EXTENSIONS:
         raise Unreadable(f"not an image file by its name (valid: {' '.join(EXTENSIONS)})")
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise Unreadable(error.strerror or str(error)) from error
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would never return
-        raise Unreadable("not a regular file")
-    if status.st_size == 0:
-        raise Unreadable("empty file (0 bytes)")
+    regular(path)
     try:
         with Image.open(path, formats=_FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
@@ -124,6 +121,19 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise Unreadable("its content is no image of a known format") from error
     except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged files
         raise Unreadable(f"damaged: {error or type(error).__name__}") from error
+
+
+def regular(path: str | Path) -> os.stat_result:
+    """The status of a regular file that is not empty. Raises Unreadable for anything else."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from error
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would never return
+        raise Unreadable("not a regular file")
+    if status.st_size == 0:
+        raise Unreadable("empty file (0 bytes)")
+    return status
 
 
 def _upright(image: Image.Image) -> Image.Image:

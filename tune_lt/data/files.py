@@ -16,6 +16,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
+from tune_lt.data.contents import contents
 from tune_lt.data.decode import Box, Unreadable, cut, middle
 from tune_lt.errors import DamagedImage, InputError
 from tune_lt.texts import some
@@ -23,7 +24,7 @@ from tune_lt.texts import some
 # of ImageNet, per channel: recipes for large images normalise with them
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Side = Annotated[int, Ge(32), Le(1024)]
-Listing = Mapping[str, Mapping[str, int]]  # folder below the root -> name of a file in it -> its bytes
+Listing = Mapping[str, Sequence[str]]  # folder below the root -> the names of the files in it
 _NOT_BELOW = re.compile(r"^/|^$|(?:^|/)\.\.(?:/|$)|[\0\ud800-\udfff]")  # absolute, empty, with .., or no path at all
 _THREADS = 16  # a thread that lists a folder on a network's disk mostly waits
 
@@ -33,17 +34,17 @@ class ImageFiles:
     """Images on disk that can replace a uint8 tensor (n, 3, size, size): they have a length, a shape, and indexing.
 
     ``names``: the encoded paths below ``root``, concatenated (uint8); ``ends`` int64 (n,): where each path ends in
-    ``names``; ``lengths`` int64 (n,): bytes of each file. ``size``: side of the images in pixels. ``resize``: pixels
-    that evaluation scales the shorter side of an image to, before it cuts out the centre; 8/7 of the size, 256 for 224.
-    Make one with `ImageFiles.of`.
+    ``names``. ``content``: sha256 over the hashes of the files' bytes, in order. ``size``: side of the images in
+    pixels. ``resize``: pixels that evaluation scales the shorter side of an image to, before it cuts out the centre;
+    8/7 of the size, 256 for 224. Make one with `ImageFiles.of`.
 
-    The paths are in arrays because every worker gets a copy of more than a million: about 60 bytes an image, not 600.
+    The paths are in arrays because every worker gets a copy of more than a million: about 50 bytes an image, not 600.
     """
 
     root: str
     names: np.ndarray
     ends: np.ndarray
-    lengths: np.ndarray
+    content: bytes
     size: int
     resize: int
 
@@ -54,30 +55,20 @@ class ImageFiles:
         *,
         root: Path,
         size: int,
-        listing: Listing | None = None,
+        hashes: np.ndarray | None = None,
     ) -> ImageFiles:
-        """The files at ``paths``, relative to ``root`` and with slashes. Folders are listed, but no file is opened.
+        """The files at ``paths``, relative to ``root`` and with slashes.
 
-        ``listing``: what `list_folders` returned for their folders, if a caller has it already.
-        Raises InputError naming files that are missing or empty.
+        ``hashes``: what `contents` returned for them, if a caller has it already; otherwise the files are read here,
+        once. Raises InputError naming files that are missing, empty or cannot be read.
         """
-        if listing is None:
-            listing = list_folders(root, {path.rpartition("/")[0] for path in paths})
-        lengths = []
-        for path in paths:
-            folder, _, name = path.rpartition("/")
-            lengths.append(listing[folder].get(name, -1))
-        for what, bad in (("missing", -1), ("empty (0 bytes)", 0)):
-            found = [path for path, length in zip(paths, lengths, strict=True) if length == bad]
-            if found:
-                raise InputError(
-                    f"{root}: {len(found)} of {len(paths)} files are {what}: {some(found)}; "
-                    "unpack the archive again, or copy them there"
-                )
+        if hashes is None:
+            hashes = hashes_of(paths, root)
         encoded = [os.fsencode(path) for path in paths]
         ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
         names = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        return cls(str(root), names, ends, np.array(lengths, dtype=np.int64), size, round(size * 8 / 7))
+        content = hashlib.sha256(np.ascontiguousarray(hashes).data).digest()
+        return cls(str(root), names, ends, content, size, round(size * 8 / 7))
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -90,7 +81,7 @@ class ImageFiles:
     @property
     def nbytes(self) -> int:
         """Bytes that the paths take in memory; the images take none."""
-        return int(self.names.nbytes + self.ends.nbytes + self.lengths.nbytes)
+        return int(self.names.nbytes + self.ends.nbytes)
 
     def path(self, position: int) -> Path:
         """The file of the image at ``position``."""
@@ -121,11 +112,21 @@ class ImageFiles:
         return middle(width, height, size=self.size, resize=self.resize)
 
     def digest(self) -> bytes:
-        """sha256 over the paths below the root, the files' lengths in bytes, and the sizes; pixels are not read."""
-        digest = hashlib.sha256(f"{self.size} {self.resize}".encode())
-        for array in (self.names, self.ends, self.lengths):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.digest()
+        """sha256 over the files' bytes and the two sizes; what the files are called does not count."""
+        return hashlib.sha256(f"{self.size} {self.resize}".encode() + self.content).digest()
+
+
+def hashes_of(paths: Sequence[str], root: Path) -> np.ndarray:
+    """`contents` of files that must all be there, uint8 (n, 32). Raises InputError naming those that cannot be used."""
+    hashes, reasons = contents(root, paths)
+    if reasons:
+        reason = next(iter(reasons.values()))
+        found = [paths[position] for position, other in reasons.items() if other == reason]
+        raise InputError(
+            f"{root}: {len(found)} of {len(paths)} files cannot be used ({reason}): {some(found)}; unpack the archive "
+            "again, or copy them there"
+        )
+    return hashes
 
 
 def check_below(file: Path, paths: Iterable[str]) -> None:
@@ -135,8 +136,8 @@ def check_below(file: Path, paths: Iterable[str]) -> None:
         raise InputError(f"{file}: found the path {wrong[:200]!r}; valid: one below the folder of images, without ..")
 
 
-def list_folders(root: Path, folders: Iterable[str]) -> dict[str, dict[str, int]]:
-    """For each of ``folders`` (relative to ``root``): name of each file that is not hidden -> its bytes.
+def list_folders(root: Path, folders: Iterable[str]) -> dict[str, list[str]]:
+    """For each of ``folders`` (relative to ``root``): the names of the files in it that are not hidden.
 
     Raises InputError for a folder that is missing or cannot be listed.
     """
@@ -145,10 +146,9 @@ def list_folders(root: Path, folders: Iterable[str]) -> dict[str, dict[str, int]
         return dict(zip(names, pool.map(lambda folder: _files(root / folder), names), strict=True))
 
 
-def _files(folder: Path) -> dict[str, int]:
+def _files(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            visible = (entry for entry in entries if not entry.name.startswith(".") and entry.is_file())
-            return {entry.name: entry.stat().st_size for entry in visible}
+            return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed: {error.strerror}") from None

@@ -36,7 +36,7 @@ from tune_lt.losses.histogram import UnitRegions
 from tune_lt.losses.margins import LDAM, Equalization, Seesaw
 from tune_lt.losses.reweighting import DRW, GHM, ClassBalanced, EffectiveNumber, Focal, Softmax
 
-__all__ = ["DRW", "LOSSES", "OWN", "Loss", "UnitRegions", "build", "register"]
+__all__ = ["DRW", "LOSSES", "OWN", "Loss", "UnitRegions", "build", "canonical", "register"]
 
 LOSSES: dict[str, Any] = {
     "softmax": Softmax,
@@ -78,6 +78,21 @@ def build(
         raise InputError(f"drw = {drw!r}, but it must be a mapping; {registry.names(registry.parameters(DRW))}")
     wrapped: Loss = registry.build({"drw": DRW}, "loss option", "drw", loss, class_counts, epochs, **drw)
     return wrapped
+
+
+def canonical(loss: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """The section ``loss`` with the defaults in place of the parameters that have no effect at the others' values.
+
+    ``epochs``: the length of the training, which decides whether ``drw`` ever begins. A plugin's loss stays as it is.
+    """
+    if loss["name"] not in OWN:
+        return dict(loss)
+    builder = LOSSES[loss["name"]]
+    defaults = {name: default for name, (_, default) in registry.parameters(builder).items()}
+    plain = {name: defaults[name] for name in builder.idle({**defaults, **loss}) if name in loss}
+    if loss.get("drw") is not None and not DRW.begins(epochs, **loss["drw"]):
+        plain["drw"] = None
+    return {**loss, **plain}
 
 
 def register(name: str) -> Callable[[Any], Any]:

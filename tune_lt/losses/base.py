@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,11 @@ class Loss(nn.Module):
     def __init__(self, class_counts: Sequence[int]) -> None:
         super().__init__()
         self.register_buffer("class_counts", _checked(class_counts), persistent=False)
+
+    @classmethod
+    def idle(cls, params: Mapping[str, Any]) -> Collection[str]:
+        """The names of the parameters that have no effect on any result; ``params``: the values of all parameters."""
+        return ()
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         """Losses (B,) and their weights (B,), None for equal ones, from logits (B, C) in float32 or float64."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -72,6 +72,7 @@ class GHMCWAP(Loss):
         self.alpha, self.gamma = alpha, gamma
         self.weight, self.normalization = weight, normalization
         self.margin_counts, self.size, self.tau = margin_counts, size, tau
+        self.uses_regions = weight != "none" or (margin_counts == "effective" and gamma != 0)
         classes = len(self.class_counts)
         self.frozen = UnitRegions(classes, regions)
         self.live = UnitRegions(classes, regions)
@@ -81,6 +82,15 @@ class GHMCWAP(Loss):
             self.register_constant("prior", tau * self.raw_size.log())
         self.register_buffer("weights", torch.ones(classes, regions))
         self.register_buffer("log_size", self.raw_size.log())
+
+    @classmethod
+    def idle(cls, params: Mapping[str, Any]) -> set[str]:
+        margin, weight = params["gamma"] != 0, params["weight"]
+        sized = margin and params["margin_counts"] == "effective"  # S enters the margin
+        idle = set() if margin else {"margin_counts"}
+        if weight == "none":
+            idle |= {"normalization"} if sized else {"normalization", "alpha", "regions", "aura"}
+        return idle if sized or weight == "reciprocal" else idle | {"size"}
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         cross_entropy = F.cross_entropy(self._adjusted(logits, targets), targets, reduction="none")
@@ -103,9 +113,9 @@ class GHMCWAP(Loss):
             logits = logits + self.prior
         return with_margin(logits, self.log_size, targets, self.gamma)
 
-    def unit_regions(self) -> Tensor:
-        """The edges (C, N + 1) of the last complete epoch, between which the weights are looked up."""
-        return self.frozen.edges
+    def unit_regions(self) -> Tensor | None:
+        """The edges (C, N + 1) of the last complete epoch, None if nothing depends on them."""
+        return self.frozen.edges if self.uses_regions else None
 
     @torch.no_grad()
     def end_epoch(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -45,6 +45,10 @@ class Equalization(Loss):
         tail = share < (0.5 / len(share) if tail_threshold is None else tail_threshold)
         self.register_buffer("tail", tail, persistent=False)
 
+    @classmethod
+    def idle(cls, params: Mapping[str, Any]) -> tuple[str, ...]:
+        return () if params["gamma"] else ("tail_threshold",)
+
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.training:
             drawn = distributed.rand(len(logits), logits.shape[1], logits.device) < self.gamma
@@ -81,6 +85,10 @@ class Seesaw(Loss):
         self.p, self.q, self.online = p, q, online
         self.register_constant("log_counts", sizes(self.class_counts).log())
         self.register_buffer("labels_seen", torch.zeros_like(self.class_counts))
+
+    @classmethod
+    def idle(cls, params: Mapping[str, Any]) -> tuple[str, ...]:
+        return () if params["p"] else ("online",)
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.online and self.training:

@@ -15,6 +15,8 @@ from tune_lt.losses.base import Loss
 from tune_lt.losses.formulas import effective_number_weights, log_odds, sizes
 from tune_lt.registry import Knob
 
+_START, _BETA = 0.8, 0.9999  # of deferred re-weighting
+
 
 class Softmax(Loss):
     """Cross-entropy −log softmax(z)_y."""
@@ -150,8 +152,8 @@ class DRW(Loss):
         class_counts: Sequence[int],
         epochs: int | None,
         *,
-        start: Annotated[float, Ge(0), Le(1)] = 0.8,
-        beta: Annotated[float, Ge(0), Lt(1)] = 0.9999,
+        start: Annotated[float, Ge(0), Le(1)] = _START,
+        beta: Annotated[float, Ge(0), Lt(1)] = _BETA,
     ) -> None:
         super().__init__(class_counts)
         if not isinstance(loss, Loss):
@@ -159,9 +161,14 @@ class DRW(Loss):
         if not isinstance(epochs, int) or epochs < 1:
             raise InputError(f"drw needs epochs, the length of the training (a whole number >= 1), found {epochs!r}")
         self.base = loss
-        self.first_epoch = round(start * epochs)
+        self.first_epoch = _first_epoch(start, epochs)
         self.register_constant("class_weights", effective_number_weights(self.class_counts, beta))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+
+    @staticmethod
+    def begins(epochs: int, *, start: float = _START, beta: float = _BETA) -> bool:
+        """Whether a training of so many epochs with these parameters ever has weights other than 1."""
+        return beta > 0 and _first_epoch(start, epochs) < epochs
 
     def terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         losses, weights = self.base.terms(logits, targets)
@@ -177,3 +184,8 @@ class DRW(Loss):
     def end_epoch(self) -> None:
         self.base.end_epoch()
         self.epoch += 1
+
+
+def _first_epoch(start: float, epochs: int) -> int:
+    """The first epoch with the weights of deferred re-weighting, counted from 0."""
+    return round(start * epochs)

@@ -14,10 +14,23 @@ from torch import nn
 
 from tune_lt import registry
 from tune_lt.errors import InputError
-from tune_lt.models.backbones import timm, torchvision
+from tune_lt.models.backbones import timm, torchvision, weights_hash, weights_of
 from tune_lt.models.resnet import Mixed, resnet8, resnet32
 
-__all__ = ["MODELS", "OWN", "Mixed", "build", "register", "resnet8", "resnet32", "timm", "torchvision"]
+__all__ = [
+    "BUILT_IN",
+    "MODELS",
+    "OWN",
+    "Mixed",
+    "build",
+    "register",
+    "resnet8",
+    "resnet32",
+    "timm",
+    "torchvision",
+    "weights_hash",
+    "weights_of",
+]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet32": resnet32,
@@ -25,6 +38,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "torchvision": torchvision,
     "timm": timm,
 }
+BUILT_IN = frozenset(MODELS)  # without the plugins' networks, which are registered later
 OWN = frozenset({"resnet32", "resnet8"})  # every training step of theirs launches the same kernels: a CUDA graph fits
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -28,10 +30,15 @@ def torchvision(
     Raises InputError for images of other than 3 channels, an unknown name, weights that cannot be loaded, and an
     architecture without a linear last layer.
     """
-    from torchvision import models  # importing it takes a second, which resnet8 and resnet32 need not wait for
-
     if channels != 3:
         raise InputError(f"model 'torchvision': found images of {channels} channels; valid: 3")
+    network = _of_torchvision(architecture, weights)
+    return _with_head(network, f"torchvision's {architecture}", IMAGENET_CLASSES, classes, head)
+
+
+def _of_torchvision(architecture: str, weights: str | None) -> Any:
+    from torchvision import models  # importing it takes a second, which resnet8 and resnet32 need not wait for
+
     known = models.list_models(module=models)
     if architecture not in known:
         raise InputError(f"model 'torchvision': architecture = {architecture!r}; {names(known, architecture)}")
@@ -39,12 +46,11 @@ def torchvision(
     if weights is not None and weights not in valid:
         raise InputError(f"model 'torchvision': weights = {weights!r} of {architecture}; {names(valid, weights)}, null")
     member = valid[weights] if weights else None
-    network = _made(
+    return _made(
         lambda: models.get_model(architecture, weights=member),
         f"the weights {weights} of torchvision's {architecture}",
         f"download {member.url} into torch.hub.get_dir()/checkpoints" if member else "",
     )
-    return _with_head(network, f"torchvision's {architecture}", IMAGENET_CLASSES, classes, head)
 
 
 def timm(
@@ -58,6 +64,11 @@ def timm(
     Raises InputError where timm is not installed, and for an unknown name, weights that cannot be loaded, and an
     architecture without a linear last layer.
     """
+    network = _of_timm(architecture, pretrained, in_chans=channels, num_classes=classes)
+    return _with_head(network, f"timm's {architecture}", classes, classes, head)
+
+
+def _of_timm(architecture: str, pretrained: bool, **options: Any) -> Any:
     try:
         import timm as library
     except ImportError:
@@ -71,12 +82,39 @@ def timm(
         raise InputError(
             f"model 'timm': architecture = {architecture!r}; valid: a name of timm.list_models(); similar: {close}"
         )
-    network = _made(
-        lambda: library.create_model(architecture, pretrained=pretrained, in_chans=channels, num_classes=classes),
+    return _made(
+        lambda: library.create_model(architecture, pretrained=pretrained, **options),
         f"the weights of timm's {architecture}",
         "download them on a host with a network, into the cache of huggingface_hub",
     )
-    return _with_head(network, f"timm's {architecture}", classes, classes, head)
+
+
+def weights_of(model: Mapping[str, Any]) -> str:
+    """The name of the pretrained weights that a network of ours, given by its section of a study file, begins with.
+
+    "" if it begins with random ones.
+    """
+    if model["name"] == "torchvision" and model.get("weights"):
+        return f"weights:torchvision/{model['architecture']}/{model['weights']}"
+    if model["name"] == "timm" and model.get("pretrained", True):
+        return f"weights:timm/{model['architecture']}"
+    return ""
+
+
+@cache
+def weights_hash(name: str) -> str:
+    """sha256 (hex) of the values of pretrained weights, which are fetched if they are not here.
+
+    ``name``: what `weights_of` returned. The values count, not the file, since each library has its own cache and
+    format, and may fetch others under the same name one day. Raises InputError if they cannot be loaded.
+    """
+    library, architecture, *member = name.removeprefix("weights:").split("/")
+    network = _of_torchvision(architecture, *member) if library == "torchvision" else _of_timm(architecture, True)
+    digest = hashlib.sha256()
+    for key, values in sorted(network.state_dict().items()):
+        digest.update(f"{key} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _made(make: Callable[[], Any], what: str, advice: str) -> Any:

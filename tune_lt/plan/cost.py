@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tune_lt import data, training
-from tune_lt.config import CellConfig, renamed
+from tune_lt.config import CellConfig, ImageHashes, renamed
 from tune_lt.run import planner
 from tune_lt.run.search.past import past_trials
 from tune_lt.run.search.schedulers import milestones
@@ -105,12 +105,12 @@ class Outlook:
     records: list[CellRecord]
 
 
-def outlook(study: Study, store: Store | None, content_hash: str) -> Outlook:
+def outlook(study: Study, store: Store | None, images: ImageHashes) -> Outlook:
     """Look up what ``store`` has of the study; None for a store that does not exist yet."""
     parent = store.parent(study.name) if store else None
     have, before = store.snapshot(study.name) if store else ({}, Cells())
     failing = before.failing()  # failed, and would fail again
-    plan = planner.Plan(study, content_hash)
+    plan = planner.Plan(study, images)
     found: dict[str, dict[str, Any]] = {}
     ended: dict[str, int] = {}
     work: list[Work] = []

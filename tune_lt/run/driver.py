@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_lt import provenance
+from tune_lt.documents import BASIS
 from tune_lt.errors import InputError
+from tune_lt.run.basis import basis_of, changes, recorded_basis
 from tune_lt.run.display import Display
 from tune_lt.run.failures import Failure
 from tune_lt.run.planner import Model, found_by, parent_tags
@@ -77,6 +79,10 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
             if orphans:
                 display.say(f"{orphans} runs of a driver that died; those that the study still needs are continued")
             store.begin(parent, study.text, {**parent_tags(study, dataset.content_hash), **_where(checkpoints)})
+            basis = basis_of(study, dataset)
+            for line in changes(recorded_basis(store, study.name), basis):
+                display.say(line)
+            store.log_json(parent, BASIS, basis.content())
             _show(store, study)
             display.say("starting Ray ..." if at == "local" else f"connecting to Ray at {at} ...")
             images = dataset.train_images.nbytes + dataset.test_images.nbytes

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
+from tune_lt.config import ImageHashes
 from tune_lt.documents import CONTENTS, SearchResult
 from tune_lt.errors import InputError
 from tune_lt.run.planner import Plan, PlannedCell, found_by, parent_tags, study_tags
@@ -15,16 +16,17 @@ from tune_lt.store.journal import PATIENCE_SECONDS, Journal
 from tune_lt.store.lease import Lease
 from tune_lt.study import Space, Study, grid
 from tune_lt.training.exchange import LISTED, ListedCell, Listing, TrainedCell, result_files
+from tune_lt.training.identity import used
 
 
-def listing(study: Study, content_hash: str, store: Store | None, *, missing: bool) -> Listing:
+def listing(study: Study, images: ImageHashes, store: Store | None, *, missing: bool) -> Listing:
     """The list of a study's cells. A row that needs the result of a search waits until that search has ended.
 
     Cells of grid searches come first, the first unit of every trial before the second. Then come the cells of the
     tables, the first seed of every row before the second. ``store``: where ended searches are looked up. With
     ``missing``, cells that the store has, or knows to diverge, are left out.
     """
-    plan = Plan(study, content_hash, study_tags(study))
+    plan = Plan(study, images, study_tags(study))
     parent = store.parent(study.name) if store else None
     results: list[SearchResult] = []
     cells: list[PlannedCell] = []
@@ -40,17 +42,21 @@ def listing(study: Study, content_hash: str, store: Store | None, *, missing: bo
     have = store.finished_cells().keys() | store.cells(study.name).failing().keys() if store and missing else set()
     wanted = {cell.fingerprint: cell for cell in reversed(cells)}  # of rows that share a cell the first names it
     listed = tuple(_listed(plan, cell) for name, cell in reversed(wanted.items()) if name not in have)
+    sources = dict(study.sources)
+    for one in listed:
+        sources |= used(one.cell.data, one.cell.model, one.cell.loss, sources)
     contents = plan.contents(tables, found, None)
     rows = {row: cells for row, cells in contents.rows.items() if row not in waiting}
     return Listing(
         study=study.name,
         text=study.text,
-        tags=parent_tags(study, content_hash),
+        tags=parent_tags(study, images.whole),
         contents=dataclasses.replace(contents, rows=rows),
         waiting=tuple(waiting),
-        content_hash=content_hash,
+        images=images,
         plugins=study.plugins,
-        sources=study.sources,
+        plugin_files=study.plugin_files,
+        sources=sources,
         threads=max(1, int(study.resources.cpus)),
         loaders=study.resources.readers,
         cells=listed,

@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ import requests
 from tune_lt import __version__
 from tune_lt.config import RESULT_VERSION
 from tune_lt.errors import InputError
+from tune_lt.plugins import members
 from tune_lt.store import redacted
 from tune_lt.study import reader, yaml_text
 from tune_lt.texts import first_line
@@ -81,7 +81,9 @@ def prepare(file: Path, store: str | None, address: str, small: bool = False) ->
             "the images, which are not sent along"
         )
     files = {file.name: file} | {
-        path.relative_to(study.folder).as_posix(): path for path in _own_modules(study.sources, study.folder)
+        path.relative_to(study.folder).as_posix(): path
+        for path in members(study.plugins, study.plugin_files, study.folder).values()
+        if path.is_relative_to(study.folder)
     }
     content = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     digest = _digest([content, dict(study.sources), uri, study.scale, RESULT_VERSION])
@@ -250,12 +252,6 @@ def _check_store(store: str | None, address: str) -> str:
             "the cluster's head node knows it"
         )
     return uri.rstrip("/")
-
-
-def _own_modules(sources: Mapping[str, str], folder: Path) -> list[Path]:
-    """The files in the study's folder that hold the plugins and what they import."""
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in sources]
-    return sorted(Path(file) for file in files if file and Path(file).is_relative_to(folder))
 
 
 def _start(handover: Handover, client: Any, name: str, labels: dict[str, str]) -> None:

@@ -7,18 +7,20 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from tune_lt import data
-from tune_lt.config import CellConfig, determining, fingerprint
+from tune_lt.config import CellConfig, ImageHashes, determining
 from tune_lt.documents import Contents, Recommended, SearchResult, TableCell, search_file
 from tune_lt.run.search.planned import PlannedTrial, Record, Unit
 from tune_lt.store import TAG, Store
 from tune_lt.study import Space, Study, flattened
 from tune_lt.study.cells import Found, reference_cells, row_cell, trial_cells
 from tune_lt.study.rows import ONE_SE
+from tune_lt.training.identity import fingerprint
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,18 @@ class PlannedCell:
 
 
 class Plan:
-    """A study resolved for the images with ``content_hash``; ``tags`` are added to every run."""
+    """A study resolved for the images with these hashes; ``tags`` are added to every run."""
 
-    def __init__(self, study: Study, content_hash: str, tags: Mapping[str, str] | None = None) -> None:
-        self.study, self.content_hash, self._tags = study, content_hash, tags or {}
-        self.signatures = {name: study.search_signature(space, content_hash) for name, space in study.searches.items()}
+    def __init__(self, study: Study, images: ImageHashes, tags: Mapping[str, str] | None = None) -> None:
+        self.study, self.images, self._tags = study, images, tags or {}
+
+    @cached_property
+    def signatures(self) -> dict[str, str]:
+        """The signature of each search."""
+        return {name: self.study.search_signature(one, self.images) for name, one in self.study.searches.items()}
 
     def _planned(self, row: str, cell: CellConfig) -> PlannedCell:
-        return PlannedCell(row, cell, fingerprint(cell, self.content_hash, self.study.sources))
+        return PlannedCell(row, cell, fingerprint(cell, self.images, self.study.sources))
 
     def cells(self, found: Found) -> list[PlannedCell]:
         """Every cell of the tables, all rows of one seed before those of the next."""
@@ -190,7 +196,8 @@ class Plan:
         return Contents(
             found={name: dict(values) for name, values in found.items()},
             searches={name: search_file(name) for name in self.study.searches if name not in missing.values()},
-            data=determining({**self.study.data, **self.study.drawn}, "full"),
+            data=determining({**self.study.data, **self.study.drawn}, "full")
+            | {"profile": self.study.data["profile"]},  # columns may have an imbalance
             model=model["name"] if pretrained else model.get("architecture", model["name"]),
             searched=self.study.loss["name"],
             recommended=chosen,

@@ -79,7 +79,7 @@ def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
     Raises InputError for a cell that cannot be trained, before any GPU is used.
     """
     about_metrics = _check_metrics(study, dataset) if study.searches else []
-    plan = Plan(study, dataset.content_hash)
+    plan = Plan(study, dataset.hashes)
     lowest = {name: at_end(space, 0) for name, space in study.searches.items()}
     for planned in {cell.row: cell for cell in plan.cells(lowest)}.values():
         training.rehearse(planned.cell, dataset)

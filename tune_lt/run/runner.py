@@ -71,7 +71,7 @@ class Runner:
         self.concurrent = _fit(study.resources, self.gpus)
         tags["device"] = str(training.pick_device("auto" if self.gpus else "cpu"))
         tags["workers"] = str(study.resources.workers)
-        self.plan = Plan(study, dataset.content_hash, tags)
+        self.plan = Plan(study, dataset.hashes, tags)
         self.over: set[str] = set()  # the fingerprints of what has ended, in whatever way
         self.kept: str | None = None  # the fingerprint of the recommended cell, whose last state is not removed
 

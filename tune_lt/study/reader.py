@@ -14,7 +14,7 @@ from annotated_types import Ge, MinLen
 
 from tune_lt.config import _STRICT, STUDY_NAME, Seed
 from tune_lt.errors import InputError, printable
-from tune_lt.plugins import load_plugins
+from tune_lt.plugins import load_plugins, sources
 from tune_lt.study import FULL, SMALL, Resources, Search, Space, Study, Validation, ranges, searches, yaml_text
 from tune_lt.study.cells import cell, row_config
 from tune_lt.study.checks import RANGES, Problems, section
@@ -36,6 +36,7 @@ class File:
     __pydantic_config__ = _STRICT
     name: str
     plugins: tuple[str, ...] = ()
+    plugin_files: tuple[str, ...] = ()
     data: Any
     model: Any
     recipe: Any = field(default_factory=dict)
@@ -99,7 +100,7 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
     if not re.fullmatch(STUDY_NAME, name) or len(name.encode()) > NAME_BYTES:
         valid = f"1 to 100 letters, digits and . _ + -, no dot or dash first, up to {NAME_BYTES} bytes in UTF-8"
         raise Problems(f"name: found {name!r}; valid: {valid}")
-    sources = load_plugins(file.plugins, folder)
+    load_plugins(file.plugins, folder)
     check_name("data", file.data, "data.name")
     plain, space = ranges.split({key: getattr(file, key) for key in ("data", "model", "recipe", "loss")})
     validation = _validation(plain["data"].pop("validation", {}))
@@ -125,7 +126,8 @@ def parse(text: str, folder: Path, small: bool = False) -> Study:
         resources=file.resources,
         plugins=file.plugins,
         folder=folder,
-        sources=sources,
+        plugin_files=file.plugin_files,
+        sources=sources(file.plugins, file.plugin_files, folder),
         table=file.table,
         replace=file.replace,
         scale=SMALL if small else FULL,

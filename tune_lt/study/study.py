@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from tune_lt.config import _STRICT, RESULT_VERSION, Recipe, Seed, determining, digest
+from tune_lt.config import _STRICT, RESULT_VERSION, ImageHashes, Recipe, Seed, determining, digest
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,9 @@ class Study:
     compared with; all have the same number of trials. ``rows``: what each row changes, by the row's name. ``columns``:
     the imbalance factors that rows are trained with. ``seeds``: pairs of data seed and init seed; ``resample``: in rows
     a data seed draws the training images with replacement (`tune_lt.data.cell_data`). ``text``: the file's whole text.
-    ``sources``: hashes of the plugins' code. ``table``: the paper's table that the study is a part of. ``replace``: it
-    may take over the reports and the model of a study of the same name on another data set.
+    ``plugin_files``: what the plugins read. ``sources``: hashes of these files and of the plugins' code. ``table``: the
+    paper's table that the study is a part of. ``replace``: it may take over the reports and the model of a study of the
+    same name on another data set.
     """
 
     name: str
@@ -194,6 +195,7 @@ class Study:
     resample: bool = False
     resources: Resources = field(default_factory=Resources)
     plugins: tuple[str, ...] = ()
+    plugin_files: tuple[str, ...] = ()
     folder: Path = Path()
     sources: Mapping[str, str] = field(default_factory=dict)
     table: Literal[1, 2, 3] | None = None
@@ -224,21 +226,22 @@ class Study:
         names = [f"{k}/{folds}" for k in range(1, folds + 1)] if folds else ["holdout"]
         return [(seed, name) for seed in self.validation.seeds or (space.search.seed,) for name in names]
 
-    def search_signature(self, space: Space, content_hash: str) -> str:
-        """Hash of everything that determines the trials of a search, except for their number.
+    def search_signature(self, space: Space, images: ImageHashes) -> str:
+        """Hash of everything that determines the trials of a search, except for their number."""
+        from tune_lt.training.identity import used  # brings torch, which help does without
 
-        ``content_hash``: of the images.
-        """
         # older versions let users choose the mode; without it, signatures would change
         search = dataclasses.asdict(space.search) | {"trials": None, "mode": "max"}
         dimensions = {path: dataclasses.asdict(dimension) for path, dimension in space.space.items()}
         base = self.base() | {
             "loss": dict(space.loss),
             "model": dict(space.model),
+            "recipe": dataclasses.asdict(self.recipe.canonical()),
             "data": determining(self.data, "holdout"),
         }
         parts = [base, dimensions, search, self.units(space), dataclasses.asdict(self.validation)]
-        return digest([*parts, content_hash, dict(self.sources), RESULT_VERSION])
+        sources = used(self.data, space.model, space.loss, self.sources)
+        return digest([*parts, images.training, sources, RESULT_VERSION])
 
 
 def smaller(scale: str) -> str:

@@ -34,11 +34,12 @@ import torch
 
 from tune_lt import data, provenance, training
 from tune_lt.errors import InputError, TrainingFailed, printable
-from tune_lt.plugins import load_plugins
+from tune_lt.plugins import load_plugins, sources
 from tune_lt.process import run, stoppable
 from tune_lt.texts import first_line
 from tune_lt.training import checkpoint, results
 from tune_lt.training.exchange import LISTED, ListedCell, Listing, Record, TrainedCell, result_file
+from tune_lt.training.identity import used
 
 SAVE_SECONDS = 60.0  # between two saved states of a training: at most this much and one epoch is lost if it is killed
 
@@ -196,7 +197,7 @@ class _Training:
         start["at"] = min([int(1000 * self.began), *(record["at"] for record in self.records.values())])
         end = self._record("end", tags={**tags, **_origin()}, artifacts=dict(artifacts))
         records = (start, *(self.records[epoch] for epoch in sorted(self.records)), end)
-        about = (listing.content_hash, listing.sources, listing.result_version)
+        about = (listing.images, listing.sources, listing.result_version)
         TrainedCell(listing.study, listed.fingerprint, listed.cell, *about, records).write(_setting.result(listed))
         for file in (self.state, self.notes):
             file.unlink(missing_ok=True)
@@ -265,15 +266,18 @@ def train(
 
 
 def _check_plugins(listing: Listing, folder: Path) -> None:
-    """Import the study's plugins. Raises InputError if that fails, or if their code is not that of the list."""
+    """Import the study's plugins. Raises InputError if that fails, or if they are not those of the list."""
     try:
-        here = load_plugins(listing.plugins, folder.resolve())
+        load_plugins(listing.plugins, folder.resolve())
+        here = sources(listing.plugins, listing.plugin_files, folder.resolve())
+        for cell in (one.cell for one in listing.cells):
+            here |= used(cell.data, cell.model, cell.loss, here)
     except InputError as error:
         raise InputError(f"{error}; --plugins names the folder of the study's plugins") from None
     if changed := {name for name, _ in here.items() ^ listing.sources.items()}:
         raise InputError(
-            f"plugins: {', '.join(sorted(changed))}: found other code than the list of cells was made with; copy the "
-            "study's plugins here, and name their folder with --plugins"
+            f"plugins: {', '.join(sorted(changed))}: found other code or weights than the list of cells was made with; "
+            "copy the study's plugins here, and name their folder with --plugins"
         )
 
 
@@ -283,8 +287,8 @@ def _images(listing: Listing, root: str | None) -> data.Dataset:
     if root is not None:
         cell = dataclasses.replace(cell, data={**cell.data, "root": root})
     dataset = training.load_dataset(cell)
-    if dataset.content_hash != listing.content_hash:
-        hashes = f"{dataset.content_hash[:12]} here, {listing.content_hash[:12]} there"
+    if dataset.hashes != listing.images:
+        hashes = f"{dataset.content_hash[:12]} here, {listing.images.whole[:12]} there"
         raise InputError(
             f"{cell.data.get('root', cell.data['name'])}: found other images than those of the list of cells (hashes: "
             f"{hashes}); copy the same files here; where they are the same, Pillow decodes them differently"

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tune_lt.config import RESULT_VERSION, STUDY_NAME, CellConfig, cell_of, fingerprint
+from tune_lt.config import RESULT_VERSION, STUDY_NAME, CellConfig, ImageHashes, cell_of
 from tune_lt.documents import Contents
 from tune_lt.errors import InputError
 from tune_lt.training import results
+from tune_lt.training.identity import fingerprint
 
 LISTED = "study.json"  # the name of the list in the folder of the results
-FORMAT = 1  # of both kinds of file
+FORMAT = 2  # of both kinds of file
 Record = dict[str, Any]  # a line of a driver's journal (`tune_lt.store.journal`)
 T = TypeVar("T")
 
@@ -42,9 +43,9 @@ class Listing:
     """The cells of one study in the order in which to train them, and everything that their fingerprints depend on.
 
     ``text``: the study file. ``tags``, ``contents``: those of the study's own run, without the rows that are
-    ``waiting`` for a search to end. ``content_hash``: that of the images (`tune_lt.data.Dataset`). ``plugins``: the
-    names of the study's modules; ``sources``: module -> the hash of its code. ``threads``: how many CPU threads a
-    training uses; ``loaders``: how many processes read its images.
+    ``waiting`` for a search to end. ``images``: their hashes (`tune_lt.data.Dataset`). ``plugins``: the names of the
+    study's modules; ``plugin_files``: what they read. ``sources``: module, file or pretrained weights -> the hash of
+    its content. ``threads``: how many CPU threads a training uses; ``loaders``: how many processes read its images.
     """
 
     study: str
@@ -52,8 +53,9 @@ class Listing:
     tags: Mapping[str, str]
     contents: Contents
     waiting: tuple[str, ...]
-    content_hash: str
+    images: ImageHashes
     plugins: tuple[str, ...]
+    plugin_files: tuple[str, ...]
     sources: Mapping[str, str]
     threads: int
     loaders: int
@@ -75,7 +77,8 @@ class Listing:
 
     @classmethod
     def _of(cls, raw: dict[str, Any]) -> Listing:
-        raw |= {"contents": Contents.of(raw["contents"]), "plugins": tuple(raw["plugins"])}
+        raw |= {"contents": Contents.of(raw["contents"]), "images": ImageHashes(**raw["images"])}
+        raw |= {name: tuple(raw[name]) for name in ("plugins", "plugin_files")}
         cells = tuple(ListedCell(**{**one, "cell": cell_of(one["cell"])}) for one in raw["cells"])
         listing = cls(**{**raw, "waiting": tuple(raw["waiting"]), "cells": cells})
         if not re.fullmatch(STUDY_NAME, listing.study):
@@ -95,7 +98,7 @@ class TrainedCell:
     study: str
     fingerprint: str
     cell: CellConfig
-    content_hash: str
+    images: ImageHashes
     sources: Mapping[str, str]
     result_version: int
     records: tuple[Record, ...]
@@ -116,7 +119,8 @@ class TrainedCell:
 
     @classmethod
     def _of(cls, raw: dict[str, Any]) -> TrainedCell:
-        trained = cls(**{**raw, "cell": cell_of(raw["cell"]), "records": tuple(raw["records"])})
+        raw |= {"cell": cell_of(raw["cell"]), "images": ImageHashes(**raw["images"])}
+        trained = cls(**{**raw, "records": tuple(raw["records"])})
         _check(trained, trained)
         if not trained._is_whole():
             raise InputError("found records that are not those of one whole training; remove it and train it again")
@@ -152,7 +156,7 @@ def _check(one: ListedCell | TrainedCell, origin: Listing | TrainedCell) -> None
     if (found := origin.result_version) != RESULT_VERSION:
         valid = f"{RESULT_VERSION}; use the version of tune-lt that wrote the list of cells"
         raise InputError(f"found version {found} of the results; valid: {valid}")
-    if (own := fingerprint(one.cell, origin.content_hash, origin.sources)) != one.fingerprint:
+    if (own := fingerprint(one.cell, origin.images, origin.sources)) != one.fingerprint:
         raise InputError(f"found the fingerprint {one.fingerprint} for a cell whose fingerprint is {own}: altered?")
 
 

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ import torch
 from torch import nn
 
 from tune_lt import data, distributed, losses, models
-from tune_lt.config import RESULT_VERSION, Augment, CellConfig, determining, fold_of, long_tail
+from tune_lt.config import RESULT_VERSION, Augment, CellConfig, fold_of, long_tail
 from tune_lt.documents import ByImage, Norms
 from tune_lt.errors import InputError, TrainingFailed
 from tune_lt.texts import first_line
 from tune_lt.training import accuracies, checkpoint, gradient_norms
 from tune_lt.training.accuracies import Scores, evaluate
 from tune_lt.training.classifier import Classifier, Description
+from tune_lt.training.identity import canonical, content
 from tune_lt.training.step import RecordedStep, Step, lr_factor, optimizer
 
 EVALUATION_BATCH = 1024
@@ -133,14 +134,15 @@ class Training:
         identity: str = "",
         loaders: int = 0,
     ) -> None:
+        cell = canonical(cell)
         split = images_of(cell, dataset)
         if split.val_index is not None and len(split.val_index) == 0:
             if max(split.split_counts) < 2:
                 raise InputError("no image can be held out: every class has a single training image")
             raise InputError(f"fold {cell.fold} has no image to score: too many folds for so few images")
         self.cell, self.place, self.split = cell, place, split
-        content = asdict(cell) | {"data": determining(cell.data, cell.fold)}
-        self.identity = json.dumps([content, dataset.content_hash, RESULT_VERSION, identity], sort_keys=True)
+        belongs = [content(cell), dataset.hashes.of(cell.fold), RESULT_VERSION, identity]
+        self.identity = json.dumps(belongs, sort_keys=True)
         torch.manual_seed(cell.init_seed)
         self.model, self.loss = build(cell, dataset, split.class_counts, place)
         self.model = distributed.joined(self.model)
@@ -293,7 +295,7 @@ def rehearse(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
             value.backward()
         except InputError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             names, raised = f"model {cell.model['name']!r} with loss {cell.loss['name']!r}", type(error).__name__
             where, advice = "on these images", ""
             if smallest == 1:
@@ -327,7 +329,12 @@ def images_of(cell: CellConfig, dataset: data.Dataset) -> data.CellData:
 def load_dataset(cell: CellConfig) -> data.Dataset:
     """The cell's data set before any sub-sampling. Raises InputError that names a missing or damaged file."""
     params = {key: value for key, value in cell.data.items() if key not in ("name", *long_tail(cell.data))}
-    return data.build(cell.data["name"], **params)
+    try:
+        return data.build(cell.data["name"], **params)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, InputError) or cell.data["name"] in data.BUILT_IN:
+            raise
+        raise InputError(f"data set {cell.data['name']!r}: {type(error).__name__}: {error}") from None
 
 
 def build(

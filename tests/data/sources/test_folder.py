@@ -287,3 +287,64 @@ def test_a_folder_that_may_not_be_listed(split: Path) -> None:
             _build(split)
     finally:
         (split / "train" / "ant").chmod(0o755)
+
+
+def _streamed(root: Path, **params: object) -> Dataset:
+    return _build(root, size=32, stream=True, **params)
+
+
+def test_a_streamed_image_that_is_edited_in_place_is_another(split: Path) -> None:
+    """The same path, length and time: other pixels, or the EXIF tag that says which side is up."""
+    file = split / "train" / "ant" / "010.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    Image.new("RGB", (40, 60), "red").save(file, exif=exif)
+    found = _streamed(split)
+    hashes = [found.hashes]
+    whole = file.read_bytes()
+    place = whole.index(b"\x12\x01\x03\x00") + 8 if b"\x12\x01\x03\x00" in whole else whole.index(b"\x01\x12") + 9
+    turned = bytearray(whole)
+    assert turned[place] == 1
+    turned[place] = 6
+    for content in (bytes(turned), bytes(len(whole))):
+        times = file.stat()
+        file.write_bytes(content)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        if content[:2] == whole[:2]:
+            assert Image.open(file).getexif()[0x0112] == 6
+            hashes.append(_streamed(split).hashes)
+    with pytest.raises(InputError, match=r"010\.jpg: its content is no image"):
+        _streamed(split)
+    assert hashes[0].training != hashes[1].training
+    assert hashes[0].whole != hashes[1].whole
+
+
+def test_two_machines_with_the_same_streamed_files_have_the_same_hash(split: Path, tmp_path_factory: object) -> None:
+    copy = shutil.copytree(split, tmp_path_factory.mktemp("there") / "images")  # type: ignore[attr-defined]
+    assert _streamed(copy).hashes == _streamed(split).hashes
+
+
+def test_one_more_image_in_the_test_leaves_the_hash_of_the_training_images(split: Path) -> None:
+    for stream in (False, True):
+        before = _build(split, size=32, stream=stream).hashes
+        file = split / "test" / "ant" / "zz.png"
+        Image.new("RGB", (10, 12), "blue").save(file)
+        after = _build(split, size=32, stream=stream).hashes
+        assert after.training == before.training
+        assert after.whole != before.whole
+        file.unlink()
+
+
+def test_damaged_streamed_images_are_skipped_and_the_hash_knows(split: Path) -> None:
+    """Their headers are whole. Without ``skip`` training would end where it meets them."""
+    train, test = split / "train" / "cat" / "zz.png", split / "test" / "ant" / "zz.png"
+    expected = _streamed(split)
+    for file in (train, test):
+        noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(file)
+        file.write_bytes(file.read_bytes()[:9000])
+    refused = _streamed(split)
+    assert len(refused.train_images) == len(expected.train_images) + 1
+    found = _streamed(split, corrupt="skip")
+    assert found.skipped == ("train/cat/zz.png", "test/ant/zz.png")
+    assert found.hashes == expected.hashes != refused.hashes

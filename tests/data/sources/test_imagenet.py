@@ -166,7 +166,7 @@ def test_the_lists_say_which_images_in_which_order(foldered: Path, flat: bool) -
     [
         ("train/n02084071/n02084071_0.JPEG", r"ImageNet_LT_train\.txt: line 5: found 'train/n02084071"),
         ("train/n02084071/n02084071_0.JPEG 1", r"n02084071_0\.JPEG is listed as of class 1, which is n01443537"),
-        ("train/n02084071/n02084071_7.JPEG 2", r"1 of 5 files are missing: train/n02084071/n02084071_7\.JPEG"),
+        ("train/n02084071/n02084071_7.JPEG 2", r"1 of \d files cannot be used .*: train/n02084071/n02084071_7\.JPEG"),
     ],
 )
 def test_a_list_that_does_not_fit_is_named(foldered: Path, line: str, message: str) -> None:

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tune_lt.data.dataset import Dataset
-from tune_lt.data.files import ImageFiles, Listing, list_folders
+from tune_lt.data.files import ImageFiles, hashes_of
 from tune_lt.data.memory import check_fits
 from tune_lt.errors import InputError
 from tune_lt.texts import some
@@ -147,11 +148,10 @@ def on_disk(
     names: Sequence[str],
     *,
     long_tailed: bool,
-    listing: Listing | None = None,
 ) -> Dataset:
-    """A data set whose images stay on disk, (3, size, size). ``listing``: of their folders, where it is known."""
-    if listing is None:
-        listing = list_folders(root, {path.rpartition("/")[0] for paths, _ in (train, test) for path in paths})
-    images = [ImageFiles.of(paths, root=root, size=size, listing=listing) for paths, _ in (train, test)]
+    """A data set whose images stay on disk, (3, size, size)."""
+    hashes = np.split(hashes_of([*train[0], *test[0]], root), [len(train[0])])
+    parts = zip((train, test), hashes, strict=True)
+    images = [ImageFiles.of(paths, root=root, size=size, hashes=own) for (paths, _), own in parts]
     labels = [torch.tensor(of_images, dtype=torch.int64) for _, of_images in (train, test)]
     return Dataset.of(images[0], labels[0], images[1], labels[1], names, long_tailed=long_tailed)

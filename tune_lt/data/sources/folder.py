@@ -11,8 +11,9 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
+from tune_lt.data.contents import contents
 from tune_lt.data.dataset import Dataset, check_names
-from tune_lt.data.decode import EXTENSIONS, check_headers, decode
+from tune_lt.data.decode import EXTENSIONS, decode
 from tune_lt.data.files import ImageFiles
 from tune_lt.data.sampling import seal
 from tune_lt.data.sources.common import check_classes, check_decoded, check_memory, files_below, subfolders
@@ -38,7 +39,8 @@ def image_folder(
     training sees what the recipe's ``augment`` cuts out of the whole image.
 
     A file that is no readable image is refused, or with ``corrupt="skip"`` left out and listed in ``skipped``. With
-    ``stream`` only the headers are read here; a training that meets damaged pixels later ends with an error.
+    ``stream`` each file is read once here, which `contents` remembers. Damaged pixels are found if they are to be
+    skipped; otherwise only the headers are checked, and a training that meets damaged pixels ends with an error.
     Hidden files and those that Windows and macOS leave behind (Thumbs.db) are ignored.
     Raises InputError naming the file or folder.
     """
@@ -48,10 +50,13 @@ def image_folder(
     names = list(found[0])
     files = [(p, c, path) for p, classes in enumerate(found) for c, name in enumerate(names) for path in classes[name]]
     paths = [path for _, _, path in files]
-    if not stream:  # as they are decoded, and divided into training and test images
+    names_below = [path.relative_to(top).as_posix() for path in paths]
+    if stream:
+        hashes, reasons = contents(top, names_below, "pixels" if corrupt == "skip" else "header")
+    else:  # as they are decoded, and divided into training and test images
         advice = "valid: data.stream: true, which leaves them on disk, or a smaller data.size"
         check_memory(top, len(paths), size, advice, copies=2)
-    decoded, reasons = (None, check_headers(paths)) if stream else decode(paths, size)
+        decoded, reasons = decode(paths, size)
     if corrupt == "refuse":
         check_decoded(top, paths, reasons, "repair or remove them, or leave them out with corrupt: skip")
     kept = np.array([i for i in range(len(files)) if i not in reasons], dtype=np.int64)
@@ -65,9 +70,10 @@ def image_folder(
         raise InputError(f"{top}: no class has a second image, so that none can be set aside as the test; add images")
 
     def images(chosen: np.ndarray) -> Tensor | ImageFiles:
-        if decoded is not None:
-            return torch.from_numpy(decoded[kept[chosen]])
-        return ImageFiles.of([paths[i].relative_to(top).as_posix() for i in kept[chosen]], root=top, size=size)
+        own = kept[chosen]
+        if stream:
+            return ImageFiles.of([names_below[i] for i in own], root=top, size=size, hashes=hashes[own])
+        return torch.from_numpy(decoded[own])
 
     return Dataset.of(
         images(train),
@@ -75,7 +81,7 @@ def image_folder(
         images(test),
         torch.from_numpy(label[test]),
         names,
-        skipped=[printable(paths[i].relative_to(top).as_posix()) for i in reasons],
+        skipped=[printable(names_below[i]) for i in reasons],
     )
 
 

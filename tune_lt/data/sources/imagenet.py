@@ -41,28 +41,28 @@ def imagenet(*, root: str, size: Side = 224, lists: str | None = None) -> Datase
 def _load(root: Path, size: int, lists: str | None, published: Size) -> Dataset:
     common.check_layout(root, ("train", "val"), _ARCHIVES)
     where = root if lists is None else root / Path(lists).expanduser()
-    names, train, test, listing = _whole(root) if lists is None else _listed(where)
+    names, train, test = _whole(root) if lists is None else _listed(where)
     if lists is not None and not subfolders(root / "val"):  # the lists name class folders, but the archive has none
         test = [f"val/{path.rpartition('/')[2]}" for path in test[0]], test[1]
     common.check_counts(where, zip(COUNTED, (len(names), len(train[0]), len(test[0])), published, strict=True))
-    return common.on_disk(root, size, train, test, names, long_tailed=lists is not None, listing=listing)
+    return common.on_disk(root, size, train, test, names, long_tailed=lists is not None)
 
 
-def _whole(root: Path) -> tuple[list[str], Split, Split, Listing | None]:
-    """The classes, the training and the validation images, and the files of all their folders."""
+def _whole(root: Path) -> tuple[list[str], Split, Split]:
+    """The classes, the training and the validation images."""
     names, folders = subfolders(root / "train"), subfolders(root / "val")
     if folders:
         common.check_classes(root, {"train": names, "val": folders})
     listing = list_folders(root, ["val", *(f"train/{name}" for name in names), *(f"val/{name}" for name in folders)])
     train = _from_folders(listing, "train", names)
     if folders:
-        return names, train, _from_folders(listing, "val", names), listing
+        return names, train, _from_folders(listing, "val", names)
     paths = [f"val/{name}" for name in sorted(listing["val"]) if _is_image(name)]
-    return names, train, (paths, _ground_truth(root, names, len(paths))), listing
+    return names, train, (paths, _ground_truth(root, names, len(paths)))
 
 
-def _listed(folder: Path) -> tuple[list[str], Split, Split, Listing | None]:
-    """The classes and images of ImageNet-LT's lists; the folders of the images are not listed yet."""
+def _listed(folder: Path) -> tuple[list[str], Split, Split]:
+    """The classes and images of ImageNet-LT's lists."""
     train, test = (_read_list(folder / f"ImageNet_LT_{part}.txt") for part in ("train", "test"))
     named: dict[int, str] = {}
     for path, label in zip(*train, strict=True):
@@ -70,7 +70,7 @@ def _listed(folder: Path) -> tuple[list[str], Split, Split, Listing | None]:
     for path, label in (pair for part in (train, test) for pair in zip(*part, strict=True)):
         if path.split("/")[1] != named.get(label):
             raise InputError(f"{folder}: {path} is listed as of class {label}, which is {named.get(label, 'none')}")
-    return [named[label] for label in sorted(named)], train, test, None
+    return [named[label] for label in sorted(named)], train, test
 
 
 def _is_image(name: str) -> bool:
