@@ -147,8 +147,10 @@ class Recorded:
             display=display,
             parent_id=self.store.ensure_parent(study.name),
             plan=Plan(study, IMAGES),
+            failures=[],
         )
         result = Runner._conclude(driver, space, ended, reference or {})  # type: ignore[arg-type]
+        assert result is not None
         self.results[space.name] = result
         return found_by(result)
 

@@ -131,7 +131,7 @@ seeds: [0, 1]
 
 
 def test_rows_that_need_a_search_which_found_nothing_wait_and_the_others_do_not(tmp_path: Path) -> None:
-    plan = Plan(reader.parse(COMPARED, tmp_path), "images")
+    plan = Plan(reader.parse(COMPARED, tmp_path), IMAGES)
     own, other = {"ghm_cwap": FOUND}, {"focal": {"loss/gamma": 2.0}}
     for found, waiting in (
         ({}, {"own": "ghm_cwap", "plainest": "ghm_cwap", "other": "focal"}),
@@ -154,7 +154,7 @@ def test_rows_that_need_a_search_which_found_nothing_wait_and_the_others_do_not(
 def test_a_trial_with_a_unit_that_is_known_to_fail_fails_and_one_that_has_been_trained_since_does_not(
     study: Study,
 ) -> None:
-    plan, space = Plan(study, "images"), study.searches[OWN]
+    plan, space = Plan(study, IMAGES), study.searches[OWN]
     first, second = (cell.fingerprint for cell in plan.units(space, FOUND))
     assert plan.trial(space, FOUND, {}, {"another": "no"}).failing is None
     assert plan.trial(space, FOUND, {}, {second: "ValueError: boom"}).failing == "ValueError: boom"
