@@ -22,7 +22,7 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 Share = Annotated[float, Gt(0), Le(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]  # the seeds that NumPy's and torch's generators accept
 STUDY_NAME = r"[\w+][\w.+-]{0,99}"  # folders and MLflow's experiments have this name
-RESULT_VERSION = 3  # add 1 when a change of the code alters results: all fingerprints and checkpoints become new
+RESULT_VERSION = 4  # add 1 when a change of the code alters results: all fingerprints and checkpoints become new
 GROUPS = ("many", "medium", "few", "rare")
 _STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}  # pydantic's options when it checks a study file
 
@@ -146,17 +146,14 @@ def long_tail(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def determining(data: Mapping[str, Any], fold: str) -> dict[str, Any]:
-    """The fields of `long_tail` that decide a cell's result; ``sealed`` only of a full cell, which scores the test.
+    """The fields of `long_tail` that decide a cell's result.
 
-    ``largest`` has its name of older versions, ``head``, so that hashes and records stay the same. A profile has no
-    effect without an imbalance.
+    ``sealed`` is that only of a full cell, which scores the test. A profile has no effect without an imbalance.
     """
     kept = {key: value for key, value in long_tail(data).items() if key != "sealed" or fold == "full"}
-    if not kept["resample"]:
-        del kept["resample"]  # cells of older versions keep their hashes
     if kept["imbalance"] is None:
         kept["profile"] = long_tail({})["profile"]
-    return {"head": kept.pop("largest"), **kept}
+    return kept
 
 
 def renamed(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

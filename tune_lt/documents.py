@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from tune_lt.config import renamed
+
 CONTENTS, PER_CLASS, NORMS, BY_IMAGE = "cells.json", "per_class.json", "norms.json", "by_image.json"
 BASIS = "basis.json"
 SEARCH_FILE = re.compile(r"search\.(.+)\.json")
@@ -232,7 +234,7 @@ class Contents(_Document):
     """The rows and columns of a study's tables.
 
     ``found``: search -> the values that rows take from it; ``searches``: search -> the name of its document. ``data``:
-    the long tail (`tune_lt.config.determining`); ``model``: the network, by name or architecture; ``searched``: the
+    the long tail (`tune_lt.config.long_tail`); ``model``: the network, by name or architecture; ``searched``: the
     name of the study's own loss; ``columns``: the imbalance factors; ``rows``: the cells of each row; ``losses``: the
     loss of each. ``missing``: the rows that cannot be trained, each with the search that found nothing for it.
     """
@@ -253,7 +255,7 @@ class Contents(_Document):
         chosen = content.get("recommended")
         rows = {row: tuple(TableCell(**cell) for cell in cells) for row, cells in content["rows"].items()}
         parts = {"recommended": chosen and Recommended(**chosen), "columns": tuple(content["columns"]), "rows": rows}
-        return cls(**{**content, **parts})
+        return cls(**{**content, **parts, "data": renamed(content["data"])})
 
     @property
     def cells(self) -> list[TableCell]:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from tune_lt import data
-from tune_lt.config import CellConfig, ImageHashes, determining
+from tune_lt.config import CellConfig, ImageHashes, long_tail
 from tune_lt.documents import Contents, Recommended, SearchResult, TableCell, search_file
 from tune_lt.run.search.planned import PlannedTrial, Record, Unit
 from tune_lt.store import TAG, Store
@@ -196,8 +196,7 @@ class Plan:
         return Contents(
             found={name: dict(values) for name, values in found.items()},
             searches={name: search_file(name) for name in self.study.searches if name not in missing.values()},
-            data=determining({**self.study.data, **self.study.drawn}, "full")
-            | {"profile": self.study.data["profile"]},  # columns may have an imbalance
+            data=long_tail({**self.study.data, **self.study.drawn}),
             model=model["name"] if pretrained else model.get("architecture", model["name"]),
             searched=self.study.loss["name"],
             recommended=chosen,

@@ -230,8 +230,7 @@ class Study:
         """Hash of everything that determines the trials of a search, except for their number."""
         from tune_lt.training.identity import used  # brings torch, which help does without
 
-        # older versions let users choose the mode; without it, signatures would change
-        search = dataclasses.asdict(space.search) | {"trials": None, "mode": "max"}
+        search = dataclasses.asdict(space.search) | {"trials": None}
         dimensions = {path: dataclasses.asdict(dimension) for path, dimension in space.space.items()}
         base = self.base() | {
             "loss": dict(space.loss),

@@ -116,7 +116,9 @@ def _parts(
     scoring: Mapping[float | None, Scoring],
 ) -> dict[Column, Part]:
     """What a study has of its table, by columns of the group Overall."""
-    whole = content.data["profile"] == "exponential" and content.data["head"] is None and content.data["sealed"] is None
+    whole = (
+        content.data["profile"] == "exponential" and content.data["largest"] is None and content.data["sealed"] is None
+    )
     as_paper = whole and content.model == NETWORKS[int(tags["table"])]
     parts = {}
     for imbalance in content.columns:

@@ -43,7 +43,7 @@ def draw_of(content: Contents) -> Draw:
     """What the data seed of a study's runs does."""
     if content.data.get("resample"):
         return "bootstrap"
-    return "fixed" if content.columns == (None,) and content.data.get("head") is None else "sub-sample"
+    return "fixed" if content.columns == (None,) and content.data["largest"] is None else "sub-sample"
 
 
 def covered(content: Contents) -> list[str]:
