@@ -37,7 +37,7 @@ LIMITS = ({"val/many": 0.01}, {"val/many": 0.9})
 SEARCH = partial(SearchResult.of, "own")
 CELLS = {"softmax": (TableCell("a1", 100.0, 0, 0), TableCell("a2", None, 1, 1)), "own": (TableCell("b1", 100.0, 0, 0),)}
 LOSSES = {"softmax": "softmax", "own": "ghm_cwap"}
-TAIL = {"head": None, "imbalance": 100.0, "profile": "exponential", "sealed": None}
+TAIL = {"largest": None, "imbalance": 100.0, "profile": "exponential", "sealed": None}
 DOCUMENTS = [
     (
         SearchResult(
