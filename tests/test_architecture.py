@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1] / "tune_lt"
 # a folder may import from itself and from the levels above it in this list
 LEVELS = (
     {"__init__", "errors"},
-    {"registry", "config", "provenance", "plugins", "distributed", "documents", "texts", "process"},
-    {"losses", "models", "data"},
+    {"registry", "config", "provenance", "plugins", "distributed", "texts", "process"},
+    {"losses", "models", "data", "documents"},
     {"training"},
     {"study", "store"},
     {"run"},
