@@ -20,7 +20,7 @@ from tune_lt.study import reader
 
 Call = Callable[..., tuple[int, str, str]]
 BEFORE = Basis(26, 6, "training", "whole", {"mine": "1", "helper": "1"})
-NOT_THE_SAME = "data: as many images as the recorded runs had (26 for training), but not the same; all cells are new"
+NOT_THE_SAME = "data: as many images as the recorded runs had (26 for training), but not the same; no cell of those is reused"
 
 
 @pytest.mark.parametrize(
@@ -29,19 +29,19 @@ NOT_THE_SAME = "data: as many images as the recorded runs had (26 for training),
         ({}, []),
         (
             {"training_images": 27, "training": "a", "whole": "b"},
-            ["data: 27 training images, the recorded runs had 26; all cells are new"],
+            ["data: 27 training images, the recorded runs had 26; no cell of those is reused"],
         ),
         ({"training": "a", "whole": "b"}, [NOT_THE_SAME]),
         (
             {"test_images": 1007, "whole": "b"},
             [
                 "data: 1,007 test images, the recorded runs had 6; the training images are the same, so only the "
-                "tables' cells are new"
+                "tables' cells are not reused"
             ],
         ),
         (
             {"sources": {"mine": "2", "file:x": "1", "helper": "1"}},
-            ["plugins: file:x, mine: not as in the recorded runs; the cells that use them are new"],
+            ["plugins: file:x, mine: not as in the recorded runs; no cell that used them is reused"],
         ),
     ],
 )
@@ -101,7 +101,7 @@ def test_one_more_image_is_said_by_plan_and_run(study: Path, on_ray: Call, cli: 
         code, out, err = command("run" if command is on_ray else "plan", str(study), cwd=folder)
         assert code == 0, err
         known = "1 cells, 1 done" in out  # after the run
-        said = "data: 27 training images, the recorded runs had 26; all cells are new" in out.splitlines()
+        said = "data: 27 training images, the recorded runs had 26; no cell of those is reused" in out.splitlines()
         assert said != known
     basis = recorded_basis(store, "few")
     assert basis is not None

@@ -346,11 +346,12 @@ def test_what_is_recorded_after_a_deletion_for_good_begins_the_study_anew(store:
 def test_a_record_that_the_store_refuses_is_kept_with_all_that_follow(store: Store, tmp_path: Path) -> None:
     journal = _open(store, tmp_path / "j")
     _cell(journal, "f1")
+    journal.drain()
     journal.start("f2", "name", {"no name?": 1}, {"kind": "cell"})
     _cell(journal, "f3")
     said = _stops(journal)
     assert "refused a record (" in said
-    assert "6 records are kept in" in said or "11 records are kept in" in said  # with the first five, if sent at once
+    assert "6 records are kept in" in said
     assert "f1" in store.finished_cells()
     kept = (tmp_path / "j" / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in kept[5:]] == ["f2", *["f3"] * 5]

@@ -306,9 +306,9 @@ def test_the_norm_that_gradients_are_clipped_at_can_be_searched(tmp_path: Path) 
 
 
 def test_a_huge_range_costs_nothing_to_read(tmp_path: Path) -> None:
+    alphas = [(number + 1) / 20 for number in range(11)]  # 9,991 x 11 points
+    text = f"regions: {{int: [10, 10000]}}, alpha: {{choice: {alphas}}}"
     with pytest.raises(Problems, match="found a grid of more than 100000 points"):
-        alphas = [(number + 1) / 20 for number in range(11)]  # 9,991 x 11 points
-        text = f"regions: {{int: [10, 10000]}}, alpha: {{choice: {alphas}}}"
         reader.parse(_searching(text, "search: {sampler: grid}\n"), tmp_path)
     waits = "aura: {choice: [true, false], when: {loss.regions: 12}}, regions: {int: [10, 10000]}"
     assert "loss/aura" in reader.parse(_searching(waits), tmp_path).searches["ghm_cwap"].space

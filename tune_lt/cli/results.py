@@ -130,20 +130,18 @@ def write_study(name: str, store: Store, reports: Path, ui: str | None = None, *
 
     collected = collect(store, name)
     files = write_report(collected, reports / name, ui)
-    away = None
+    also = ""
     if record:
         try:
             store.log_files(collected.recorded.run_id, files, "report")
             tables = "\n".join(formats.markdown(table) for table in collected.tables)
             store.describe(collected.recorded.run_id, tables)
+            also = " and to the study's run in MLflow"
         except InputError as error:
-            away = error
+            also = f"; not to the study's run in MLflow: {error}"
     print_tables(collected.tables)
-    also = " and to the study's run in MLflow" if record and not away else ""
     print(f"\nwritten to {reports / name}/{also}")
     print(f"everything on one page, for a browser: {reports / name / 'report.html'}\n")
-    if away:
-        raise away
     return collected
 
 

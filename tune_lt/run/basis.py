@@ -44,9 +44,9 @@ def changes(before: Basis | None, now: Basis) -> list[str]:
     )
     told = told or f"as many images as the recorded runs had ({now.training_images:,} for training), but not the same"
     if before.training != now.training:
-        lines.append(f"data: {told}; all cells are new")
+        lines.append(f"data: {told}; no cell of those is reused")
     elif before.whole != now.whole:
-        lines.append(f"data: {told}; the training images are the same, so only the tables' cells are new")
+        lines.append(f"data: {told}; the training images are the same, so only the tables' cells are not reused")
     if changed := sorted({name for name, _ in before.sources.items() ^ now.sources.items()}):
-        lines.append(f"plugins: {some(changed)}: not as in the recorded runs; the cells that use them are new")
+        lines.append(f"plugins: {some(changed)}: not as in the recorded runs; no cell that used them is reused")
     return lines

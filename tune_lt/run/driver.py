@@ -70,19 +70,21 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
         journal = Journal(store, study.name, parent, folder, say=display.say, beat=lease.renew, runs=runs)
         try:
             journal.drain()  # send what a killed driver had not sent yet
+            journal.deleted.clear()  # what was deleted before is trained and recorded anew
             orphans = store.interrupt_running(study.name)
             # of a killed driver's trials: scores of units, which the store has by now, and half-written states
             for file in {file for left in ("*.json", "*.[0-9]*", ".*.pt.*") for file in checkpoints.glob(left)}:
-                file.unlink()
+                file.unlink(missing_ok=True)
             if journal.inherited or orphans:
                 finished, before = store.snapshot(study.name)
             if orphans:
                 display.say(f"{orphans} runs of a driver that died; those that the study still needs are continued")
             store.begin(parent, study.text, {**parent_tags(study, dataset.content_hash), **_where(checkpoints)})
-            basis = basis_of(study, dataset)
-            for line in changes(recorded_basis(store, study.name), basis):
+            basis, earlier = basis_of(study, dataset), recorded_basis(store, study.name)
+            for line in changes(earlier, basis):
                 display.say(line)
-            store.log_json(parent, BASIS, basis.content())
+            if earlier is None:
+                store.log_json(parent, BASIS, basis.content())
             _show(store, study)
             display.say("starting Ray ..." if at == "local" else f"connecting to Ray at {at} ...")
             images = dataset.train_images.nbytes + dataset.test_images.nbytes
@@ -98,6 +100,8 @@ def run_study(study: Study, store: Store, display: Display) -> Outcome:
                     model = runner.model(next(cell for cell in cells if cell.fingerprint == chosen.fingerprint))
             runner.clear()
             journal.close()
+            if basis != earlier:
+                store.log_json(parent, BASIS, basis.content())
             if journal.deleted:
                 text = f"{len(journal.deleted)} runs were deleted in MLflow while the study ran"
                 runner.failures.append(Failure(text, again=True))

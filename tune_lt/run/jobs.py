@@ -221,7 +221,7 @@ run() {{
 }}
 run
 code=$?
-if [ $code -gt 128 ] && [ $code -ne 130 ] && [ $code -ne 143 ]; then
+if [ $code -gt 128 ] && [ $code -ne 129 ] && [ $code -ne 130 ] && [ $code -ne 143 ]; then
   echo "warning: signal $((code - 128)) killed the study's driver; it is started once more and goes on"
   run
   code=$?

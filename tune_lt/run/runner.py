@@ -230,7 +230,7 @@ class Runner:
         over = (self.finished.keys() | self.over) - {self.kept}
         whole = [file for file in self.checkpoints.glob("*.pt") if file.stem in over]
         for file in (*whole, *self.checkpoints.glob(".*.pt.*")):
-            file.unlink()
+            file.unlink(missing_ok=True)
 
     def _train_cells(self, label: str, cells: Sequence[PlannedCell]) -> list[Trial]:
         planned = [self.plan.cell_trial(cell, keep=cell.fingerprint == self.kept) for cell in cells]

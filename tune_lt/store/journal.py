@@ -86,7 +86,7 @@ class Journal:
         lines, position = unsent(folder)
         self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 closed in close(); unbuffered: survives a kill
         self._file.truncate(position + len(lines))
-        if position != (int(self._sent_path.read_text() or 0) if self._sent_path.exists() else 0):
+        if position != _position(self._sent_path):
             self._sent_path.write_text(str(position))
         for line in lines.splitlines(keepends=True):
             position += len(line)
@@ -338,6 +338,13 @@ def unsent(folder: Path) -> tuple[bytes, int]:
     file, sent = folder / JOURNAL, folder / SENT
     content = file.read_bytes() if file.exists() else b""
     whole = content.rfind(b"\n") + 1
-    position = int(sent.read_text() or 0) if sent.exists() else 0
-    position = min(position, whole)  # a power failure may have taken lines that were sent
+    position = min(_position(sent), whole)  # a power failure may have taken lines that were sent
     return content[position:whole], position
+
+
+def _position(sent: Path) -> int:
+    """How much of the journal is sent; 0 where the file is missing or damaged: to send it again has no effect."""
+    try:
+        return max(0, int(sent.read_text()))
+    except (OSError, ValueError):
+        return 0

@@ -87,9 +87,11 @@ def state(run: Run) -> str:
     held = _holder_in(run)
     if held and alive(held):
         return f"running, by {described(held)}"
-    if held and held["at"] > time.time() and held["host"] != socket.gethostname():
+    elsewhere = held and held["host"] != socket.gethostname()
+    if held and elsewhere and held["at"] > time.time():
         return f"running, if {described(held)} is alive"
     driver = f"its driver, {described(held)}, has died" if held else "its driver has died"
+    driver += ", if its clock is right" if elsewhere else ""
     return f"stopped, {driver}; tune-lt run goes on with it"
 
 

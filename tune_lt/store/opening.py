@@ -18,12 +18,12 @@ from mlflow.store.db.utils import create_sqlalchemy_engine
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from mlflow.tracking import MlflowClient
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import NoSuchModuleError
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from tune_lt.errors import InputError, redacted
 from tune_lt.store import copies, sqlite
 from tune_lt.store.uri import URIS, sqlite_file, sqlite_uri
-from tune_lt.texts import some
+from tune_lt.texts import first_line, some
 
 PACKAGES = {  # for pip, by the name of the module
     "psycopg": "'psycopg[binary]'",
@@ -106,9 +106,12 @@ def adopt(uri: str) -> list[str]:
             raise InputError(
                 f"--adopt: {file.parent} has no folder {copies.ARTIFACTS}; copy {folder / copies.ARTIFACTS} there first"
             )
-    with _connected(uri) as connection:
-        moved = copies.moved(connection, file)
-        copies.adopt(connection, moved, file.parent)
+    try:
+        with _connected(uri) as connection:
+            moved = copies.moved(connection, file)
+            copies.adopt(connection, moved, file.parent)
+    except SQLAlchemyError as error:
+        raise InputError(f"--adopt: {file} cannot be changed: {first_line(error)}") from None
     return [f"{one.study}: its artifacts are those in {file.parent}, no longer those in {one.folder}" for one in moved]
 
 

@@ -183,7 +183,7 @@ def _moved(store: Store, study: str, cells: Sequence[CellRecord]) -> list[Findin
     complete = any(cell.tags.get("outcome") == "complete" for cell in cells)
     if place.scheme != "file" or not complete or Path(folder).is_dir():
         return []
-    text = f"the artifacts' folder {folder} is not there; if the store was moved, move it back or make a link to it"
+    text = f"the artifacts' folder {folder} is not there; put it back, or make a link to where it is now"
     return [Finding("moved", text)]
 
 

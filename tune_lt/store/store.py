@@ -82,6 +82,8 @@ class Store:
             except StoreError as error:
                 if (taken := self.client.get_experiment_by_name(study)) is None:
                     raise
+                if taken.tags.get(_OF_STUDY) == study and taken.lifecycle_stage == "active":
+                    return str(taken.experiment_id)  # another driver has just made it, or the answer was lost
                 raise InputError(
                     f"tracking store {self.shown}: the experiment {study!r} is that of another study, "
                     f"{taken.tags.get(_OF_STUDY)!r}; valid: another name for this study or for that experiment"
