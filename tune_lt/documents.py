@@ -198,8 +198,12 @@ class SearchResult:
 def shortfalls(
     metrics: Mapping[str, float], constraints: Mapping[Any, float], reference: Mapping[str, float]
 ) -> dict[str, float]:
-    """Constrained metric -> reference − allowed fall − value: above 0 where the metric fell further than allowed."""
-    return {name: reference[name] - allowed - metrics.get(name, math.nan) for name, allowed in constraints.items()}
+    """Constrained metric -> reference − allowed fall − value: above 0 where the metric fell further than allowed.
+
+    Rounded to 9 digits, so that a metric at the limit has fallen no further.
+    """
+    falls = {name: reference[name] - metrics.get(name, math.nan) for name in constraints}
+    return {name: round(falls[name] - allowed, 9) for name, allowed in constraints.items()}
 
 
 def violation(trial: Trial, constraints: Mapping[Any, float], reference: Mapping[str, float]) -> float:

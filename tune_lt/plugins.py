@@ -6,10 +6,10 @@ import ast
 import contextlib
 import hashlib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
-from importlib.util import resolve_name
 from pathlib import Path, PurePosixPath
 
 from tune_lt.errors import InputError
@@ -40,7 +40,11 @@ def load_plugins(names: Sequence[str], folder: Path) -> None:
 
 def sources(names: Sequence[str], files: Sequence[str], folder: Path) -> dict[str, str]:
     """The hash of each of the `members`, which fingerprints include."""
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in members(names, files, folder).items()}
+    found = members(names, files, folder)
+    try:
+        return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in found.items()}
+    except OSError as error:
+        raise InputError(f"plugins: {error.filename}: cannot be read: {error.strerror}") from None
 
 
 def members(names: Sequence[str], files: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -48,8 +52,8 @@ def members(names: Sequence[str], files: Sequence[str], folder: Path) -> dict[st
 
     They are the modules of ``folder`` that can be reached through import statements, wherever these stand, beginning
     with the plugins; those of a plugin's own package that lies elsewhere; and ``files``, given by their paths in
-    ``folder``. Nothing is imported, so the result depends on these files alone. Raises InputError for a file that is
-    missing, or outside of ``folder``.
+    ``folder``. Nothing is imported, so the result depends on these files alone; a module whose name is computed while
+    the plugin runs has to be among ``files``. Raises InputError for a file that is missing, or outside of ``folder``.
     """
     importlib.invalidate_caches()
     tops = {name.partition(".")[0] for name in names}
@@ -78,7 +82,8 @@ def _file(name: str, folder: Path, tops: set[str]) -> Path | None:
     top, *rest = name.split(".")
     if top == __name__.partition(".")[0]:
         return None
-    spec = PathFinder.find_spec(top, [str(folder)]) or (PathFinder.find_spec(top) if top in tops else None)
+    # for a plugin elsewhere all finders are asked: an editable installation has one of its own
+    spec = PathFinder.find_spec(top, [str(folder)]) or (importlib.util.find_spec(top) if top in tops else None)
     for part in rest:
         folders = list(spec.submodule_search_locations or ()) if spec else []
         spec = PathFinder.find_spec(part, folders)
@@ -92,7 +97,7 @@ def _imports(file: Path, name: str) -> Iterator[str]:
     package = name if file.stem == "__init__" else name.rpartition(".")[0]
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # importing it would fail
+    except (OSError, SyntaxError, ValueError):  # importing it would fail
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -109,6 +114,6 @@ def _imports(file: Path, name: str) -> Iterator[str]:
 def _absolute(name: str, package: str) -> str:
     """A module's name without leading dots; "" where they lead out of the package."""
     try:
-        return resolve_name(name, package or None)
+        return importlib.util.resolve_name(name, package or None)
     except ImportError:
         return ""

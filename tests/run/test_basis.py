@@ -20,7 +20,9 @@ from tune_lt.study import reader
 
 Call = Callable[..., tuple[int, str, str]]
 BEFORE = Basis(26, 6, "training", "whole", {"mine": "1", "helper": "1"})
-NOT_THE_SAME = "data: as many images as the recorded runs had (26 for training), but not the same; no cell of those is reused"
+NOT_THE_SAME = (
+    "data: as many images as the recorded runs had (26 for training), but not the same; no cell of those is reused"
+)
 
 
 @pytest.mark.parametrize(

@@ -96,3 +96,34 @@ def test_asha_cannot_go_by_what_the_first_fold_lacks(tmp_path: Path) -> None:
             assert first
     assert said
     assert all(line.startswith("search.scheduler: asha compares trials on their first unit") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("section", "seeds", "same"),
+    [
+        ("", "{data: [3, 7]}", "as it is"),
+        (", imbalance: 1", "{data: [3, 7], init: [0, 1]}", "1.0"),
+        (", largest: 100", "{data: [3, 7]}", "as it is"),
+        (", largest: 5", "{data: [3, 7]}", ""),
+        (", imbalance: 3", "{data: [3, 7], init: [0, 1]}", ""),
+        ("", "[3, 7]", ""),
+        ("", "{resample: [3, 7]}", ""),
+    ],
+)
+def test_data_seeds_that_draw_the_same_images_would_repeat_trainings(
+    tmp_path: Path, section: str, seeds: str, same: str
+) -> None:
+    text = f"""\
+name: rehearsed
+data: {{name: digits{section}}}
+model: {{name: resnet8, width: 4}}
+loss: {{name: softmax}}
+rows: {{softmax: {{}}}}
+seeds: {seeds}
+"""
+    study, dataset = reader.parse(text, tmp_path), _dataset((9, 9, 9))
+    if not same:
+        rehearse(study, dataset)
+        return
+    with pytest.raises(InputError, match=f"seeds.data: found 3 and 7, which draw the same images at imbalance {same}"):
+        rehearse(study, dataset)

@@ -114,16 +114,12 @@ def test_a_mistake_names_file_field_and_valid_values(
     assert rest in line
 
 
-def test_data_seeds_that_draw_nothing_would_repeat_trainings(tmp_path: Path, tiny_text: str) -> None:
-    """Without an imbalance all images are taken, unless ``largest`` or ``resample`` says otherwise."""
-    whole = tiny_text.replace("imbalance: 20, ", "")
-    for seeds in ("{data: [0, 1]}", "{data: [0, 1], init: [0, 1]}"):
-        with pytest.raises(reader.Problems, match=r"seeds.data: found 2 seeds, but all images are taken"):
-            reader.parse(whole.replace("seeds: [0, 1]", f"seeds: {seeds}"), tmp_path)
-    few = whole.replace("name: digits", "name: digits, largest: 20").replace("seeds: [0, 1]", "seeds: {data: [0, 1]}")
-    assert reader.parse(few, tmp_path).seeds == ((0, 0), (1, 0))
-    drawn = reader.parse(whole.replace("seeds: [0, 1]", "seeds: {resample: [0, 1]}"), tmp_path)
+def test_resampled_seeds_are_pairs_of_equal_seeds(tmp_path: Path, tiny_text: str) -> None:
+    whole = tiny_text.replace("imbalance: 20, ", "").replace("seeds: [0, 1]", "seeds: {resample: [0, 1]}")
+    drawn = reader.parse(whole, tmp_path)
     assert (drawn.seeds, drawn.resample) == (((0, 0), (1, 1)), True)
+    with pytest.raises(reader.Problems, match=r"seeds.resample: found with imbalance None and largest 20"):
+        reader.parse(whole.replace("name: digits", "name: digits, largest: 20"), tmp_path)
 
 
 def test_every_mistake_of_a_section_is_told_at_once(tmp_path: Path, tiny_text: str) -> None:

@@ -73,7 +73,8 @@ def cell_data(
     training images include it.
 
     ``resample``: the training images that are left are drawn anew with replacement, as many of each class as there are
-    (stratified bootstrap), so no held-out image comes among them, and no count changes.
+    (stratified bootstrap), so no held-out image comes among them, and no count changes. An image that is drawn twice
+    counts twice in a batch, with one augmentation.
 
     ``data_seed``, below 2**32, seeds all random choices. The sub-sample does not depend on what is held out, and a
     smaller imbalance or a higher ``largest`` only adds images to it. It has the same images as the public CIFAR-LT of

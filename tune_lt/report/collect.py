@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ from tune_lt.errors import InputError
 from tune_lt.report.of_rows import hardest, of_column, of_rows, reference_of
 from tune_lt.report.study_run import Recorded, read, with_runs
 from tune_lt.report.tables import claims, paper, recommendation, searches
-from tune_lt.report.tables.scoring import scorings
+from tune_lt.report.tables.scoring import covered, scorings
 from tune_lt.report.tables.sheet import Sheet, marked
 from tune_lt.report.tables.summary import COLUMNS, Scoring, with_classes
 from tune_lt.store import CellRecord, Store, own_tags
@@ -97,7 +97,8 @@ def collect(store: Store, study: str) -> Report:
         own, every_two, figures["accuracy_by_class_size"], shown = of_rows(study, content, frame, finished, scoring)
         advice = recommendation.sheet(content, searched, finished, scoring)
         tables += [*own, *([advice] if advice else [])]
-        details += [*every_two, *_measured(store, frame, content, scoring)]
+        with_intervals = [*every_two, *_measured(store, frame, content, scoring)]
+        details += [replace(sheet, notes=(*sheet.notes, *covered(content))) for sheet in with_intervals]
         beside = paper.sheets_of(own_tags(parent), content, finished, scoring)
     recorded = read(store, parent, frame, finished)
     return Report(

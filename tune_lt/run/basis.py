@@ -47,6 +47,14 @@ def changes(before: Basis | None, now: Basis) -> list[str]:
         lines.append(f"data: {told}; no cell of those is reused")
     elif before.whole != now.whole:
         lines.append(f"data: {told}; the training images are the same, so only the tables' cells are not reused")
-    if changed := sorted({name for name, _ in before.sources.items() ^ now.sources.items()}):
-        lines.append(f"plugins: {some(changed)}: not as in the recorded runs; no cell that used them is reused")
+    for what, of_weights in (("plugins", False), ("pretrained weights", True)):
+        there, here = (
+            {name: one for name, one in basis.sources.items() if name.startswith("weights:") == of_weights}
+            for basis in (before, now)
+        )
+        changed = sorted({name for name, _ in there.items() ^ here.items()})
+        if of_weights:  # others belong to networks that only one of the files has
+            changed = [name for name in changed if name in there and name in here]
+        if there and here and changed:
+            lines.append(f"{what}: {some(changed)}: not as in the recorded runs; no cell that used them is reused")
     return lines

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
+
+import torch
 
 from tune_lt import data, training
 from tune_lt.data.memory import check_fits
@@ -24,7 +28,7 @@ def check_memory(study: Study, dataset: data.Dataset) -> None:
 
     A cluster's trials may run on other hosts, of which nothing is known here.
     """
-    if "RAY_ADDRESS" not in os.environ:
+    if os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
         images = dataset.train_images.nbytes + dataset.test_images.nbytes
         where = study.data.get("root", study.data["name"])
         advice = "valid: a smaller data.size, or images that stay on disk (data.stream: true, if the data set has it)"
@@ -61,6 +65,21 @@ def _check_metrics(study: Study, dataset: data.Dataset) -> list[str]:
     return lines
 
 
+def _check_draws(study: Study, dataset: data.Dataset) -> None:
+    """Raise InputError if cells that differ by their data seed alone have the same images."""
+    for imbalance, init in itertools.product(study.columns if study.rows else (), {init for _, init in study.seeds}):
+        seeds = [seed for seed, other in study.seeds if other == init][:2]
+        section = {**study.data, **study.drawn, "imbalance": imbalance}
+        cells = [dataclasses.replace(base_cell(study, data_seed=seed, init_seed=init), data=section) for seed in seeds]
+        drawn = [training.images_of(cell, dataset).train_index for cell in cells]
+        if len(drawn) == 2 and torch.equal(*drawn):
+            raise InputError(
+                f"seeds.data: found {seeds[0]} and {seeds[1]}, which draw the same images at imbalance "
+                f"{imbalance or 'as it is'}, so they would repeat the same trainings; valid: a list of seeds, or "
+                "{resample: [0, 1, 2]} without imbalance"
+            )
+
+
 def _unmeasured(metric: str, study: Study, dataset: data.Dataset) -> str:
     group = metric.removeprefix("val/")
     counts = training.images_of(base_cell(study), dataset).split_counts
@@ -79,6 +98,7 @@ def rehearse(study: Study, dataset: data.Dataset) -> list[str]:
     Raises InputError for a cell that cannot be trained, before any GPU is used.
     """
     about_metrics = _check_metrics(study, dataset) if study.searches else []
+    _check_draws(study, dataset)
     plan = Plan(study, dataset.hashes)
     lowest = {name: at_end(space, 0) for name, space in study.searches.items()}
     for planned in {cell.row: cell for cell in plan.cells(lowest)}.values():

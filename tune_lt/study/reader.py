@@ -227,17 +227,12 @@ def _check_resources(resources: Resources) -> None:
 
 
 def _check_draws(study: Study) -> None:
-    """Raise Problems where data seeds draw sub-samples twice over, or not at all."""
-    if study.resample and study.columns != (None,):
+    """Raise Problems where data seeds would draw sub-samples and resample them too."""
+    if study.resample and (study.columns != (None,) or study.data["largest"] is not None):
+        factors = ", ".join(map(str, study.columns))
         raise Problems(
-            f"seeds.resample: found with imbalance {', '.join(map(str, study.columns))}, where data seeds draw "
-            "sub-samples already; valid: a list of seeds, or no imbalance"
-        )
-    all_taken = study.columns == (None,) and study.data["largest"] is None and not study.resample
-    if all_taken and len({init for _, init in study.seeds}) < len(study.seeds):
-        raise Problems(
-            f"seeds.data: found {len({data for data, _ in study.seeds})} seeds, but all images are taken, so they "
-            "would repeat the same trainings; valid: a list of seeds, or {resample: [0, 1, 2]}"
+            f"seeds.resample: found with imbalance {factors} and largest {study.data['largest']}; valid: a list of "
+            "seeds, or neither of them, so that all images are taken"
         )
 
 

@@ -118,7 +118,7 @@ def _parts(
     """What a study has of its table, by columns of the group Overall."""
     whole = (
         content.data["profile"] == "exponential" and content.data["largest"] is None and content.data["sealed"] is None
-    )
+    ) and not content.data.get("resample")
     as_paper = whole and content.model == NETWORKS[int(tags["table"])]
     parts = {}
     for imbalance in content.columns:

@@ -53,7 +53,9 @@ def sheet(
         texts |= {name: difference_text(table.differences[row, column]) for name in last}
         columns.append(TextColumn(column, texts, runs=own))
     notes = [*_why(chosen.search, searched), *_no_choice(content, searched), *_gains(table, row, content.losses)]
-    each = ["Δ: each interval for itself; p: paired t-test, Holm's correction over the line."] if last else []
+    tested = any(not isnan(one.holm) for one in table.differences.values())
+    each = ["Δ: each interval for itself."] if last else []
+    each += ["p: paired t-test, Holm's correction over the line."] if tested else []
     return of_columns(
         NAME,
         f"Recommendation: {row}",
@@ -75,7 +77,7 @@ def _why(search: str, searched: Sequence[SearchResult]) -> list[str]:
     )
     others = [other for other in searched if other is not one]
     if not others:
-        return [found, f"Its best trial reached {score} on held-out images; no other loss was searched."]
+        return [found, f"Its best trial reached {score} on held-out images; no other search found anything."]
     following = max(others, key=lambda other: other.merit)
     among = f"Of {len(searched)} losses, each searched with the same budget,"
     if not any(other.constraints for other in searched):
@@ -107,9 +109,11 @@ def _short(one: SearchResult) -> str:
 
 def _no_choice(content: Contents, searched: Sequence[SearchResult]) -> list[str]:
     """The footnote on the losses of rows that were not searched, so that held-out images could not choose them."""
-    names = {one.name for one in searched}
-    left = list(dict.fromkeys(loss for loss in content.losses.values() if loss not in names))
-    return [f"Not in that choice, because nothing of them was searched: {', '.join(left)}."] if left else []
+    names, without = {one.name for one in searched}, dict.fromkeys(content.missing.values())
+    left = list(dict.fromkeys(loss for loss in content.losses.values() if loss not in {*names, *without}))
+    notes = [f"Not in that choice, because nothing of them was searched: {', '.join(left)}."] if left else []
+    notes += [f"Not in that choice, because their search found nothing: {', '.join(without)}."] if without else []
+    return notes
 
 
 def _gains(table: Table[str], row: str, losses: Mapping[str, str]) -> list[str]:
@@ -138,11 +142,12 @@ def _gains(table: Table[str], row: str, losses: Mapping[str, str]) -> list[str]:
     if losses[reference] != REFERENCE:
         named = f"{reference} (a row of {losses[reference]}; the study has none of plain cross-entropy)"
     draw = table.runs[row, "Overall"].draw
-    where = ", on these training images alone," if draw == "fixed" else ""
+    units = len({run.data_seed for run in table.runs[row, "Overall"].runs})
+    where = ", on these training images alone," if draw == "fixed" or units == 1 else ""
     more = "more images" if draw == "bootstrap" else "more seeds"  # a bootstrap has no more to say than its images
     sentences = [
         f"Against {named}{where} the tail ({' and '.join(lower)}, each group alike) {_verdict(tail)}, "
-        f"{tail.pairs} pairs of runs.",
+        f"n = {tail.pairs}.",
         f"The head ({groups[0]}) {_verdict(head)}.",
         f"The mean over classes {_verdict(whole)}.",
         "These three intervals are wide enough to hold together with 95 %.",

@@ -26,7 +26,7 @@ def scorings(store: Store, content: Contents, finished: Mapping[str, CellRecord]
         if record and images is None:  # the same for every factor
             images = store.read(record.run_id, BY_IMAGE, ByImage.of)
         known = steps(classes.class_counts, images.label) if classes and images else {}
-        found[imbalance] = Scoring(draw_of(content), known)
+        found[imbalance] = Scoring(draw_of(content, imbalance), known)
     return found
 
 
@@ -39,22 +39,23 @@ def steps(class_counts: Sequence[int], labels: Sequence[int]) -> dict[str, float
     return found | {"test/top1": 1 / int(images.sum()), "test/balanced": 1 / int(len(scored) * scored.min())}
 
 
-def draw_of(content: Contents) -> Draw:
-    """What the data seed of a study's runs does."""
+def draw_of(content: Contents, imbalance: float | None) -> Draw:
+    """What the data seed of a study's runs with this imbalance factor does."""
     if content.data.get("resample"):
         return "bootstrap"
-    return "fixed" if content.columns == (None,) and content.data["largest"] is None else "sub-sample"
+    return "fixed" if imbalance in (None, 1) and content.data["largest"] is None else "sub-sample"
 
 
 def covered(content: Contents) -> list[str]:
     """The footnote on what the intervals of a study cover, where that is not one sub-sample for each run."""
     pairs = {(cell.data_seed, cell.init_seed) for cell in content.cells}
-    draws, draw = len({data for data, _ in pairs}), draw_of(content)
+    draws, kinds = len({data for data, _ in pairs}), {draw_of(content, imbalance) for imbalance in content.columns}
     if len(pairs) == 1:
         return []
-    if draw == "fixed":
+    if "fixed" in kinds:
+        at = "" if len(kinds) == 1 else "At imbalance 1: "
         return [
-            "All runs have the same training images. So intervals, tests and ≈ cover initialisation, order and "
+            f"{at}All runs have the same training images. So intervals, tests and ≈ cover initialisation, order and "
             "augmentation, but not another draw of the images; seeds: {resample: [0, 1, …]} in the study file does."
         ]
     if draws == 1:
@@ -62,7 +63,7 @@ def covered(content: Contents) -> list[str]:
             "All runs have one sub-sample of the training images. So intervals, tests and ≈ cover initialisation, "
             "order and augmentation, but not another sub-sample; several data seeds do."
         ]
-    if draw == "bootstrap":
+    if "bootstrap" in kinds:
         return [
             "Each data seed draws the training images of every class anew from those that are there (bootstrap). The "
             "draws share images, so the standard error is s · √(1 + 1/n) and not s · √(1/n): intervals, tests and ≈ "

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from tune_lt.documents import SEARCH_FILE, SearchResult, Trial, file_part
+from tune_lt.documents import SEARCH_FILE, SearchResult, Trial, file_part, shortfalls
 from tune_lt.report.tables.differences import Sample, difference
 from tune_lt.report.tables.sheet import NONE, Sheet, plus_minus
 from tune_lt.store import Store
@@ -161,7 +161,7 @@ def _notes(searched: SearchResult, several: bool) -> list[str]:
     complete = [point for point in searched.points if point.outcome == "complete"]
     for metric, allowed in searched.constraints.items():
         base = searched.reference[metric]
-        below = sum(point.value(metric) < base - allowed for point in complete)
+        below = sum(shortfalls(point.metrics, {metric: allowed}, searched.reference)[metric] > 0 for point in complete)
         notes.append(
             f"{start}{metric} may fall to {100 * (base - allowed):.2f} (softmax {100 * base:.2f} on the same images, "
             f"less {100 * allowed:g}); {below} of {len(complete)} complete trials fall lower."
