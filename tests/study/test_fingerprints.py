@@ -211,14 +211,6 @@ def test_a_plugins_loss_is_usable_and_hashed_with_its_helpers(
     assert dict(reader.parse(text, tmp_path).sources)["helper_of_mine"] != before["helper_of_mine"]
 
 
-def test_the_largest_class_counts_as_it_did_under_its_old_name(tmp_path: Path, tiny_text: str) -> None:
-    """Recorded while ``data.largest`` was called ``data.head``."""
-    text = tiny_text.replace("imbalance: 20", "imbalance: 20, largest: 60, sealed: 5", 1)
-    assert _print(text, tmp_path) == "98d1ca3d70388618845971c5"
-    assert _print(text, tmp_path, fold="1/3") == "54f53eec03d665e54fbbd2ad"
-    assert _signature(text, tmp_path) == "ffc64395671f14b579e13ebd"
-
-
 def bundled() -> dict[str, dict[str, object]]:
     """Of every bundled study and its small form: its searches' signatures, and a hash of its cells' fingerprints.
 
