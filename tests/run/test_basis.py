@@ -81,12 +81,12 @@ def study(tmp_path: Path) -> Path:
 def test_plugins_belong_to_it_where_a_cell_uses_one(study: Path, tiny_text: str) -> None:
     from ran import PLUGIN
 
-    (study.parent / "halved.py").write_text(PLUGIN)
+    (study.parent / "quartered.py").write_text(PLUGIN.replace("half_softmax", "quarter_softmax"))
     digits = data.build("digits")
-    unused = reader.parse(f"plugins: [halved]\n{tiny_text}", study.parent)
+    unused = reader.parse(f"plugins: [quartered]\n{tiny_text}", study.parent)
     assert basis_of(unused, digits) == Basis(1297, 500, digits.hashes.training, digits.hashes.whole, {})
-    own = tiny_text.replace("  softmax: {loss: {name: softmax}}", "  half: {loss: {name: half_softmax}}")
-    assert set(basis_of(reader.parse(f"plugins: [halved]\n{own}", study.parent), digits).sources) == {"halved"}
+    own = tiny_text.replace("  softmax: {loss: {name: softmax}}", "  own: {loss: {name: quarter_softmax}}")
+    assert set(basis_of(reader.parse(f"plugins: [quartered]\n{own}", study.parent), digits).sources) == {"quartered"}
 
 
 @pytest.mark.long
