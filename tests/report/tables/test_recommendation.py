@@ -116,7 +116,7 @@ def test_a_gain_beyond_chance_is_one(recorded, make_trial: Trial) -> None:  # ty
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (TEXT.replace("compare: {losses: [vs]}\n", ""), "there is no other search to compare it with"),
+        (TEXT.replace("compare: {losses: [vs]}\n", ""), "there is no other search to compare with"),
         (TEXT.replace("rows: {softmax: {loss: {name: softmax}}}\n", ""), "no row of plain cross-entropy"),
         (TEXT.replace("[0, 1, 2, 3, 4]", "[0, 1]"), "Too few seeds for a verdict against softmax: 2 of at least 3."),
     ],

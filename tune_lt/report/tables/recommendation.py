@@ -77,7 +77,7 @@ def _why(search: str, searched: Sequence[SearchResult]) -> list[str]:
     )
     others = [other for other in searched if other is not one]
     if not others:
-        return [found, f"Its best trial reached {score} on held-out images; there is no other search to compare it with."]
+        return [found, f"Its best trial reached {score} on held-out images; there is no other search to compare with."]
     following = max(others, key=lambda other: other.merit)
     among = f"Of {len(searched)} losses, each searched with the same budget,"
     if not any(other.constraints for other in searched):
