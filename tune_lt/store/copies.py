@@ -24,12 +24,16 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Moved:
-    """A study whose artifacts lie in ``folder``, which is not that of the store. ``root``: the same folder's URI."""
+    """A study whose artifacts lie in ``folder``, which is not that of the store, below mlartifacts/``last``.
+
+    ``root``: the same folder's URI.
+    """
 
     study: str
     experiment: int
     root: str
     folder: Path
+    last: str
 
 
 def moved(connection: Connection, file: Path) -> list[Moved]:
@@ -46,7 +50,7 @@ def moved(connection: Connection, file: Path) -> list[Moved]:
             continue
         folder = Path(unquote(urlsplit(root).path)) if root.startswith("file:") else Path(root)
         if not _beside(folder, file):
-            found.append(Moved(name, experiment, root, folder))
+            found.append(Moved(name, experiment, root, folder, unquote(last)))
     return found
 
 

@@ -100,15 +100,14 @@ def adopt(uri: str) -> list[str]:
     file = sqlite_file(uri)
     if file is None:
         raise InputError(f"--adopt: found the store {redacted(uri)}, a server; valid: an SQLite file, sqlite:///FILE")
-    folders = place(uri, write=False).moved
-    for folder in folders:
-        if (folder / copies.ARTIFACTS).is_dir() and not (file.parent / copies.ARTIFACTS).is_dir():
-            raise InputError(
-                f"--adopt: {file.parent} has no folder {copies.ARTIFACTS}; copy {folder / copies.ARTIFACTS} there first"
-            )
+    place(uri, write=False)
     try:
         with _connected(uri) as connection:
             moved = copies.moved(connection, file)
+            for one in moved:
+                at = Path(copies.ARTIFACTS, one.last)
+                if (one.folder / at).is_dir() and not (file.parent / at).is_dir():
+                    raise InputError(f"--adopt: {file.parent} has no {at}; copy {one.folder / at} there first")
             copies.adopt(connection, moved, file.parent)
     except SQLAlchemyError as error:
         raise InputError(f"--adopt: {file} cannot be changed: {first_line(error)}") from None
