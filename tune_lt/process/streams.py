@@ -69,7 +69,7 @@ def guard() -> None:
                 io.BufferedWriter(_Output(number, "w", closefd=False)),
                 encoding=getattr(own, "encoding", "utf-8"),
                 errors="tune_lt.plain",
-                line_buffering=getattr(own, "line_buffering", True),
+                line_buffering=getattr(own, "line_buffering", True) or getattr(own, "write_through", False),
                 write_through=getattr(own, "write_through", False),
             )
             setattr(sys, name, stream)
