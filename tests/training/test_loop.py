@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -487,3 +488,9 @@ def test_what_became_of_each_sealed_image_is_what_the_scores_count(digits: data.
         own = [right for right, true in zip(seen.right, seen.label, strict=True) if true == label]
         assert sum(own) / len(own) == pytest.approx(recall)
     assert all(right or p <= 0.5 for right, p in zip(seen.right, seen.p, strict=True))
+
+
+def test_a_plugin_that_exits_during_the_training_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses.LOSSES["softmax"], "end_epoch", lambda self: sys.exit(0))
+    with pytest.raises(RuntimeError, match=r"a plugin called sys.exit\(0\) during the training"):
+        list(training.run_epochs(dataclasses.replace(CELL, loss={"name": "softmax"}), device="cpu"))

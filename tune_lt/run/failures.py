@@ -41,7 +41,8 @@ class Failure:
 
 def may_pass(error: Exception) -> bool:
     """Whether the cause of an error lies with the machine, so that another attempt may succeed."""
-    return isinstance(error, _MACHINE) or any(kind.search(str(error)) for kind in (_MEMORY, _DEVICE))
+    told = isinstance(error, RuntimeError) and any(kind.search(str(error)) for kind in (_MEMORY, _DEVICE))
+    return isinstance(error, _MACHINE) or told
 
 
 def reason(error: BaseException) -> str:

@@ -109,7 +109,7 @@ def run_epochs(
         yield run.result(done)
     writer = checkpoint.Writer(save_to, run.identity) if save_to and distributed.rank() == 0 else None
     saved_at = time.monotonic()
-    with writer or nullcontext():
+    with _exits_are_errors(), writer or nullcontext():
         for epoch in range(done + 1, epochs + 1):
             run.train_epoch(epoch)
             if writer:
@@ -120,6 +120,15 @@ def run_epochs(
                 saved_at = time.monotonic()
             if stop:
                 return
+
+
+@contextmanager
+def _exits_are_errors() -> Iterator[None]:
+    """Make an error of a plugin's sys.exit(), which would otherwise end this process as if all were well."""
+    try:
+        yield
+    except SystemExit as stop:
+        raise RuntimeError(f"a plugin called sys.exit({stop.code!r}) during the training") from None
 
 
 class Training:
